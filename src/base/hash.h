@@ -1,0 +1,19 @@
+/* Hashes and checksums: xxh3 for placement and content, hardware CRC32C for frames and log records. */
+#ifndef BASE_HASH_H
+#define BASE_HASH_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+
+/* CRC32C (Castagnoli), continuing from `seed` (0 to begin). Detects SSE4.2 at run time, table otherwise. */
+uint32_t hash_crc32c(uint32_t seed, const void *data, size_t size);
+/* xxh3, 64 bits, seeded: the hash that places keys; the cluster's seed makes it unpredictable from outside. */
+uint64_t hash_key(uint64_t seed, struct span key);
+/* xxh3, 64 bits, unseeded. */
+uint64_t hash_bytes(const void *data, size_t size);
+/* A cheap mix of one integer (hash tables, rendezvous scores). */
+uint64_t hash_u64(uint64_t value);
+
+#endif

@@ -1,0 +1,49 @@
+/* Every bound of Cairn in one place, with its reason and what happens when it is reached. */
+#ifndef BASE_LIMITS_H
+#define BASE_LIMITS_H
+
+enum {
+    /* Keys: LMDB's default limit. Longer: ERR_KEY_TOO_LONG. */
+    LIMIT_KEY_BYTES = 511,
+    /* A value travels and is logged as one piece until chunks exist. Larger: ERR_VALUE_TOO_LARGE. */
+    LIMIT_VALUE_BYTES = 8 << 20,
+    /* One frame: a value, its key and message, or a full page of a scan. Larger: ERR_FRAME_TOO_LARGE, connection closed. */
+    LIMIT_FRAME_BYTES = LIMIT_VALUE_BYTES + (1 << 20),
+    /* The protobuf part of a frame. */
+    LIMIT_MESSAGE_BYTES = 1 << 20,
+    /* Operations in one multi-get or multi-put frame; the client library splits larger ones. Larger: ERR_LIMIT. */
+    LIMIT_MULTI_OPERATIONS = 1024,
+    /* Soft end of a scan page; one entry may exceed it. */
+    LIMIT_SCAN_PAGE_BYTES = 1 << 20,
+    LIMIT_SCAN_PAGE_ENTRIES = 4096,
+    /* Requests unanswered on one client connection; more: reading pauses. */
+    LIMIT_CONN_REQUESTS = 4096,
+    /* Bytes waiting to be sent on one connection; more: reading pauses (clients), messages are dropped (Raft repeats). */
+    LIMIT_CONN_OUT_BYTES = 64 << 20,
+    /* How often a request may be forwarded from node to node. More: ERR_NOT_PRIMARY. */
+    LIMIT_HOPS = 2,
+    /* Nodes of a cluster, replicas of a group, partitions. */
+    LIMIT_NODES = 64,
+    LIMIT_REPLICAS = 9,
+    LIMIT_PARTITIONS_MIN = 16,
+    LIMIT_PARTITIONS_MAX = 4096,
+    /* A session's remembered results per group (D7). A client may have that many writes unanswered. More: ERR_BUSY. */
+    LIMIT_SESSION_RESULTS = 1024,
+    /* Sessions per group. More: ERR_BUSY until the oldest is ten minutes old. */
+    LIMIT_SESSIONS = 65536,
+    /* Raft: bytes and messages in flight to one follower of one group, and bytes of one append message. */
+    LIMIT_RAFT_INFLIGHT_BYTES = 16 << 20,
+    LIMIT_RAFT_INFLIGHT_MESSAGES = 64,
+    LIMIT_RAFT_APPEND_BYTES = 256 << 10,
+    LIMIT_RAFT_APPEND_ENTRIES = 4096,
+    /* One log entry: a value with its command's head. */
+    LIMIT_ENTRY_BYTES = LIMIT_VALUE_BYTES + (4 << 10),
+    /* The log: segment size, soft size of a batch (one entry may exceed it). */
+    LIMIT_LOG_SEGMENT_BYTES = 32 << 20,
+    LIMIT_LOG_BATCH_BYTES = 1 << 20,
+};
+
+_Static_assert(LIMIT_ENTRY_BYTES * 2 < LIMIT_LOG_SEGMENT_BYTES, "a batch of one entry fits a segment");
+_Static_assert(LIMIT_FRAME_BYTES > LIMIT_ENTRY_BYTES, "an entry fits a frame");
+
+#endif

@@ -1,0 +1,211 @@
+/* The Raft core: a pure step function. Event and state in, state and effects out: no I/O, no clock, no random beyond what the
+ * caller hands in, no payloads (it knows entries by index, term and size).
+ *
+ * The driver (node/partition) owns payloads, log, timers and connections. Per event:
+ *
+ *     raft_…(raft, …);                  // an event
+ *     while ((effect = …raft->out))     // the driver carries out the effects in order:
+ *         persist state → log; append entries → log; send messages; then raft_effects_clear()
+ *
+ * Durability: the core holds a message until what it promises is durable. It is told by raft_state_durable and
+ * raft_entries_durable. The leader sends entries before its own disk is done; its own disk is only one vote.
+ *
+ * Time: raft_tick is called about every 10 ms with the monotonic time in ms; every other event carries no time. Timeouts are
+ * drawn by the core from a generator seeded in raft_config.
+ */
+#ifndef RAFT_RAFT_H
+#define RAFT_RAFT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/limits.h"
+
+enum raft_role { RAFT_FOLLOWER, RAFT_PRE_CANDIDATE, RAFT_CANDIDATE, RAFT_LEADER };
+
+enum raft_message_type {
+    RAFT_PRE_VOTE = 1,
+    RAFT_PRE_VOTE_REPLY,
+    RAFT_VOTE,
+    RAFT_VOTE_REPLY,
+    RAFT_APPEND,
+    RAFT_APPEND_REPLY,
+    RAFT_READ,       /* leader asks: am I still your leader? */
+    RAFT_READ_REPLY,
+    RAFT_TRANSFER,   /* leader tells its successor to campaign at once */
+    RAFT_MESSAGE_MAX,
+};
+
+/* One message. A fixed record on the wire (raft/peers.c packs it); entries of an append follow it there. */
+struct raft_message {
+    uint8_t type;
+    bool granted;  /* *_VOTE_REPLY: yes; APPEND_REPLY: prev matched; READ_REPLY: confirmed */
+    bool transfer; /* VOTE, PRE_VOTE: by order of the leader, stickiness does not apply */
+    uint32_t group;
+    uint64_t from, to;  /* replica ids */
+    uint64_t term;      /* sender's term; in PRE_VOTE the term it would campaign in */
+    uint64_t index;     /* APPEND: prev index; VOTE, PRE_VOTE: last durable index; APPEND_REPLY granted: verified and durable
+                           index; refused: the prev index that was refused */
+    uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: term of the conflict, 0 = log too short */
+    uint64_t commit;    /* APPEND: leader's commit index */
+    uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try) */
+    uint64_t flushed;   /* APPEND_REPLY: applied and flushed to the store; APPEND: every replica has flushed to here */
+    uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND, its reply: heartbeat number */
+    uint32_t count;     /* APPEND: number of entries behind `index` */
+};
+
+/* What an entry is to the core. size in bytes, as logged. */
+struct raft_entry {
+    uint64_t term;
+    uint32_t size;
+};
+
+struct raft_config {
+    uint32_t group;
+    uint64_t self;                          /* own replica id */
+    uint64_t replicas[LIMIT_REPLICAS];      /* all members, self included */
+    int replica_count;
+    uint32_t election_timeout_ms;           /* T: a follower waits T to 2T without a leader */
+    uint32_t heartbeat_ms;                  /* well below T */
+    uint64_t seed;                          /* for timeouts */
+    uint32_t inflight_bytes_max;            /* to one follower */
+    uint32_t inflight_messages_max;
+    uint32_t append_bytes_max;              /* of one message; a single larger entry goes alone */
+    uint32_t append_entries_max;
+    /* How many entries from `first` on (at most `count_max`) the driver can send from memory within bytes_max, at least one if
+     * the first is in memory; sets *bytes. 0: not in memory, see RAFT_EFFECT_FETCH. A pure query. */
+    uint32_t (*entries_in_memory)(void *ctx, uint64_t first, uint32_t count_max, uint32_t bytes_max, uint32_t *bytes);
+    void *ctx;
+};
+
+/* What the replica's log held at start: all of it durable. */
+struct raft_start {
+    uint64_t term;
+    uint64_t vote;              /* replica id, 0 = none */
+    uint64_t log_start;         /* first index that the log holds; log_start - 1 has term start_term */
+    uint64_t start_term;
+    uint64_t last_index;        /* log_start - 1 when the log is empty */
+    /* Terms of the entries log_start … last_index as runs in order: entries from `first` on have `term`. */
+    struct raft_run {
+        uint64_t first, term;
+    } *runs;
+    size_t run_count;
+    uint64_t commit;            /* lower bound known at start: the store's applied index */
+};
+
+/* What the driver must do, in this order within one batch of effects. */
+struct raft_effects {
+    /* Persist raft->term and raft->vote; then raft_state_durable(term, vote). */
+    bool persist_state;
+    /* Entries append_first … append_first + append_count - 1 go to the log, replacing what it holds from append_first on.
+     * On a follower they are the entries of the message being stepped, beginning with its entry number append_skip;
+     * on a leader they are the ones just proposed (or the no-op of an election, see raft_is_noop). */
+    bool append;
+    uint64_t append_first;
+    uint32_t append_count;
+    uint32_t append_skip;
+    /* Messages to send, in order. */
+    struct raft_message *messages;
+    size_t message_count, message_capacity;
+    /* Followers whose next entries are not in memory: read them from disk and send them with raft_fetched. */
+    struct raft_fetch {
+        uint64_t to, first;
+    } fetches[LIMIT_REPLICAS];
+    int fetch_count;
+    bool role_changed;      /* role, term or leader is another than before */
+    bool commit_advanced;   /* raft->commit grew */
+    bool reads_confirmed;   /* raft->read_confirmed grew */
+    bool read_round_wanted; /* reads wait and no message asks yet: the driver calls raft_read_send when it suits */
+    bool transfer_done;     /* a transfer ended; role tells how */
+};
+
+struct raft_progress {
+    uint64_t id;
+    uint64_t match;              /* verified durable at the follower */
+    uint64_t next;               /* next index to send */
+    enum { RAFT_PROBE, RAFT_STREAM, RAFT_FETCHING } state;
+    uint32_t inflight_bytes, inflight_messages;
+    uint64_t flushed;
+    uint64_t read_acked;         /* newest read round confirmed */
+    uint64_t read_sent;          /* newest read round sent */
+    uint64_t heard_ms;           /* last answer in this term */
+    uint64_t sent_ms;
+    bool probe_sent;
+    /* what else the core needs follows; private to raft.c */
+    struct raft_flight {
+        uint64_t last;
+        uint32_t bytes;
+    } flights[LIMIT_RAFT_INFLIGHT_MESSAGES];
+    uint32_t flight_head, flight_count;
+};
+
+struct raft {
+    struct raft_config config;
+    enum raft_role role;
+    uint64_t term, vote, leader;      /* leader: replica id, 0 = unknown */
+    uint64_t log_start, start_term;   /* as in raft_start */
+    uint64_t last_index;
+    uint64_t durable_index;           /* own log is durable to here */
+    uint64_t commit;                  /* known committed; never goes back */
+    uint64_t flushed;                 /* own store holds it durably */
+    uint64_t cut;                     /* every replica's store holds it durably */
+    uint64_t noop_index;              /* leader: index of its election's no-op */
+    uint64_t read_sequence;           /* newest read round registered */
+    uint64_t read_confirmed;          /* newest read round that a majority confirmed */
+    uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
+    struct raft_effects out;
+    struct raft_progress progress[LIMIT_REPLICAS];
+    struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */
+};
+
+/* Begins as a follower. The runs are copied. raft is the caller's memory; raft_fini frees what it holds. */
+void raft_init(struct raft *raft, const struct raft_config *config, const struct raft_start *start, uint64_t now_ms);
+void raft_fini(struct raft *raft);
+
+/* Time passed: elections, heartbeats, check-quorum, resending. */
+void raft_tick(struct raft *raft, uint64_t now_ms);
+/* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
+ * id or group are the driver's to drop; malformed ones (count without entries, unknown type) are ignored here. */
+void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);
+/* The leader appends `count` entries of the given sizes in its term; *first becomes their first index. ERR_NOT_PRIMARY when it
+ * does not lead or is handing over. Payloads are handed to the log with the effects. */
+int raft_propose(struct raft *raft, const uint32_t *sizes, uint32_t count, uint64_t *first);
+/* True for the entry that an election appended (empty payload, written by the driver). */
+bool raft_is_noop(const struct raft *raft, uint64_t index);
+
+/* The log says: this (term, vote) is durable; entries to (index, term) are durable. Late word of a replaced suffix is ignored:
+ * term must be the term that the log now holds at index. */
+void raft_state_durable(struct raft *raft, uint64_t term, uint64_t vote);
+void raft_entries_durable(struct raft *raft, uint64_t index, uint64_t term);
+/* The store says: everything to index is applied and durable there. */
+void raft_flushed(struct raft *raft, uint64_t index);
+/* Entries from `first` on were read from disk and can be sent: sends count entries (bytes in all) to the follower if they still
+ * are what it needs; false: not needed any more. count 0: they could not be read, try again later. */
+bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count, uint32_t bytes);
+/* The log was cut: it begins at log_start now. log_start - 1 must be <= commit. */
+void raft_log_cut(struct raft *raft, uint64_t log_start);
+/* The connection to the replica broke or came back: what is in flight there may be lost; probe again. */
+void raft_peer_reset(struct raft *raft, uint64_t replica);
+
+/* Linearizable reads (read index). Registers a waiting read: 0 and *sequence, *index: the read may be answered once
+ * raft->read_confirmed >= *sequence and the applied index >= *index. A read joins only a round that is sent after it was
+ * registered. ERR_NOT_PRIMARY: does not lead; ERR_UNAVAILABLE: leads, but its no-op is not committed yet (wait for commit). */
+int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index);
+/* Emits RAFT_READ to one replica for everything registered so far, if that is newer than what was sent there; false: nothing to
+ * ask. The driver keeps one round in flight per node pair and names in it only groups with waiting reads. */
+bool raft_read_send(struct raft *raft, uint64_t replica);
+
+/* Hands leadership to a replica (0: the most caught-up one that was heard lately). Ends with transfer_done: when another leads,
+ * or after an election timeout (still leader, proposals accepted again). ERR_NOT_PRIMARY, ERR_BUSY. */
+int raft_transfer(struct raft *raft, uint64_t to);
+/* Steps down without campaigning for a while (shutdown, failed disk). */
+void raft_step_down(struct raft *raft);
+
+/* Term at an index in [log_start - 1, last_index]; 0 outside. */
+uint64_t raft_term_at(const struct raft *raft, uint64_t index);
+void raft_effects_clear(struct raft *raft);
+const char *raft_role_name(enum raft_role role);
+const char *raft_message_name(uint8_t type);
+
+#endif

@@ -1,0 +1,101 @@
+/* The store: a node's state machines. LMDB behind an ordered in-memory overlay.
+ *
+ * Applying goes to the overlay's active generation; reads see it at once. store_freeze makes the active generation immutable; a
+ * job (ENV_JOB_FLUSH) writes it into LMDB in one transaction with a full sync, together with each replica's applied index, time
+ * and sessions. There are at most two generations: one active, one frozen.
+ *
+ * One LMDB database per replica, under the bare key. Everything but the flush happens on the loop thread. Spans that reads
+ * return are borrowed until the end of the turn (store_turn_end). */
+#ifndef STORE_STORE_H
+#define STORE_STORE_H
+
+#include "base/err.h"
+#include "base/logger.h"
+#include "base/mem.h"
+#include "env/env.h"
+#include "store/command.h"
+#include "store/record.h"
+
+struct store;
+struct store_replica;
+
+struct store_config {
+    struct env *env;
+    struct logger *logger;
+    const char *directory;     /* LMDB's folder; made if missing */
+    uint8_t cluster_id[16];
+    uint64_t node_id;
+    uint64_t map_bytes;        /* LMDB's map, sparse; 0: 64 GiB */
+    uint64_t quota_bytes;      /* store refuses new bytes (ERR_STORE_FULL) beyond it; 0: nine tenths of the map */
+    uint64_t overlay_bytes_max; /* admission refuses (ERR_BUSY) beyond it, both generations; 0: 512 MiB */
+    uint32_t databases_max;    /* 0: LIMIT_PARTITIONS_MAX + 16 */
+    bool no_sync;              /* the simulator only: LMDB on tmpfs, a flush is one atomic event */
+    /* A flush failed: the node must stop (disk full is not a failure: the flush is tried again later). */
+    void (*on_failure)(void *ctx, const struct err *err);
+    /* A flush ended well; store_replica_flushed tells how far each replica is. */
+    void (*on_flushed)(void *ctx);
+    void *ctx;
+};
+
+int store_open(const struct store_config *config, struct store **out, struct err *err);
+/* Closes without flushing: the log has the rest. Waits for a flush in flight. */
+void store_close(struct store *store);
+
+/* Opens (or makes) a replica's state. hash_seed, prefix (left-aligned) and bits say which keys belong to it; bits 0 = all. */
+int store_replica_open(struct store *store, uint32_t group, uint64_t replica, uint64_t hash_seed, uint64_t prefix, uint32_t bits,
+                       struct store_replica **out, struct err *err);
+uint64_t store_replica_applied(const struct store_replica *replica); /* last applied index, 0 = none */
+uint64_t store_replica_flushed(const struct store_replica *replica); /* durable in LMDB to here */
+uint64_t store_replica_time(const struct store_replica *replica);    /* newest time applied */
+uint64_t store_replica_keys(const struct store_replica *replica);    /* live keys, kept incrementally */
+
+/* What applying a command answered. */
+struct store_result {
+    int status;        /* 0, ERR_EXISTS, ERR_CONDITION_FAILED, ERR_NOT_FOUND, ERR_UNKNOWN_OUTCOME, ERR_WRONG_PARTITION, ERR_BUSY */
+    uint64_t version;  /* new version; on failed conditions the present one, 0 = absent; on deletes the deleted one */
+    uint64_t time;
+    bool existed;      /* deletes */
+    bool repeated;     /* the session had this result already: nothing was applied now */
+};
+
+/* Applies entry `index`, whose payload is `payload` (referenced if its value stays in the overlay). Indices come in order without
+ * holes; time must be above the replica's. Deterministic: the same entries give the same state and results on every replica.
+ * An empty payload is a no-op. ERR_CORRUPT, ERR_FORMAT: the node must stop; all else is in *result. */
+int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload, struct store_result *result, struct err *err);
+
+/* Would `bytes` more be admitted? 0, ERR_BUSY (overlay full, flush lags), ERR_STORE_FULL, ERR_DISK_FULL. For proposals; apply never
+ * refuses. Deletes pass with bytes 0 while reserved room is left. */
+int store_admit(const struct store *store, size_t bytes);
+
+/* A key's record, as of the last applied entry. ERR_NOT_FOUND, ERR_CORRUPT (checksum), ERR_IO. */
+int store_get(struct store_replica *replica, struct span key, struct record *out, struct err *err);
+
+/* An ordered walk over one replica: overlay and LMDB merged, no deleted keys. Valid until the end of the turn. [from, to); empty
+ * spans are open ends. Reverse begins below `to`. */
+struct store_cursor;
+int store_cursor_open(struct store_replica *replica, struct span from, struct span to, bool reverse, struct store_cursor **out,
+                      struct err *err);
+/* 1: *key and *record (borrowed until the next call); 0: end; < 0: error. */
+int store_cursor_next(struct store_cursor *cursor, struct span *key, struct record *record, struct err *err);
+void store_cursor_close(struct store_cursor *cursor);
+
+/* Ends the turn: borrowed spans go, the read transaction is renewed. Called by the node from its deferred work. */
+void store_turn_end(struct store *store);
+
+/* Bytes and operations in the active generation: the node decides when to flush. */
+uint64_t store_active_bytes(const struct store *store);
+uint64_t store_active_operations(const struct store *store);
+bool store_is_flushing(const struct store *store); /* a frozen generation exists */
+/* Freezes the active generation; CHECKs that none is frozen. Then, for each replica, store_replica_frozen is the index that the frozen
+ * generation reaches; the node calls store_flush_start only when its log is durable to there for every replica. */
+void store_freeze(struct store *store);
+uint64_t store_replica_frozen(const struct store_replica *replica);
+void store_flush_start(struct store *store);
+
+struct store_stats {
+    uint64_t gets, scans, applied, flushes, flush_us_total, flushed_operations, flushed_bytes, used_bytes, quota_bytes, keys,
+        overlay_bytes, checksum_failures, sessions;
+};
+const struct store_stats *store_stats(struct store *store);
+
+#endif

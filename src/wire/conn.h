@@ -1,0 +1,44 @@
+/* A framed connection over env: cuts incoming bytes into frames, gathers outgoing frames into one write per loop turn.
+ * Small payloads are copied into the gathering buffer; large blobs travel by reference.
+ *
+ * Life cycle: conn_accept or conn_connect → (on_open) → on_frame… → on_close, exactly once and the last; the struct conn is
+ * freed by the module after on_close returned. conn_close may be called at any time, also inside callbacks. */
+#ifndef WIRE_CONN_H
+#define WIRE_CONN_H
+
+#include "base/logger.h"
+#include "base/mem.h"
+#include "env/env.h"
+#include "wire/frame.h"
+
+struct conn;
+
+struct conn_events {
+    void (*on_open)(void *ctx, struct conn *conn); /* outgoing ones only */
+    /* One whole frame, valid during the call. */
+    void (*on_frame)(void *ctx, struct conn *conn, const struct frame *frame);
+    /* status: 0, or ERR_PROTOCOL and the like when the peer sent rubbish, or ERR_CLOSED, ERR_CONNECT. */
+    void (*on_close)(void *ctx, struct conn *conn, int status, const char *reason);
+};
+
+struct conn *conn_accept(struct env *env, struct env_conn *raw, const struct conn_events *events, void *ctx);
+int conn_connect(struct env *env, const char *address, const struct conn_events *events, void *ctx, struct conn **out,
+                 struct err *err);
+
+/* Queues a frame; goes out at the end of the turn. frame->payload is copied unless payload_blob is given, in which case
+ * frame->payload must lie within that blob, and the blob is referenced until it is sent. Silently dropped when closing. */
+void conn_send(struct conn *conn, const struct frame *frame, struct blob *payload_blob);
+/* Like conn_send for a payload in several pieces (frame->payload is ignored), e.g. many log entries: pieces within a
+ * non-NULL blob of at least 4 KiB are sent by reference, others are copied. */
+struct conn_piece {
+    struct span bytes;
+    struct blob *blob;
+};
+void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
+/* Bytes queued and not yet taken by the operating system. */
+size_t conn_out_bytes(const struct conn *conn);
+void conn_pause(struct conn *conn, bool paused);
+const char *conn_peer(const struct conn *conn);
+void conn_close(struct conn *conn);
+
+#endif
