@@ -1,0 +1,52 @@
+/* The node: one running member of a cluster. Owns the log, the store, the groups and the connections; everything hangs off
+ * struct node, so that one process can host many. All work happens on its env's loop thread.
+ *
+ *   node_start → (forms or finds its cluster, elects, serves) → node_stop → on_stopped
+ *   node_abandon at any time: frees everything at once as if the process had died; nothing more is written. */
+#ifndef NODE_NODE_H
+#define NODE_NODE_H
+
+#include "base/err.h"
+#include "base/logger.h"
+#include "env/env.h"
+
+struct node;
+
+/* All strings are borrowed until node_start returns, then copied. Zero and NULL mean the default named in tbl/params.def. */
+struct node_config {
+    const char *name;          /* n1; required unless standalone */
+    const char *data;          /* folder; required */
+    const char *listen;        /* 127.0.0.1:7400 */
+    const char *advertise;     /* what others connect to; listen's address by default */
+    const char *bootstrap;     /* "n1=HOST:PORT,n2=…": the first nodes */
+    bool standalone;           /* a cluster of one */
+    bool insecure;             /* may listen elsewhere than on loopback */
+    const char *cluster_name;
+    uint32_t partitions, replicas;
+    const char *zone, *host;
+    uint32_t weight;
+    uint32_t election_timeout_ms, heartbeat_ms;
+    uint64_t flush_bytes;      /* overlay bytes that start a flush */
+    uint64_t flush_idle_ms;    /* flush what is there when nothing was written for so long */
+    uint64_t log_bytes;        /* live log bytes that start a flush */
+    uint64_t overlay_bytes;    /* admission ends here */
+    uint64_t map_bytes;        /* LMDB's map */
+    bool store_no_sync;        /* the simulator only */
+    /* The node stopped: after node_stop (status 0), or by itself because it can't go on (a failed disk, another cluster's data): the
+     * process ends with a failure. The node is still to be freed with node_abandon, not inside this call. */
+    void (*on_stopped)(void *ctx, int status, const char *text);
+    void *ctx;
+};
+
+int node_start(struct env *env, struct logger *logger, const struct node_config *config, struct node **out, struct err *err);
+/* Hands its primaries over, makes the log durable, stops. on_stopped follows within a few seconds. */
+void node_stop(struct node *node);
+void node_abandon(struct node *node);
+/* The address that it listens on, with the real port. */
+const char *node_address(const struct node *node);
+/* State as an object tree, for SIGUSR1 and tests. */
+void node_dump(const struct node *node, struct buf *out);
+/* Whether it knows its cluster and every group it holds has a leader: for sd_notify and tests. */
+bool node_is_ready(const struct node *node);
+
+#endif
