@@ -9,6 +9,8 @@
 
 /* CRC32C (Castagnoli), continuing from `seed` (0 to begin). Detects SSE4.2 at run time, table otherwise. */
 uint32_t hash_crc32c(uint32_t seed, const void *data, size_t size);
+/* The same without special instructions; public so that tests can hold one against the other. */
+uint32_t hash_crc32c_portable(uint32_t seed, const void *data, size_t size);
 /* xxh3, 64 bits, seeded: the hash that places keys; the cluster's seed makes it unpredictable from outside. */
 uint64_t hash_key(uint64_t seed, struct span key);
 /* xxh3, 64 bits, unseeded. */

@@ -1,0 +1,195 @@
+/* Allocation that panics instead of failing, arenas, counted blobs.
+ *
+ * An arena is a list of chunks, newest first; small requests are cut from the newest one. A request larger than
+ * ARENA_CHUNK_MAX gets a chunk of its own behind the newest, so that it neither wastes the newest one's rest nor stays when
+ * the arena is reset.
+ *
+ * I1  Every address from an arena is a multiple of 16.
+ * I2  A blob's count is at least 1 while anybody may look at it. */
+#include "base/mem.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+
+enum { ARENA_ALIGN = 16, ARENA_CHUNK_MIN = 4 << 10, ARENA_CHUNK_MAX = 64 << 10 };
+
+struct arena_chunk {
+    struct arena_chunk *next;
+    size_t used, capacity;
+    _Alignas(ARENA_ALIGN) uint8_t data[];
+};
+_Static_assert(sizeof(struct arena_chunk) % ARENA_ALIGN == 0, "data begins aligned");
+
+void *mem_alloc(size_t size)
+{
+    void *memory = malloc(size ? size : 1);
+
+    CHECK(memory != NULL);
+    return memory;
+}
+
+void *mem_zalloc(size_t size)
+{
+    void *memory = calloc(1, size ? size : 1);
+
+    CHECK(memory != NULL);
+    return memory;
+}
+
+void *mem_realloc(void *old, size_t size)
+{
+    void *memory = realloc(old, size ? size : 1);
+
+    CHECK(memory != NULL);
+    return memory;
+}
+
+void mem_free(void *memory)
+{
+    free(memory);
+}
+
+void *mem_dup(const void *data, size_t size)
+{
+    void *copy = mem_alloc(size);
+
+    if (size) {
+        memcpy(copy, data, size);
+    }
+    return copy;
+}
+
+char *mem_strdup(const char *text)
+{
+    return mem_dup(text, strlen(text) + 1);
+}
+
+char *mem_printf(const char *format, ...)
+{
+    va_list args, again;
+
+    va_start(args, format);
+    va_copy(again, args);
+    int size = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    CHECK(size >= 0);
+    char *text = mem_alloc((size_t)size + 1);
+    vsnprintf(text, (size_t)size + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+static struct arena_chunk *arena_chunk_new(size_t capacity)
+{
+    struct arena_chunk *chunk = mem_alloc(sizeof *chunk + capacity);
+
+    chunk->next = NULL;
+    chunk->used = 0;
+    chunk->capacity = capacity;
+    return chunk;
+}
+
+/* A chunk with room for `size`: the newest one where possible, else a new one. */
+static struct arena_chunk *arena_chunk_for(struct arena *arena, size_t size)
+{
+    struct arena_chunk *newest = arena->chunks;
+
+    if (newest && size <= newest->capacity - newest->used) {
+        return newest;
+    }
+    if (newest && size > ARENA_CHUNK_MAX / 2) {
+        struct arena_chunk *own = arena_chunk_new(size);
+        own->next = newest->next;
+        newest->next = own;
+        return own;
+    }
+    size_t capacity = newest ? newest->capacity * 2 : ARENA_CHUNK_MIN;
+    capacity = capacity > ARENA_CHUNK_MAX ? ARENA_CHUNK_MAX : capacity;
+    struct arena_chunk *chunk = arena_chunk_new(capacity < size ? size : capacity);
+    chunk->next = newest;
+    arena->chunks = chunk;
+    return chunk;
+}
+
+void *arena_alloc(struct arena *arena, size_t size)
+{
+    CHECK(size <= SIZE_MAX / 4);
+    size = (size + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    struct arena_chunk *chunk = arena_chunk_for(arena, size);
+    void *memory = chunk->data + chunk->used;
+    chunk->used += size;
+    arena->used_bytes += size;
+    return memory;
+}
+
+void *arena_dup(struct arena *arena, const void *data, size_t size)
+{
+    void *copy = arena_alloc(arena, size);
+
+    if (size) {
+        memcpy(copy, data, size);
+    }
+    return copy;
+}
+
+static void arena_free_list(struct arena_chunk *chunk)
+{
+    while (chunk) {
+        struct arena_chunk *next = chunk->next;
+        mem_free(chunk);
+        chunk = next;
+    }
+}
+
+void arena_reset(struct arena *arena)
+{
+    struct arena_chunk *newest = arena->chunks;
+
+    arena->used_bytes = 0;
+    if (!newest) {
+        return;
+    }
+    if (newest->capacity > ARENA_CHUNK_MAX) { /* the only chunk, made for one large request: don't sit on it */
+        arena_fini(arena);
+        return;
+    }
+    arena_free_list(newest->next);
+    newest->next = NULL;
+    newest->used = 0;
+}
+
+void arena_fini(struct arena *arena)
+{
+    arena_free_list(arena->chunks);
+    *arena = (struct arena){ 0 };
+}
+
+struct blob *blob_new(size_t size)
+{
+    CHECK(size <= UINT32_MAX);
+    struct blob *blob = mem_alloc(sizeof *blob + size);
+    blob->references = 1;
+    blob->size = (uint32_t)size;
+    return blob;
+}
+
+struct blob *blob_ref(struct blob *blob)
+{
+    CHECK(blob->references > 0 && blob->references < UINT32_MAX);
+    blob->references++;
+    return blob;
+}
+
+void blob_unref(struct blob *blob)
+{
+    if (!blob) {
+        return;
+    }
+    CHECK(blob->references > 0);
+    if (--blob->references == 0) {
+        mem_free(blob);
+    }
+}
