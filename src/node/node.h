@@ -2,7 +2,9 @@
  * struct node, so that one process can host many. All work happens on its env's loop thread.
  *
  *   node_start → (forms or finds its cluster, elects, serves) → node_stop → on_stopped
- *   node_abandon at any time: frees everything at once as if the process had died; nothing more is written. */
+ *   node_abandon at any time: frees everything at once as if the process had died; nothing more is written.
+ *
+ * A node does not listen: server/server.h opens the door and starts the node behind it. That is what daemon and simulator use. */
 #ifndef NODE_NODE_H
 #define NODE_NODE_H
 
@@ -42,8 +44,6 @@ int node_start(struct env *env, struct logger *logger, const struct node_config 
 /* Hands its primaries over, makes the log durable, stops. on_stopped follows within a few seconds. */
 void node_stop(struct node *node);
 void node_abandon(struct node *node);
-/* The address that it listens on, with the real port. */
-const char *node_address(const struct node *node);
 /* State as an object tree, for SIGUSR1 and tests. */
 void node_dump(const struct node *node, struct buf *out);
 /* Whether it knows its cluster and every group it holds has a leader: for sd_notify and tests. */

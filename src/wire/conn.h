@@ -25,6 +25,10 @@ struct conn *conn_accept(struct env *env, struct env_conn *raw, const struct con
 int conn_connect(struct env *env, const char *address, const struct conn_events *events, void *ctx, struct conn **out,
                  struct err *err);
 
+/* Hands the connection to another owner: later events go there. Allowed inside callbacks; a frame that follows in the same read
+ * already goes to the new owner. */
+void conn_attach(struct conn *conn, const struct conn_events *events, void *ctx);
+
 /* Queues a frame; goes out at the end of the turn. frame->payload is copied unless payload_blob is given, in which case
  * frame->payload must lie within that blob, and the blob is referenced until it is sent. Silently dropped when closing. */
 void conn_send(struct conn *conn, const struct frame *frame, struct blob *payload_blob);
