@@ -6,11 +6,12 @@ CC      ?= gcc
 SAN     ?=
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/15/bin/pg_config) pg_config)
 
+comma := ,
+
 ifneq ($(SAN),)
 BUILD   := build/san-$(subst $(comma),-,$(SAN))
 SANFLAGS := -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
-comma := ,
 
 OPT     ?= -O2
 CPPFLAGS = -D_GNU_SOURCE -Isrc -I$(BUILD) $(EXTRA_CPPFLAGS)

@@ -1,7 +1,8 @@
 /* Spans, growing buffers, bounded readers.
  *
  * I1  size <= capacity; data is NULL exactly when capacity is 0.
- * I2  Sizes never wrap: an addition that would is our own bug (inputs are bounded before they get here), so it panics. */
+ * I2  Sizes never wrap: an addition that would is our own bug (inputs are bounded before they get
+ * here), so it panics. */
 #include "base/bytes.h"
 
 #include <stdarg.h>
@@ -27,7 +28,8 @@ bool span_equal(struct span a, struct span b)
 
 bool span_has_prefix(struct span whole, struct span prefix)
 {
-    return prefix.size <= whole.size && (prefix.size == 0 || memcmp(whole.data, prefix.data, prefix.size) == 0);
+    return prefix.size <= whole.size &&
+           (prefix.size == 0 || memcmp(whole.data, prefix.data, prefix.size) == 0);
 }
 
 void buf_fini(struct buf *buf)

@@ -8,14 +8,14 @@
 #include <string.h>
 
 static const struct err_info err_table[] = {
-#define ERROR(name_, number, retry_, http, errno_, sqlstate_, exit, text_) \
-    [number] = { .code = -(number), \
-                 .name = #name_, \
-                 .text = text_, \
-                 .retry = ERR_RETRY_##retry_, \
-                 .http_status = http, \
-                 .errno_value = errno_, \
-                 .sqlstate = sqlstate_, \
+#define ERROR(name_, number, retry_, http, errno_, sqlstate_, exit, text_)                         \
+    [number] = { .code = -(number),                                                                \
+                 .name = #name_,                                                                   \
+                 .text = text_,                                                                    \
+                 .retry = ERR_RETRY_##retry_,                                                      \
+                 .http_status = http,                                                              \
+                 .errno_value = errno_,                                                            \
+                 .sqlstate = sqlstate_,                                                            \
                  .exit_code = exit },
 #include "tbl/errors.def"
 #undef ERROR
@@ -25,7 +25,8 @@ const struct err_info *err_info(int code)
 {
     const size_t count = sizeof err_table / sizeof err_table[0];
 
-    /* Numbers have gaps: a line without a name is none. The comparison is done before negating, since -INT_MIN overflows. */
+    /* Numbers have gaps: a line without a name is none. The comparison is done before negating,
+     * since -INT_MIN overflows. */
     if (code < 0 && code > -(int)count && err_table[-code].name) {
         return &err_table[-code];
     }

@@ -1,7 +1,8 @@
-/* CRC32C in hardware where there is SSE4.2, by a table of nibbles elsewhere; xxh3 from its library, inlined.
+/* CRC32C in hardware where there is SSE4.2, by a table of nibbles elsewhere; xxh3 from its library,
+ * inlined.
  *
- * The processor is asked at each call (a load and a test of a bit that the C runtime filled in at start): no global of ours
- * remembers the answer. */
+ * The processor is asked at each call (a load and a test of a bit that the C runtime filled in at
+ * start): no global of ours remembers the answer. */
 #include "base/hash.h"
 
 #define XXH_INLINE_ALL
@@ -35,7 +36,8 @@ uint32_t hash_crc32c_portable(uint32_t seed, const void *data, size_t size)
 }
 
 #if defined(__x86_64__)
-__attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t seed, const void *data, size_t size)
+__attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t seed, const void *data,
+                                                                  size_t size)
 {
     const uint8_t *at = data;
     uint64_t crc = (uint32_t)~seed;
@@ -70,7 +72,8 @@ uint64_t hash_bytes(const void *data, size_t size)
     return XXH3_64bits(data, size);
 }
 
-/* The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection in which every input bit reaches every output bit. */
+/* The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection in which every input bit
+ * reaches every output bit. */
 uint64_t hash_u64(uint64_t value)
 {
     value += 0x9E3779B97F4A7C15u;

@@ -1,5 +1,6 @@
-/* Open addressing with linear probing. A removed pair leaves a tombstone unless the next slot is free, in which case it and
- * the tombstones before it become free at once: queues that put and take the same few keys keep a clean table.
+/* Open addressing with linear probing. A removed pair leaves a tombstone unless the next slot is
+ * free, in which case it and the tombstones before it become free at once: queues that put and take
+ * the same few keys keep a clean table.
  *
  * I1  count + tombstones <= 3/4 capacity, so every probe ends at a free slot.
  * I2  Taking never moves a pair, so it is allowed while iterating. */

@@ -1,5 +1,6 @@
-/* Formats one bounded line and hands it to the sink. Control characters are escaped, so that one event is one line whatever
- * a peer or a file name put into it. A line that is too long ends in "...". */
+/* Formats one bounded line and hands it to the sink. Control characters are escaped, so that one
+ * event is one line whatever a peer or a file name put into it. A line that is too long ends in
+ * "...". */
 #include "base/logger.h"
 
 #include <stdarg.h>
@@ -27,7 +28,8 @@ bool logger_parse_level(const char *text, enum logger_level *level)
     return false;
 }
 
-/* Copies text to the end of line (size bytes used), escaping; returns the new size. Leaves room for "..." and NUL. */
+/* Copies text to the end of line (size bytes used), escaping; returns the new size. Leaves room for
+ * "..." and NUL. */
 static size_t logger_append(char *line, size_t size, const char *text)
 {
     static const char ellipsis[] = "...";
@@ -64,7 +66,8 @@ void logger_printf(struct logger *logger, enum logger_level level, const char *f
     if (level > logger->level || !logger->write) {
         return;
     }
-    int head = logger->node ? snprintf(text, sizeof text, "%s node=%.64s ", logger_level_name(level), logger->node)
+    int head = logger->node ? snprintf(text, sizeof text, "%s node=%.64s ",
+                                       logger_level_name(level), logger->node)
                             : snprintf(text, sizeof text, "%s ", logger_level_name(level));
     va_start(args, format);
     vsnprintf(text + head, sizeof text - (size_t)head, format, args);

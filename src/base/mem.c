@@ -1,8 +1,8 @@
 /* Allocation that panics instead of failing, arenas, counted blobs.
  *
- * An arena is a list of chunks, newest first; small requests are cut from the newest one. A request larger than
- * ARENA_CHUNK_MAX gets a chunk of its own behind the newest, so that it neither wastes the newest one's rest nor stays when
- * the arena is reset.
+ * An arena is a list of chunks, newest first; small requests are cut from the newest one. A request
+ * larger than ARENA_CHUNK_MAX gets a chunk of its own behind the newest, so that it neither wastes
+ * the newest one's rest nor stays when the arena is reset.
  *
  * I1  Every address from an arena is a multiple of 16.
  * I2  A blob's count is at least 1 while anybody may look at it. */
@@ -152,7 +152,8 @@ void arena_reset(struct arena *arena)
     if (!newest) {
         return;
     }
-    if (newest->capacity > ARENA_CHUNK_MAX) { /* the only chunk, made for one large request: don't sit on it */
+    if (newest->capacity >
+        ARENA_CHUNK_MAX) { /* the only chunk, made for one large request: don't sit on it */
         arena_fini(arena);
         return;
     }

@@ -1,0 +1,101 @@
+/* Allocation helpers, arenas of small and large pieces, and the life of a blob. */
+#include "base/mem.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static void copies_are_equal_and_apart(void **state)
+{
+    char text[] = "hello";
+    char *copy = mem_strdup(text);
+
+    text[0] = 'j';
+    assert_string_equal(copy, "hello");
+    mem_free(copy);
+    copy = mem_printf("%s/%d", "n", 7);
+    assert_string_equal(copy, "n/7");
+    mem_free(copy);
+    copy = mem_dup(NULL, 0);
+    assert_non_null(copy);
+    mem_free(copy);
+    uint64_t *zero = MEM_NEW(uint64_t);
+    assert_true(*zero == 0);
+    mem_free(zero);
+    mem_free(NULL);
+}
+
+static void an_arena_keeps_every_piece_apart(void **state)
+{
+    enum { PIECES = 2000 };
+    struct arena arena = { 0 };
+    uint8_t *pieces[PIECES];
+    size_t sizes[PIECES];
+    size_t sum = 0;
+
+    for (size_t i = 0; i < PIECES; i++) {
+        sizes[i] = i % 97 == 0 ? 70000 : i % 13 == 0 ? 5000 : i % 40;
+        pieces[i] = arena_alloc(&arena, sizes[i]);
+        assert_int_equal((uintptr_t)pieces[i] % 16, 0);
+        memset(pieces[i], (int)(i & 0xff), sizes[i]);
+        sum += sizes[i];
+    }
+    for (size_t i = 0; i < PIECES; i++) {
+        for (size_t at = 0; at < sizes[i]; at += 7) {
+            assert_int_equal(pieces[i][at], i & 0xff);
+        }
+    }
+    assert_true(arena.used_bytes >= sum);
+    arena_fini(&arena);
+    assert_null(arena.chunks);
+}
+
+static void a_reset_arena_starts_anew(void **state)
+{
+    struct arena arena = { 0 };
+
+    for (int round = 0; round < 100; round++) {
+        for (int i = 0; i < 100; i++) {
+            assert_memory_equal(arena_dup(&arena, "0123456789", 10), "0123456789", 10);
+        }
+        arena_alloc(&arena, 200000);
+        arena_reset(&arena);
+        assert_int_equal(arena.used_bytes, 0);
+        assert_non_null(arena.chunks); /* kept for reuse */
+    }
+    arena_fini(&arena);
+    arena_alloc(&arena, 1 << 20); /* the first and only chunk is a large one: it is not kept */
+    arena_reset(&arena);
+    assert_null(arena.chunks);
+    arena_reset(&arena);
+    arena_fini(&arena);
+}
+
+static void a_blob_lives_until_the_last_reference_goes(void **state)
+{
+    struct blob *blob = blob_new(5);
+
+    memcpy(blob->data, "bytes", 5);
+    assert_ptr_equal(blob_ref(blob), blob);
+    blob_unref(blob);
+    assert_true(span_equal(blob_span(blob), span_of_string("bytes")));
+    assert_int_equal(blob->references, 1);
+    blob_unref(blob);
+    blob_unref(NULL);
+    blob = blob_new(0);
+    assert_int_equal(blob_span(blob).size, 0);
+    blob_unref(blob);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(copies_are_equal_and_apart),
+        cmocka_unit_test(an_arena_keeps_every_piece_apart),
+        cmocka_unit_test(a_reset_arena_starts_anew),
+        cmocka_unit_test(a_blob_lives_until_the_last_reference_goes),
+    };
+    return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
+}
