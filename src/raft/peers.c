@@ -1,0 +1,258 @@
+/* Raft between nodes: see peers.h for the format. */
+#include "raft/peers.h"
+
+#include "base/check.h"
+
+/* A frame's entries: bounded by what the frame limit allows, and what peer_receive allocates for. */
+enum { PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_MESSAGE_BYTES };
+
+static void peer_clear(struct peer *peer)
+{
+    for (size_t i = 0; i < peer->entry_count; i++) {
+        blob_unref(peer->entries[i].payload);
+    }
+    peer->entry_count = 0;
+    peer->message_count = 0;
+}
+
+void peer_fini(struct peer *peer)
+{
+    peer_clear(peer);
+    mem_free(peer->messages);
+    mem_free(peer->entries);
+    *peer = (struct peer){ 0 };
+}
+
+static void peer_reset(struct peer *peer, struct conn *conn)
+{
+    peer_clear(peer);
+    peer->conn = conn;
+    peer->round_done = peer->round_sent;
+    peer->round_to_answer = 0;
+    peer->round_opened = false;
+}
+
+void peer_up(struct peer *peer, struct conn *conn)
+{
+    peer_reset(peer, conn);
+}
+
+void peer_down(struct peer *peer)
+{
+    peer_reset(peer, NULL);
+}
+
+static void peer_grow_entries(struct peer *peer, size_t more)
+{
+    if (peer->entry_count + more > peer->entry_capacity) {
+        peer->entry_capacity = (peer->entry_count + more) * 2;
+        peer->entries = mem_realloc(peer->entries, peer->entry_capacity * sizeof *peer->entries);
+    }
+}
+
+void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms, struct blob *const *payloads)
+{
+    if (!peer->conn || conn_out_bytes(peer->conn) > LIMIT_CONN_OUT_BYTES) {
+        return; /* Raft repeats what gets lost */
+    }
+    if (peer->message_count == peer->message_capacity) {
+        peer->message_capacity = peer->message_capacity ? peer->message_capacity * 2 : 64;
+        peer->messages = mem_realloc(peer->messages, peer->message_capacity * sizeof *peer->messages);
+    }
+    peer->messages[peer->message_count++] = *message;
+    peer_grow_entries(peer, message->count);
+    for (uint32_t i = 0; i < message->count; i++) {
+        peer->entries[peer->entry_count++] = (struct peer_entry){ terms[i], blob_ref(payloads[i]) };
+    }
+}
+
+bool peer_round_is_free(const struct peer *peer)
+{
+    return peer->conn && peer->round_sent == peer->round_done;
+}
+
+void peer_round_open(struct peer *peer)
+{
+    CHECK(peer_round_is_free(peer));
+    peer->round_sent++;
+    peer->round_opened = true;
+}
+
+static void pack_message(uint8_t *at, const struct raft_message *message)
+{
+    at[0] = message->type;
+    at[1] = message->granted;
+    at[2] = message->transfer;
+    at[3] = 0;
+    put_u32(at + 4, message->group);
+    put_u64(at + 8, message->from);
+    put_u64(at + 16, message->to);
+    put_u64(at + 24, message->term);
+    put_u64(at + 32, message->index);
+    put_u64(at + 40, message->log_term);
+    put_u64(at + 48, message->commit);
+    put_u64(at + 56, message->hint);
+    put_u64(at + 64, message->flushed);
+    put_u64(at + 72, message->sequence);
+    put_u32(at + 80, message->count);
+    memset(at + 84, 0, PEER_MESSAGE_BYTES - 84);
+}
+
+static void unpack_message(const uint8_t *at, struct raft_message *message)
+{
+    *message = (struct raft_message){
+        .type = at[0],
+        .granted = at[1] != 0,
+        .transfer = at[2] != 0,
+        .group = get_u32(at + 4),
+        .from = get_u64(at + 8),
+        .to = get_u64(at + 16),
+        .term = get_u64(at + 24),
+        .index = get_u64(at + 32),
+        .log_term = get_u64(at + 40),
+        .commit = get_u64(at + 48),
+        .hint = get_u64(at + 56),
+        .flushed = get_u64(at + 64),
+        .sequence = get_u64(at + 72),
+        .count = get_u32(at + 80),
+    };
+}
+
+/* Sends messages [first, last) with their entries [entry_first, entry_last) as one frame. */
+static void send_part(struct peer *peer, size_t first, size_t last, size_t entry_first, size_t entry_last, uint64_t epoch,
+                      uint64_t time)
+{
+    size_t count = last - first, entry_count = entry_last - entry_first;
+    size_t head_bytes = PEER_HEAD_BYTES + count * PEER_MESSAGE_BYTES + entry_count * PEER_ENTRY_BYTES;
+    uint8_t *head = mem_alloc(head_bytes);
+    put_u64(head, peer->round_opened ? peer->round_sent : 0);
+    put_u64(head + 8, peer->round_to_answer);
+    put_u32(head + 16, (uint32_t)count);
+    put_u32(head + 20, (uint32_t)entry_count);
+    uint8_t *at = head + PEER_HEAD_BYTES;
+    for (size_t i = first; i < last; i++, at += PEER_MESSAGE_BYTES) {
+        pack_message(at, &peer->messages[i]);
+    }
+    struct conn_piece *pieces = mem_alloc((entry_count + 1) * sizeof *pieces);
+    pieces[0] = (struct conn_piece){ span_of(head, head_bytes), NULL };
+    for (size_t i = 0; i < entry_count; i++, at += PEER_ENTRY_BYTES) {
+        const struct peer_entry *entry = &peer->entries[entry_first + i];
+        put_u64(at, entry->term);
+        put_u32(at + 8, entry->payload->size);
+        put_u32(at + 12, 0);
+        pieces[i + 1] = (struct conn_piece){ blob_span(entry->payload), entry->payload };
+    }
+    struct frame frame = { .type = FRAME_RAFT, .epoch = epoch, .time = time };
+    conn_send_pieces(peer->conn, &frame, pieces, entry_count + 1);
+    mem_free(pieces);
+    mem_free(head);
+    peer->frames_sent++;
+    peer->messages_sent += count;
+    peer->round_opened = false;
+    peer->round_to_answer = 0;
+}
+
+void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
+{
+    if (!peer->conn || (peer->message_count == 0 && peer->round_to_answer == 0 && !peer->round_opened)) {
+        return;
+    }
+    /* One frame normally; more when a turn gathered more than a frame may hold. Reads are confirmed by the frame that opened the
+     * round only if their messages are in it, so the round's number travels in the last one. */
+    bool round_opened = peer->round_opened;
+    uint64_t round_to_answer = peer->round_to_answer;
+    size_t first = 0, entry_first = 0, entry_at = 0, bytes = 0;
+    for (size_t i = 0; i < peer->message_count; i++) {
+        size_t message_bytes = PEER_MESSAGE_BYTES;
+        for (uint32_t j = 0; j < peer->messages[i].count; j++) {
+            message_bytes += PEER_ENTRY_BYTES + peer->entries[entry_at + j].payload->size;
+        }
+        if (i > first && bytes + message_bytes > LIMIT_FRAME_BYTES / 2) {
+            peer->round_opened = false;
+            peer->round_to_answer = 0;
+            send_part(peer, first, i, entry_first, entry_at, epoch, time);
+            peer->round_opened = round_opened;
+            peer->round_to_answer = round_to_answer;
+            first = i;
+            entry_first = entry_at;
+            bytes = 0;
+        }
+        bytes += message_bytes;
+        entry_at += peer->messages[i].count;
+    }
+    send_part(peer, first, peer->message_count, entry_first, entry_at, epoch, time);
+    peer_clear(peer);
+}
+
+/* Reads the entry heads and finds the payloads; false when the sizes do not add up. */
+static bool parse_entries(struct span payload, size_t heads_at, uint32_t entry_count, struct raft_entry *entries,
+                          struct span *payloads)
+{
+    const uint8_t *head = payload.data + heads_at;
+    size_t at = heads_at + (size_t)entry_count * PEER_ENTRY_BYTES;
+    for (uint32_t i = 0; i < entry_count; i++, head += PEER_ENTRY_BYTES) {
+        uint32_t size = get_u32(head + 8);
+        if (size > LIMIT_ENTRY_BYTES || size > payload.size - at) {
+            return false;
+        }
+        entries[i] = (struct raft_entry){ get_u64(head), size };
+        payloads[i] = span_of(payload.data + at, size);
+        at += size;
+    }
+    return at == payload.size;
+}
+
+/* Entry counts of the messages must add up to the frame's; unknown types are refused. */
+static bool check_messages(const uint8_t *at, uint32_t message_count, uint32_t entry_count)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < message_count; i++, at += PEER_MESSAGE_BYTES) {
+        if (at[0] == 0 || at[0] >= RAFT_MESSAGE_MAX) {
+            return false;
+        }
+        sum += get_u32(at + 80);
+    }
+    return sum == entry_count;
+}
+
+int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message), void *ctx,
+                 bool *round_answered)
+{
+    *round_answered = false;
+    if (payload.size < PEER_HEAD_BYTES) {
+        return ERR_PROTOCOL;
+    }
+    uint32_t message_count = get_u32(payload.data + 16), entry_count = get_u32(payload.data + 20);
+    size_t heads_at = PEER_HEAD_BYTES + (size_t)message_count * PEER_MESSAGE_BYTES;
+    if (message_count > PEER_FRAME_MESSAGES_MAX || entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES ||
+        heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size ||
+        !check_messages(payload.data + PEER_HEAD_BYTES, message_count, entry_count)) {
+        return ERR_PROTOCOL;
+    }
+    struct raft_entry *entries = mem_alloc((entry_count + 1) * sizeof *entries);
+    struct span *payloads = mem_alloc((entry_count + 1) * sizeof *payloads);
+    if (!parse_entries(payload, heads_at, entry_count, entries, payloads)) {
+        mem_free(entries);
+        mem_free(payloads);
+        return ERR_PROTOCOL;
+    }
+    uint64_t round = get_u64(payload.data), answered = get_u64(payload.data + 8);
+    if (round != 0) {
+        peer->round_to_answer = round;
+    }
+    const uint8_t *at = payload.data + PEER_HEAD_BYTES;
+    size_t entry_at = 0;
+    for (uint32_t i = 0; i < message_count; i++, at += PEER_MESSAGE_BYTES) {
+        struct peer_message message = { .entries = entries + entry_at, .payloads = payloads + entry_at };
+        unpack_message(at, &message.message);
+        entry_at += message.message.count;
+        each(ctx, &message);
+    }
+    if (answered != 0 && answered == peer->round_sent && peer->round_done != answered) {
+        peer->round_done = answered;
+        *round_answered = true;
+    }
+    mem_free(entries);
+    mem_free(payloads);
+    return 0;
+}

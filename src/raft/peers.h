@@ -1,0 +1,64 @@
+/* Raft between nodes: one frame per peer per loop turn carries the messages of all groups as fixed records.
+ *
+ * Payload of a FRAME_RAFT:
+ *
+ *   offset size field
+ *        0    8 round: number of the read round that this frame asks, 0 = none
+ *        8    8 answered: number of the newest read round that was asked by the receiver and is answered with this frame, 0 = none
+ *       16    4 message count
+ *       20    4 entry count (of all messages)
+ *       24      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order
+ *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
+ *        …      payloads, in the same order
+ *
+ * Read rounds (D2): at most one is in flight to a peer; what arrives meanwhile waits for the next. A round is answered by the frame
+ * that carries the replies, or by an empty one, so that a lost or ignored question never blocks the next. */
+#ifndef RAFT_PEERS_H
+#define RAFT_PEERS_H
+
+#include "base/mem.h"
+#include "raft/raft.h"
+#include "wire/conn.h"
+
+enum { PEER_MESSAGE_BYTES = 96, PEER_HEAD_BYTES = 24, PEER_ENTRY_BYTES = 16 };
+
+/* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
+struct peer {
+    struct conn *conn; /* NULL: down; messages are dropped then */
+    struct raft_message *messages;
+    size_t message_count, message_capacity;
+    struct peer_entry {
+        uint64_t term;
+        struct blob *payload;
+    } *entries;
+    size_t entry_count, entry_capacity;
+    uint64_t round_sent, round_done; /* equal: none in flight */
+    uint64_t round_to_answer;        /* asked by the peer and not answered yet */
+    bool round_opened;               /* this turn's frame asks a new round */
+    uint64_t frames_sent, messages_sent;
+};
+
+void peer_fini(struct peer *peer);
+/* The connection stands or is gone: whatever was gathered is dropped, no round is in flight. */
+void peer_up(struct peer *peer, struct conn *conn);
+void peer_down(struct peer *peer);
+/* Gathers one message; payloads (message->count many, with their terms) are referenced. */
+void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms, struct blob *const *payloads);
+/* May a read round be opened this turn? Then RAFT_READ messages may be gathered after peer_round_open. */
+bool peer_round_is_free(const struct peer *peer);
+void peer_round_open(struct peer *peer);
+/* Sends what was gathered as one frame, if anything. */
+void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time);
+
+/* One message as received; payloads borrowed for the call. */
+struct peer_message {
+    struct raft_message message;
+    const struct raft_entry *entries;
+    const struct span *payloads;
+};
+/* Takes a received frame apart and calls each() for every message. Notes rounds asked and answered: *round_answered is set when a
+ * round of ours came back. ERR_PROTOCOL for anything malformed: nothing was called then. */
+int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message), void *ctx,
+                 bool *round_answered);
+
+#endif
