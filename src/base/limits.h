@@ -36,6 +36,8 @@ enum {
     LIMIT_RAFT_INFLIGHT_MESSAGES = 64,
     LIMIT_RAFT_APPEND_BYTES = 256 << 10,
     LIMIT_RAFT_APPEND_ENTRIES = 4096,
+    /* Messages of one group that wait until the term and vote they promise are durable. More: dropped (Raft repeats). */
+    LIMIT_RAFT_HELD_MESSAGES = 32,
     /* One log entry: a value with its command's head. */
     LIMIT_ENTRY_BYTES = LIMIT_VALUE_BYTES + (4 << 10),
     /* The log: segment size, soft size of a batch (one entry may exceed it). */

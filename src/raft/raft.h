@@ -1,11 +1,22 @@
 /* The Raft core: a pure step function. Event and state in, state and effects out: no I/O, no clock, no random beyond what the
  * caller hands in, no payloads (it knows entries by index, term and size).
  *
- * The driver (node/partition) owns payloads, log, timers and connections. Per event:
+ * The driver (node/partition) owns payloads, log, timers and connections. Per event, and at the end of each loop turn:
  *
  *     raft_…(raft, …);                  // an event
- *     while ((effect = …raft->out))     // the driver carries out the effects in order:
- *         persist state → log; append entries → log; send messages; then raft_effects_clear()
+ *     if (out.persist_state) …          // state to the log, then
+ *     if (out.append) …                 // entries to the log: right after the event, because append_skip speaks of its message
+ *     raft_effects_clear_log(raft);     // (several raft_propose may share one; before the next raft_step it must be done)
+ *     …
+ *     raft_flush(raft);                 // end of the turn: appends, heartbeats, acks and commit news, one per follower
+ *     … out.messages, out.fetches, the flags
+ *     raft_effects_clear(raft);
+ *
+ * Nothing that raft_propose, an ack or a durable log makes sendable leaves before raft_flush: so a turn with a thousand
+ * proposals sends one append to each follower, and a turn with ten appends answers once. A group without an event in this
+ * turn need not be flushed.
+ *
+ * Order of things for a client: commit_advanced, then the driver applies, then it answers: never the other way round.
  *
  * Durability: the core holds a message until what it promises is durable. It is told by raft_state_durable and
  * raft_entries_durable. The leader sends entries before its own disk is done; its own disk is only one vote.
@@ -44,14 +55,15 @@ struct raft_message {
     bool transfer; /* VOTE, PRE_VOTE: by order of the leader, stickiness does not apply */
     uint32_t group;
     uint64_t from, to;  /* replica ids */
-    uint64_t term;      /* sender's term; in PRE_VOTE the term it would campaign in */
+    uint64_t term;      /* sender's term; PRE_VOTE: the term it would campaign in, echoed by a granted PRE_VOTE_REPLY */
     uint64_t index;     /* APPEND: prev index; VOTE, PRE_VOTE: last durable index; APPEND_REPLY granted: verified and durable
                            index; refused: the prev index that was refused */
-    uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: term of the conflict, 0 = log too short */
+    uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: the follower's term at `hint` */
     uint64_t commit;    /* APPEND: leader's commit index */
     uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try) */
     uint64_t flushed;   /* APPEND_REPLY: applied and flushed to the store; APPEND: every replica has flushed to here */
-    uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND, its reply: heartbeat number */
+    uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND: number of the message, 0 = news of a commit that
+                           wants no answer; APPEND_REPLY: the newest number that was verified (or the refused one) */
     uint32_t count;     /* APPEND: number of entries behind `index` */
 };
 
@@ -118,6 +130,9 @@ struct raft_effects {
     bool reads_confirmed;   /* raft->read_confirmed grew */
     bool read_round_wanted; /* reads wait and no message asks yet: the driver calls raft_read_send when it suits */
     bool transfer_done;     /* a transfer ended; role tells how */
+    bool needs_image;       /* a follower lacks entries below log_start: only an image of the store could help it */
+    bool diverged;          /* a leader's entries contradict what is committed here, or what it sent before: somebody lost
+                               data; the message was dropped. Someone must act */
 };
 
 struct raft_progress {
@@ -138,6 +153,12 @@ struct raft_progress {
         uint32_t bytes;
     } flights[LIMIT_RAFT_INFLIGHT_MESSAGES];
     uint32_t flight_head, flight_count;
+    uint64_t sequence;           /* number of the last append that wants an answer */
+    uint64_t probe_sequence;     /* number of the first probe at `next` */
+    uint64_t commit_sent;        /* newest commit index told */
+    uint64_t fetch_after_ms;     /* a failed read from disk is not repeated before this */
+    uint64_t read_sent_ms;
+    bool heartbeat_due;
 };
 
 struct raft {
@@ -150,7 +171,7 @@ struct raft {
     uint64_t commit;                  /* known committed; never goes back */
     uint64_t flushed;                 /* own store holds it durably */
     uint64_t cut;                     /* every replica's store holds it durably */
-    uint64_t noop_index;              /* leader: index of its election's no-op */
+    uint64_t noop_index;              /* index of the no-op of its own election in this term, 0 = none */
     uint64_t read_sequence;           /* newest read round registered */
     uint64_t read_confirmed;          /* newest read round that a majority confirmed */
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
@@ -168,22 +189,28 @@ void raft_tick(struct raft *raft, uint64_t now_ms);
 /* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
  * id or group are the driver's to drop; malformed ones (count without entries, unknown type) are ignored here. */
 void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);
+/* End of a loop turn: emits to every follower what it can take now (entries within the bounds in flight, else a due heartbeat,
+ * else the news of a commit), and a follower's newest ack. Cheap when there is nothing to say. */
+void raft_flush(struct raft *raft);
 /* The leader appends `count` entries of the given sizes in its term; *first becomes their first index. ERR_NOT_PRIMARY when it
  * does not lead or is handing over. Payloads are handed to the log with the effects. */
 int raft_propose(struct raft *raft, const uint32_t *sizes, uint32_t count, uint64_t *first);
-/* True for the entry that an election appended (empty payload, written by the driver). */
+/* True for the entry that this replica's election appended in this term (empty payload, written by the driver). */
 bool raft_is_noop(const struct raft *raft, uint64_t index);
 
 /* The log says: this (term, vote) is durable; entries to (index, term) are durable. Late word of a replaced suffix is ignored:
- * term must be the term that the log now holds at index. */
+ * term must be the term that the log now holds at index. The log must not report what was replaced after it was handed over,
+ * not even when the same (index, term) was appended once more: only the last appending of an index counts. */
 void raft_state_durable(struct raft *raft, uint64_t term, uint64_t vote);
 void raft_entries_durable(struct raft *raft, uint64_t index, uint64_t term);
-/* The store says: everything to index is applied and durable there. */
+/* The store says: everything to index is applied and durable there. To be told after raft_init too. index <= commit. */
 void raft_flushed(struct raft *raft, uint64_t index);
 /* Entries from `first` on were read from disk and can be sent: sends count entries (bytes in all) to the follower if they still
- * are what it needs; false: not needed any more. count 0: they could not be read, try again later. */
+ * are what it needs (the append is the last of out.messages); false: not needed any more. count 0: they could not be read, try
+ * again later. bytes: at most append_bytes_max, unless a single entry is larger. */
 bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count, uint32_t bytes);
-/* The log was cut: it begins at log_start now. log_start - 1 must be <= commit. */
+/* The log was cut: it begins at log_start now. log_start - 1 must be committed and durable here; cut at raft->cut so that no
+ * replica needs what is gone. */
 void raft_log_cut(struct raft *raft, uint64_t log_start);
 /* The connection to the replica broke or came back: what is in flight there may be lost; probe again. */
 void raft_peer_reset(struct raft *raft, uint64_t replica);
@@ -197,13 +224,17 @@ int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index);
 bool raft_read_send(struct raft *raft, uint64_t replica);
 
 /* Hands leadership to a replica (0: the most caught-up one that was heard lately). Ends with transfer_done: when another leads,
- * or after an election timeout (still leader, proposals accepted again). ERR_NOT_PRIMARY, ERR_BUSY. */
+ * or after an election timeout (still leader, proposals accepted again). ERR_NOT_PRIMARY; ERR_BUSY: one is under way;
+ * ERR_BAD_REQUEST: `to` is no other member; ERR_UNAVAILABLE: no member to choose. */
 int raft_transfer(struct raft *raft, uint64_t to);
 /* Steps down without campaigning for a while (shutdown, failed disk). */
 void raft_step_down(struct raft *raft);
 
 /* Term at an index in [log_start - 1, last_index]; 0 outside. */
 uint64_t raft_term_at(const struct raft *raft, uint64_t index);
+/* Clears persist_state and append only, once they are with the log. */
+void raft_effects_clear_log(struct raft *raft);
+/* Clears all effects, once they are carried out. */
 void raft_effects_clear(struct raft *raft);
 const char *raft_role_name(enum raft_role role);
 const char *raft_message_name(uint8_t type);
