@@ -4,8 +4,14 @@
 
 #include "env/env.h"
 
-/* Makes an env with a loop of its own. Free it only after env_uv_run returned. */
+/* Makes an env with a loop of its own. Ignores SIGPIPE for the whole process. */
 int env_uv_new(struct env **out, struct err *err);
+/* Waits until the helper threads have done the work of all jobs that they were given, and ends them; `done` is not called. To be
+ * called after env_uv_run returned and before the memory goes that jobs refer to. No job may be started afterwards. */
+void env_uv_join(struct env *env);
+/* Releases everything, directory locks too; joins first where env_uv_join was not called. Connections that are still open, or
+ * whose close is still to be told, get their on_close now; tasks, timers and posted calls do not run any more. Only after
+ * env_uv_run returned. */
 void env_uv_free(struct env *env);
 /* Runs the loop on the calling thread until env_uv_stop. */
 void env_uv_run(struct env *env);
