@@ -1,0 +1,1304 @@
+/* The Raft core of one group's replica: event and state in, state and effects out.
+ *
+ * Every public function is an event. It changes `struct raft` and notes in raft->out what the
+ * driver must do; nothing else happens. What can wait for the end of the loop turn (appends,
+ * heartbeats, acks, news of a commit) is only marked, and emitted by raft_flush, so that many
+ * events cost one message per follower.
+ *
+ * Invariants
+ *   I1  commit <= last_index; durable_index <= last_index;
+ *       log_start - 1 <= min(commit, durable_index).
+ *   I2  commit never goes back. A leader raises it only to an index of its own term that a majority
+ *       holds durably (§5.4.2); a follower only to min(leader's commit, prev + n) of an append that
+ *       matched.
+ *   I3  A granted APPEND_REPLY names min(verified, durable_index): verified is the end of the
+ * prefix that was compared with this term's leader, 0 in every new term. What lies behind it may be
+ *       another leader's.
+ *   I4  No message but a pre-vote and its reply leaves before (term, vote) as they stood when it
+ * was made are durable: the others promise not to go back. So a leader's own vote is durable before
+ * anybody else could have voted for it. I5  A message is dropped when the term moves on before it
+ * has left: its promise was another term's, and its entries may be replaced. I6  A candidate claims
+ * only what its own disk holds; a voter compares with all that it has, durable or not (the cautious
+ * side). I7  In flight to one follower: at most inflight_messages_max appends, and
+ * inflight_bytes_max bytes or a single entry. I8  A read joins only a round of which no message has
+ * been sent yet. I9  cut <= min(flushed) over all replicas, itself included. I10 The log's terms
+ * are kept as runs in order of `first`; runs[0].first == log_start unless the log is empty.
+ *
+ * Roles
+ *   follower ──time out──▶ pre-candidate ──majority would──▶ candidate ──majority did──▶ leader
+ *             become_pre_candidate      become_candidate              become_leader
+ *   any ──higher term, a leader in this term, no majority heard──▶ follower: become_follower
+ *   follower ──RAFT_TRANSFER──▶ candidate: the leader's order stands for the pre-vote
+ *
+ * A follower in the leader's eyes (progress.state)
+ *   PROBE     one empty append at a time, at `next`, until one matches
+ *   STREAM    appends follow each other unanswered
+ *   FETCHING  the next entries are being read from disk
+ *
+ * Thread: the loop. Not here: payloads, the clock, the disk, membership changes, learners, images.
+ *
+ * Sources: Ongaro, "Consensus: Bridging Theory and Practice" (§3.6.2 commit, §3.10 transfer, §6.4
+ * read index, §9.6 pre-vote). Where we differ: the leader's disk is one vote among others
+ * (§10.2.1); probes are empty; the place of conflict is searched by term on both sides; a follower
+ * acknowledges when its disk is done, not when the message came. */
+#include "raft/raft.h"
+
+#include <string.h>
+
+#include "base/check.h"
+#include "base/err.h"
+#include "base/mem.h"
+
+/* A replica that steps down by order stays quiet for that many election timeouts, so that the
+ * others elect first. */
+enum { STEP_DOWN_TIMEOUTS = 4 };
+
+struct raft_private {
+    struct raft_run *runs;
+    size_t run_count, run_capacity;
+    uint64_t random;
+    uint64_t now_ms; /* of the last tick */
+    uint64_t election_deadline_ms;
+    uint64_t leader_heard_ms;
+    uint64_t campaign_sent_ms;
+    uint32_t votes; /* bit i: config.replicas[i] granted; the own bit only when it is durable */
+    bool campaign_order; /* the campaign is by order of the leader */
+    bool state_durable;  /* (term, vote) are durable as they stand */
+    int self;            /* position in config.replicas */
+
+    /* Follower: see I3. */
+    uint64_t verified;
+    uint64_t acked;        /* newest index acknowledged in this term */
+    uint64_t ack_sequence; /* newest append verified in this term */
+    bool ack_due;
+
+    bool read_round_closed; /* read_sequence was sent to somebody: a new read begins another */
+    uint64_t transfer_deadline_ms;
+    uint64_t transfer_sent_ms;
+    bool transfer_sent;
+
+    struct raft_message held[LIMIT_RAFT_HELD_MESSAGES]; /* I4 */
+    uint32_t held_count;
+    struct raft_message dropped; /* where a message goes that there is no room for */
+};
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* The run that holds index; index must be in [log_start, last_index]. */
+static size_t runs_find(const struct raft *raft, uint64_t index)
+{
+    const struct raft_private *p = raft->private;
+    size_t low = 0, high = p->run_count;
+    CHECK(high > 0 && index >= p->runs[0].first);
+    if (index >= p->runs[high - 1].first) {
+        return high - 1;
+    }
+    while (high - low > 1) {
+        size_t middle = low + (high - low) / 2;
+        if (p->runs[middle].first <= index) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+uint64_t raft_term_at(const struct raft *raft, uint64_t index)
+{
+    if (index + 1 == raft->log_start) {
+        return raft->start_term;
+    }
+    if (index < raft->log_start || index > raft->last_index) {
+        return 0;
+    }
+    return raft->private->runs[runs_find(raft, index)].term;
+}
+
+static uint64_t last_term(const struct raft *raft)
+{
+    return raft_term_at(raft, raft->last_index);
+}
+
+/* One more entry behind last_index. */
+static void runs_push(struct raft *raft, uint64_t term)
+{
+    struct raft_private *p = raft->private;
+    raft->last_index++;
+    if (p->run_count > 0 && p->runs[p->run_count - 1].term == term) {
+        return;
+    }
+    if (p->run_count == p->run_capacity) {
+        p->run_capacity = p->run_capacity ? p->run_capacity * 2 : 8;
+        p->runs = mem_realloc(p->runs, p->run_capacity * sizeof(*p->runs));
+    }
+    p->runs[p->run_count++] = (struct raft_run){ .first = raft->last_index, .term = term };
+}
+
+/* Forgets the entries from `first` on. */
+static void runs_truncate(struct raft *raft, uint64_t first)
+{
+    struct raft_private *p = raft->private;
+    CHECK(first > raft->commit && first >= raft->log_start);
+    while (p->run_count > 0 && p->runs[p->run_count - 1].first >= first) {
+        p->run_count--;
+    }
+    raft->last_index = first - 1;
+    raft->durable_index = min_u64(raft->durable_index, first - 1);
+}
+
+/* The largest index <= `index` whose term is <= `term`: where two logs can still agree, seen from
+ * one side. Goes by whole runs. */
+static uint64_t find_by_term(const struct raft *raft, uint64_t index, uint64_t term)
+{
+    while (index >= raft->log_start && raft_term_at(raft, index) > term) {
+        index = raft->private->runs[runs_find(raft, index)].first - 1;
+    }
+    return index;
+}
+
+static uint64_t random_next(struct raft *raft)
+{
+    /* splitmix64 */
+    uint64_t z = (raft->private->random += 0x9e3779b97f4a7c15u);
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static void reset_election_timer(struct raft *raft)
+{
+    uint64_t timeout = raft->config.election_timeout_ms;
+    raft->private->election_deadline_ms =
+        raft->private->now_ms + timeout + random_next(raft) % timeout;
+}
+
+static int majority(const struct raft *raft)
+{
+    return raft->config.replica_count / 2 + 1;
+}
+
+/* The largest value that a majority has reached. */
+static uint64_t majority_value(const struct raft *raft, const uint64_t *values)
+{
+    uint64_t sorted[LIMIT_REPLICAS];
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        int at = i;
+        for (; at > 0 && sorted[at - 1] < values[i]; at--) {
+            sorted[at] = sorted[at - 1];
+        }
+        sorted[at] = values[i];
+    }
+    return sorted[majority(raft) - 1];
+}
+
+/* The other member of that id; NULL for strangers and for itself. */
+static struct raft_progress *find_peer(struct raft *raft, uint64_t id)
+{
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (raft->progress[i].id == id && i != raft->private->self) {
+            return &raft->progress[i];
+        }
+    }
+    return NULL;
+}
+
+static bool is_heard_lately(const struct raft *raft, uint64_t heard_ms)
+{
+    return raft->private->now_ms - heard_ms < raft->config.election_timeout_ms;
+}
+
+/* I4: what may leave at once goes to out, the rest waits. The result is to be filled by the caller,
+ * before the next emit. */
+static struct raft_message *emit(struct raft *raft, uint8_t type, uint64_t to)
+{
+    struct raft_private *p = raft->private;
+    struct raft_effects *out = &raft->out;
+    bool promises = type != RAFT_PRE_VOTE && type != RAFT_PRE_VOTE_REPLY;
+    struct raft_message *message;
+    if (promises && !p->state_durable) {
+        bool full = p->held_count == LIMIT_RAFT_HELD_MESSAGES;
+        message = full ? &p->dropped : &p->held[p->held_count++];
+    } else {
+        if (out->message_count == out->message_capacity) {
+            out->message_capacity = out->message_capacity ? out->message_capacity * 2 : 16;
+            out->messages =
+                mem_realloc(out->messages, out->message_capacity * sizeof(*out->messages));
+        }
+        message = &out->messages[out->message_count++];
+    }
+    *message = (struct raft_message){ .type = type,
+                                      .group = raft->config.group,
+                                      .from = raft->config.self,
+                                      .to = to,
+                                      .term = raft->term };
+    return message;
+}
+
+static void release_held(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    CHECK(p->state_durable);
+    for (uint32_t i = 0; i < p->held_count; i++) {
+        CHECK(p->held[i].term == raft->term);
+        *emit(raft, p->held[i].type, p->held[i].to) = p->held[i];
+    }
+    p->held_count = 0;
+}
+
+static void effect_append(struct raft *raft, uint64_t first, uint32_t count, uint32_t skip)
+{
+    struct raft_effects *out = &raft->out;
+    if (out->append) {
+        /* Only a leader's own entries may gather; a follower's belong to the message at hand. */
+        CHECK(raft->role == RAFT_LEADER && out->append_first + out->append_count == first);
+        out->append_count += count;
+        return;
+    }
+    out->append = true;
+    out->append_first = first;
+    out->append_count = count;
+    out->append_skip = skip;
+}
+
+static void transfer_end(struct raft *raft)
+{
+    if (raft->transfer_to) {
+        raft->transfer_to = 0;
+        raft->out.transfer_done = true;
+    }
+}
+
+static void enter_term(struct raft *raft, uint64_t term, uint64_t vote)
+{
+    struct raft_private *p = raft->private;
+    CHECK(term > raft->term);
+    raft->term = term;
+    raft->vote = vote;
+    raft->leader = 0;
+    raft->noop_index = 0;
+    p->state_durable = false;
+    p->verified = p->acked = p->ack_sequence = 0;
+    p->ack_due = false;
+    p->held_count = 0;
+    raft->out.message_count =
+        0; /* I5; also: appends in there may speak of entries that a new leader replaces */
+    raft->out.fetch_count = 0;
+    raft->out.persist_state = true;
+    raft->out.role_changed = true;
+}
+
+static void become_follower(struct raft *raft, uint64_t term, uint64_t leader)
+{
+    transfer_end(raft);
+    if (term > raft->term) {
+        enter_term(raft, term, 0);
+    }
+    if (raft->role != RAFT_FOLLOWER) {
+        reset_election_timer(raft);
+        raft->role = RAFT_FOLLOWER;
+        raft->out.role_changed = true;
+    }
+    if (raft->leader != leader) {
+        raft->leader = leader;
+        raft->out.role_changed = true;
+    }
+}
+
+static bool votes_suffice(const struct raft *raft)
+{
+    return __builtin_popcount(raft->private->votes) >= majority(raft);
+}
+
+/* Asks everybody who has not granted yet. */
+static void campaign_ask(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    bool pre = raft->role == RAFT_PRE_CANDIDATE;
+    p->campaign_sent_ms = p->now_ms;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (i == p->self || (p->votes >> i & 1)) {
+            continue;
+        }
+        struct raft_message *ask =
+            emit(raft, pre ? RAFT_PRE_VOTE : RAFT_VOTE, raft->config.replicas[i]);
+        ask->term = pre ? raft->term + 1 : raft->term;
+        ask->transfer = !pre && p->campaign_order;
+        ask->index = raft->durable_index; /* I6 */
+        ask->log_term = raft_term_at(raft, raft->durable_index);
+    }
+}
+
+static void become_candidate(struct raft *raft, bool by_order)
+{
+    struct raft_private *p = raft->private;
+    enter_term(raft, raft->term + 1, raft->config.self);
+    raft->role = RAFT_CANDIDATE;
+    p->votes = 0; /* the own vote counts when it is durable, see raft_state_durable */
+    p->campaign_order = by_order;
+    reset_election_timer(raft);
+    campaign_ask(raft); /* held until then */
+}
+
+static void become_pre_candidate(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    raft->role = RAFT_PRE_CANDIDATE;
+    raft->leader = 0;
+    raft->out.role_changed = true;
+    p->ack_due = false;
+    p->votes = 1u << p->self;
+    reset_election_timer(raft);
+    if (votes_suffice(raft)) {
+        become_candidate(raft, false);
+    } else {
+        campaign_ask(raft);
+    }
+}
+
+static void become_leader(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    CHECK(raft->role == RAFT_CANDIDATE && p->state_durable && raft->vote == raft->config.self);
+    raft->role = RAFT_LEADER;
+    raft->leader = raft->config.self;
+    raft->out.role_changed = true;
+    p->read_round_closed = true;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        struct raft_progress *peer = &raft->progress[i];
+        *peer = (struct raft_progress){ .id = raft->config.replicas[i],
+                                        .state = RAFT_PROBE,
+                                        .next = raft->last_index + 1,
+                                        .heard_ms = p->now_ms,
+                                        .sent_ms = p->now_ms };
+    }
+    /* Entries of earlier terms are committed only by one of this term above them (§5.4.2, §6.4). */
+    runs_push(raft, raft->term);
+    raft->noop_index = raft->last_index;
+    effect_append(raft, raft->noop_index, 1, 0);
+}
+
+static void count_vote(struct raft *raft, int voter)
+{
+    raft->private->votes |= 1u << voter;
+    if (!votes_suffice(raft)) {
+        return;
+    }
+    if (raft->role == RAFT_PRE_CANDIDATE) {
+        become_candidate(raft, false);
+    } else {
+        become_leader(raft);
+    }
+}
+
+static void leader_advance_commit(struct raft *raft)
+{
+    uint64_t match[LIMIT_REPLICAS];
+    raft->progress[raft->private->self].match = raft->durable_index; /* only one vote */
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        match[i] = raft->progress[i].match;
+    }
+    uint64_t index = majority_value(raft, match);
+    if (index > raft->commit && raft_term_at(raft, index) == raft->term) { /* I2 */
+        raft->commit = index;
+        raft->out.commit_advanced = true;
+    }
+}
+
+static void leader_advance_cut(struct raft *raft)
+{
+    uint64_t cut = raft->flushed;
+    raft->progress[raft->private->self].flushed = raft->flushed;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        cut = min_u64(cut, raft->progress[i].flushed);
+    }
+    raft->cut = max_u64(raft->cut, cut); /* I9: what is flushed stays flushed */
+}
+
+static void flights_clear(struct raft_progress *peer)
+{
+    peer->flight_head = peer->flight_count = 0;
+    peer->inflight_bytes = peer->inflight_messages = 0;
+}
+
+static void flights_add(struct raft_progress *peer, uint64_t last, uint32_t bytes)
+{
+    CHECK(peer->flight_count < LIMIT_RAFT_INFLIGHT_MESSAGES);
+    uint32_t at = (peer->flight_head + peer->flight_count) % LIMIT_RAFT_INFLIGHT_MESSAGES;
+    peer->flights[at] = (struct raft_flight){ last, bytes };
+    peer->flight_count++;
+    peer->inflight_messages++;
+    peer->inflight_bytes += bytes;
+}
+
+static void flights_landed(struct raft_progress *peer)
+{
+    while (peer->flight_count > 0 && peer->flights[peer->flight_head].last <= peer->match) {
+        peer->inflight_bytes -= peer->flights[peer->flight_head].bytes;
+        peer->inflight_messages--;
+        peer->flight_head = (peer->flight_head + 1) % LIMIT_RAFT_INFLIGHT_MESSAGES;
+        peer->flight_count--;
+    }
+}
+
+/* An append at peer->next with count entries. */
+static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t count,
+                        bool wants_answer)
+{
+    CHECK(peer->next >= raft->log_start && peer->next + count <= raft->last_index + 1);
+    struct raft_message *append = emit(raft, RAFT_APPEND, peer->id);
+    append->index = peer->next - 1;
+    append->log_term = raft_term_at(raft, peer->next - 1);
+    append->commit = raft->commit;
+    append->flushed = raft->cut;
+    append->count = count;
+    peer->commit_sent = raft->commit;
+    if (wants_answer) {
+        append->sequence = ++peer->sequence;
+        peer->sent_ms = raft->private->now_ms;
+        peer->heartbeat_due = false;
+    }
+}
+
+static void entries_emit(struct raft *raft, struct raft_progress *peer, uint32_t count,
+                         uint32_t bytes)
+{
+    append_emit(raft, peer, count, true);
+    peer->next += count;
+    flights_add(peer, peer->next - 1, bytes);
+}
+
+static bool has_room(const struct raft *raft, const struct raft_progress *peer)
+{
+    return peer->inflight_messages < raft->config.inflight_messages_max &&
+           (peer->inflight_messages == 0 || peer->inflight_bytes < raft->config.inflight_bytes_max);
+}
+
+static void fetch_begin(struct raft *raft, struct raft_progress *peer)
+{
+    struct raft_effects *out = &raft->out;
+    uint32_t room = raft->config.inflight_bytes_max;
+    if (raft->private->now_ms < peer->fetch_after_ms ||
+        (peer->inflight_messages > 0 &&
+         peer->inflight_bytes + raft->config.append_bytes_max > room)) {
+        return;
+    }
+    int at = 0;
+    while (at < out->fetch_count && out->fetches[at].to != peer->id) {
+        at++;
+    }
+    CHECK(at < LIMIT_REPLICAS);
+    out->fetches[at] = (struct raft_fetch){ .to = peer->id, .first = peer->next };
+    out->fetch_count += at == out->fetch_count;
+    peer->state = RAFT_FETCHING;
+}
+
+/* Sends what is new and fits (I7). True when something was sent. */
+static bool stream_entries(struct raft *raft, struct raft_progress *peer)
+{
+    const struct raft_config *config = &raft->config;
+    bool sent = false;
+    while (peer->next <= raft->last_index && has_room(raft, peer)) {
+        uint32_t room = config->inflight_bytes_max - peer->inflight_bytes;
+        uint32_t bytes_max = (uint32_t)min_u64(room, config->append_bytes_max);
+        uint32_t count_max =
+            (uint32_t)min_u64(raft->last_index - peer->next + 1, config->append_entries_max);
+        uint32_t bytes = 0;
+        uint32_t count =
+            config->entries_in_memory(config->ctx, peer->next, count_max, bytes_max, &bytes);
+        CHECK(count <= count_max);
+        if (count == 0) {
+            fetch_begin(raft, peer);
+            break;
+        }
+        if (bytes > room && peer->inflight_messages > 0) {
+            break; /* one large entry: it goes when nothing else is in flight */
+        }
+        entries_emit(raft, peer, count, bytes);
+        sent = true;
+    }
+    return sent;
+}
+
+/* Tries `next` as the place where the logs meet. */
+static void probe_from(struct raft *raft, struct raft_progress *peer, uint64_t next)
+{
+    flights_clear(peer);
+    if (next < raft->log_start) {
+        raft->out.needs_image = true;
+        if (peer->state == RAFT_PROBE && peer->next == raft->log_start) {
+            return; /* it was refused there already: ask again with the heartbeat, not at once */
+        }
+        next = raft->log_start;
+    }
+    peer->state = RAFT_PROBE;
+    peer->next = next;
+    peer->probe_sent = false;
+}
+
+static void flush_peer(struct raft *raft, struct raft_progress *peer)
+{
+    switch (peer->state) {
+    case RAFT_PROBE:
+        if (!peer->probe_sent) {
+            peer->probe_sequence = peer->sequence + 1;
+            peer->probe_sent = true;
+            append_emit(raft, peer, 0, true);
+        }
+        break;
+    case RAFT_STREAM:
+        if (!stream_entries(raft, peer) && !peer->heartbeat_due &&
+            peer->commit_sent < raft->commit) {
+            append_emit(raft, peer, 0, false);
+        }
+        break;
+    case RAFT_FETCHING:
+        break;
+    }
+    if (peer->heartbeat_due) {
+        append_emit(raft, peer, 0,
+                    true); /* an empty append at `next` also finds out what was lost */
+    }
+}
+
+static void flush_transfer(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    struct raft_progress *peer = find_peer(raft, raft->transfer_to);
+    bool due = !p->transfer_sent || p->now_ms - p->transfer_sent_ms >= raft->config.heartbeat_ms;
+    if (!peer || !due || peer->match < raft->last_index) {
+        return; /* its claim must beat everybody's log: wait until its disk holds everything */
+    }
+    emit(raft, RAFT_TRANSFER, peer->id)->index = peer->match;
+    p->transfer_sent = true;
+    p->transfer_sent_ms = p->now_ms;
+}
+
+static void flush_ack(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    if (!p->ack_due || raft->leader == 0 || !p->state_durable) {
+        return;
+    }
+    p->ack_due = false;
+    p->acked = min_u64(p->verified, raft->durable_index); /* I3 */
+    struct raft_message *reply = emit(raft, RAFT_APPEND_REPLY, raft->leader);
+    reply->granted = true;
+    reply->index = p->acked;
+    reply->log_term = raft_term_at(raft, p->acked);
+    reply->flushed = raft->flushed;
+    reply->sequence = p->ack_sequence;
+}
+
+void raft_flush(struct raft *raft)
+{
+    if (raft->role == RAFT_FOLLOWER) {
+        flush_ack(raft);
+    }
+    if (raft->role != RAFT_LEADER) {
+        return;
+    }
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (i != raft->private->self) {
+            flush_peer(raft, &raft->progress[i]);
+        }
+    }
+    if (raft->transfer_to) {
+        flush_transfer(raft);
+    }
+}
+
+/* §9.6, §6.4.1: who hears a leader does not help to depose it. */
+static bool is_sticky(const struct raft *raft)
+{
+    return raft->role == RAFT_LEADER || /* a leader without a majority steps down by itself */
+           (raft->leader != 0 && is_heard_lately(raft, raft->private->leader_heard_ms));
+}
+
+/* I6: against all that stands in memory. */
+static bool is_up_to_date(const struct raft *raft, const struct raft_message *m)
+{
+    uint64_t own = last_term(raft);
+    return m->log_term > own || (m->log_term == own && m->index >= raft->last_index);
+}
+
+static void step_pre_vote(struct raft *raft, const struct raft_message *m)
+{
+    if (is_sticky(raft)) {
+        return;
+    }
+    bool granted = m->term > raft->term && is_up_to_date(raft, m);
+    struct raft_message *reply = emit(raft, RAFT_PRE_VOTE_REPLY, m->from);
+    reply->granted = granted;
+    reply->term = granted ? m->term : raft->term;
+}
+
+/* In the current term. */
+static void step_vote(struct raft *raft, const struct raft_message *m)
+{
+    bool is_free = raft->vote == 0 && raft->leader == 0;
+    bool granted = (raft->vote == m->from || is_free) && is_up_to_date(raft, m);
+    if (granted && raft->vote == 0) {
+        become_follower(raft, raft->term, 0); /* a pre-candidate gives way */
+        raft->vote = m->from;
+        raft->private->state_durable = false;
+        raft->out.persist_state = true;
+    }
+    if (granted) {
+        reset_election_timer(raft);
+    }
+    emit(raft, RAFT_VOTE_REPLY, m->from)->granted = granted;
+}
+
+static void step_vote_reply(struct raft *raft, const struct raft_message *m)
+{
+    bool pre = m->type == RAFT_PRE_VOTE_REPLY;
+    enum raft_role role = pre ? RAFT_PRE_CANDIDATE : RAFT_CANDIDATE;
+    uint64_t term = pre ? raft->term + 1 : raft->term;
+    if (m->granted && raft->role == role && m->term == term) {
+        count_vote(raft, (int)(find_peer(raft, m->from) - raft->progress));
+    }
+}
+
+/* The sender claims to lead this term. False: it cannot be. */
+static bool follow(struct raft *raft, uint64_t leader)
+{
+    if (raft->role == RAFT_LEADER || (raft->leader != 0 && raft->leader != leader)) {
+        return false; /* two leaders in one term: some other replica lost its vote; better deaf than
+                         wrong */
+    }
+    become_follower(raft, raft->term, leader);
+    raft->private->leader_heard_ms = raft->private->now_ms;
+    reset_election_timer(raft);
+    return true;
+}
+
+static void append_refuse(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_message *reply = emit(raft, RAFT_APPEND_REPLY, m->from);
+    /* What is committed here the leader has too, so the search ends there. */
+    uint64_t hint = find_by_term(raft, min_u64(m->index - 1, raft->last_index), m->log_term);
+    hint = max_u64(hint, raft->commit);
+    reply->index = m->index;
+    reply->hint = hint;
+    reply->log_term = raft_term_at(raft, hint);
+    reply->flushed = raft->flushed;
+    reply->sequence = m->sequence;
+}
+
+/* Compares the entries with the log; takes those that are new. False: they contradict what must not
+ * change. */
+static bool append_merge(struct raft *raft, const struct raft_message *m,
+                         const struct raft_entry *entries)
+{
+    uint32_t skip = 0;
+    for (; skip < m->count; skip++) {
+        uint64_t index = m->index + 1 + skip;
+        if (index > raft->last_index ||
+            (index + 1 >= raft->log_start && raft_term_at(raft, index) != entries[skip].term)) {
+            break; /* below log_start - 1 everything is committed, hence equal */
+        }
+    }
+    if (skip == m->count) {
+        return true; /* repeated or empty: must not shorten the log */
+    }
+    uint64_t first = m->index + 1 + skip;
+    if (first <= raft->last_index) {
+        if (first <= raft->commit || first <= raft->private->verified) {
+            return false;
+        }
+        runs_truncate(raft, first);
+    }
+    for (uint32_t i = skip; i < m->count; i++) {
+        runs_push(raft, entries[i].term);
+    }
+    effect_append(raft, first, m->count - skip, skip);
+    return true;
+}
+
+static void step_append(struct raft *raft, const struct raft_message *m,
+                        const struct raft_entry *entries)
+{
+    struct raft_private *p = raft->private;
+    if (!follow(raft, m->from)) {
+        return;
+    }
+    bool matches = m->index <= raft->last_index &&
+                   (m->index + 1 < raft->log_start || raft_term_at(raft, m->index) == m->log_term);
+    if (!matches && m->index > raft->commit) {
+        append_refuse(raft, m);
+        return;
+    }
+    if (!matches || !append_merge(raft, m, entries)) {
+        raft->out.diverged = true;
+        return;
+    }
+    uint64_t end = m->index + m->count;
+    p->verified = max_u64(p->verified, end);
+    p->ack_sequence = max_u64(p->ack_sequence, m->sequence);
+    /* New entries are answered when the disk has them; what wants an answer and adds nothing, now.
+     */
+    if (m->sequence != 0 && (m->count == 0 || end <= raft->durable_index)) {
+        p->ack_due = true;
+    }
+    uint64_t commit = min_u64(m->commit, end); /* I2 */
+    if (commit > raft->commit) {
+        raft->commit = commit;
+        raft->out.commit_advanced = true;
+    }
+    raft->cut = max_u64(raft->cut, min_u64(m->flushed, raft->flushed));
+}
+
+static void step_read(struct raft *raft, const struct raft_message *m)
+{
+    if (!follow(raft, m->from)) {
+        return;
+    }
+    struct raft_message *reply = emit(raft, RAFT_READ_REPLY, m->from);
+    reply->granted = true;
+    reply->sequence = m->sequence;
+}
+
+static void step_transfer(struct raft *raft, const struct raft_message *m)
+{
+    if (follow(raft, m->from)) {
+        become_candidate(raft, true);
+    }
+}
+
+static void append_refused(struct raft *raft, struct raft_progress *peer,
+                           const struct raft_message *m)
+{
+    bool stale = m->index <= peer->match || m->index > raft->last_index ||
+                 (peer->state == RAFT_PROBE && m->index != peer->next - 1);
+    if (stale) {
+        return;
+    }
+    /* The hint is the follower's half of the search, this the leader's: skip whole terms that
+     * cannot match. */
+    uint64_t prev = find_by_term(raft, min_u64(m->hint, m->index - 1), m->log_term);
+    probe_from(raft, peer, max_u64(prev, peer->match) + 1);
+}
+
+static void append_granted(struct raft *raft, struct raft_progress *peer,
+                           const struct raft_message *m)
+{
+    if (m->index > raft->last_index) {
+        return;
+    }
+    bool probe_matched = peer->state == RAFT_PROBE && peer->probe_sent &&
+                         (m->sequence >= peer->probe_sequence || m->index + 1 >= peer->next);
+    if (probe_matched) {
+        peer->state = RAFT_STREAM;
+        peer->probe_sent = false;
+    }
+    if (m->index <= peer->match) {
+        return;
+    }
+    peer->match = m->index;
+    if (peer->next <= peer->match) {
+        peer->next = peer->match + 1;
+        if (peer->state == RAFT_FETCHING) {
+            peer->state = RAFT_STREAM; /* what is being read is not needed any more */
+        }
+    }
+    flights_landed(peer);
+    leader_advance_commit(raft);
+}
+
+static void step_append_reply(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_progress *peer = find_peer(raft, m->from);
+    if (raft->role != RAFT_LEADER) {
+        return;
+    }
+    peer->heard_ms = raft->private->now_ms;
+    if (m->flushed > peer->flushed && m->flushed <= raft->last_index) {
+        peer->flushed = m->flushed;
+        leader_advance_cut(raft);
+    }
+    if (m->granted) {
+        append_granted(raft, peer, m);
+    } else {
+        append_refused(raft, peer, m);
+    }
+}
+
+static void step_read_reply(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_progress *peer = find_peer(raft, m->from);
+    if (raft->role != RAFT_LEADER || !m->granted || m->sequence > raft->read_sequence) {
+        return;
+    }
+    peer->heard_ms = raft->private->now_ms;
+    peer->read_acked = max_u64(peer->read_acked, m->sequence);
+    uint64_t acked[LIMIT_REPLICAS];
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        acked[i] = i == raft->private->self ? raft->read_sequence : raft->progress[i].read_acked;
+    }
+    uint64_t confirmed = majority_value(raft, acked);
+    if (confirmed > raft->read_confirmed) {
+        raft->read_confirmed = confirmed;
+        raft->out.reads_confirmed = true;
+    }
+    if (raft->read_confirmed < raft->read_sequence && peer->read_sent < raft->read_sequence) {
+        raft->out.read_round_wanted = true;
+    }
+}
+
+static bool entries_are_sound(const struct raft_message *m, const struct raft_entry *entries)
+{
+    uint64_t term = m->log_term;
+    if (m->count > 0 && (!entries || m->count > LIMIT_RAFT_APPEND_ENTRIES)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < m->count; i++) {
+        if (entries[i].term == 0 || entries[i].term < term || entries[i].term > m->term) {
+            return false;
+        }
+        term = entries[i].term;
+    }
+    return true;
+}
+
+/* What comes from the network is not trusted to make sense. */
+static bool is_sound(struct raft *raft, const struct raft_message *m,
+                     const struct raft_entry *entries)
+{
+    const uint64_t index_max = UINT64_MAX / 2; /* nothing below overflows by adding */
+    if (m->type == 0 || m->type >= RAFT_MESSAGE_MAX || m->group != raft->config.group ||
+        m->to != raft->config.self || !find_peer(raft, m->from)) {
+        return false;
+    }
+    if (m->term == 0 || m->term > index_max || m->index > index_max || m->log_term > m->term) {
+        return false;
+    }
+    if (m->type != RAFT_APPEND) {
+        return m->count == 0;
+    }
+    return entries_are_sound(m, entries);
+}
+
+/* False: the message is done with. */
+static bool step_higher_term(struct raft *raft, const struct raft_message *m)
+{
+    if (m->type == RAFT_PRE_VOTE || (m->type == RAFT_PRE_VOTE_REPLY && m->granted)) {
+        return true; /* a term that nobody has entered yet */
+    }
+    if (m->type == RAFT_VOTE && !m->transfer && is_sticky(raft)) {
+        return false;
+    }
+    become_follower(raft, m->term, 0);
+    return true;
+}
+
+/* The sender must learn that the world moved on: also a leader that can no longer lead us, because
+ * our term is durable. */
+static void step_lower_term(struct raft *raft, const struct raft_message *m)
+{
+    uint8_t reply = m->type == RAFT_PRE_VOTE ? RAFT_PRE_VOTE_REPLY
+                    : m->type == RAFT_VOTE   ? RAFT_VOTE_REPLY
+                    : m->type == RAFT_APPEND ? RAFT_APPEND_REPLY
+                    : m->type == RAFT_READ   ? RAFT_READ_REPLY
+                                             : 0;
+    if (reply) {
+        struct raft_message *refusal = emit(raft, reply, m->from);
+        refusal->index = reply == RAFT_APPEND_REPLY ? m->index : 0;
+        refusal->sequence = m->sequence;
+    }
+}
+
+void raft_step(struct raft *raft, const struct raft_message *m, const struct raft_entry *entries)
+{
+    CHECK(!raft->out
+               .append); /* the driver hands entries to the log before it steps the next message */
+    if (!is_sound(raft, m, entries)) {
+        return;
+    }
+    if (m->term < raft->term) {
+        step_lower_term(raft, m);
+        return;
+    }
+    if (m->term > raft->term && !step_higher_term(raft, m)) {
+        return;
+    }
+    switch (m->type) {
+    case RAFT_PRE_VOTE:
+        step_pre_vote(raft, m);
+        break;
+    case RAFT_VOTE:
+        step_vote(raft, m);
+        break;
+    case RAFT_PRE_VOTE_REPLY:
+    case RAFT_VOTE_REPLY:
+        step_vote_reply(raft, m);
+        break;
+    case RAFT_APPEND:
+        step_append(raft, m, entries);
+        break;
+    case RAFT_APPEND_REPLY:
+        step_append_reply(raft, m);
+        break;
+    case RAFT_READ:
+        step_read(raft, m);
+        break;
+    case RAFT_READ_REPLY:
+        step_read_reply(raft, m);
+        break;
+    case RAFT_TRANSFER:
+        step_transfer(raft, m);
+        break;
+    }
+}
+
+static bool hears_majority(const struct raft *raft)
+{
+    int heard = 1;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        heard += i != raft->private->self && is_heard_lately(raft, raft->progress[i].heard_ms);
+    }
+    return heard >= majority(raft);
+}
+
+static void tick_peer(struct raft *raft, struct raft_progress *peer)
+{
+    uint64_t now = raft->private->now_ms;
+    if (now - peer->sent_ms >= raft->config.heartbeat_ms) {
+        peer->heartbeat_due = true;
+    }
+    bool reads_wait = raft->read_confirmed < raft->read_sequence;
+    if (reads_wait && peer->read_sent > peer->read_acked &&
+        now - peer->read_sent_ms >= raft->config.heartbeat_ms) {
+        peer->read_sent = peer->read_acked; /* the question or its answer was lost */
+        raft->out.read_round_wanted = true;
+    }
+}
+
+static void tick_leader(struct raft *raft)
+{
+    if (!hears_majority(raft)) {
+        become_follower(raft, raft->term, 0);
+        return;
+    }
+    if (raft->transfer_to && raft->private->now_ms >= raft->private->transfer_deadline_ms) {
+        transfer_end(raft);
+    }
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (i != raft->private->self) {
+            tick_peer(raft, &raft->progress[i]);
+        }
+    }
+}
+
+void raft_tick(struct raft *raft, uint64_t now_ms)
+{
+    struct raft_private *p = raft->private;
+    p->now_ms = max_u64(p->now_ms, now_ms);
+    if (raft->role == RAFT_LEADER) {
+        tick_leader(raft);
+    } else if (p->now_ms >= p->election_deadline_ms) {
+        become_pre_candidate(raft);
+    } else if (raft->role == RAFT_PRE_CANDIDATE ||
+               (raft->role == RAFT_CANDIDATE && p->state_durable)) {
+        if (p->now_ms - p->campaign_sent_ms >= raft->config.heartbeat_ms) {
+            campaign_ask(raft);
+        }
+    }
+}
+
+/* --- Word from the log and the store
+ * ---------------------------------------------------------------------------------------- */
+
+void raft_state_durable(struct raft *raft, uint64_t term, uint64_t vote)
+{
+    struct raft_private *p = raft->private;
+    if (term != raft->term || vote != raft->vote || p->state_durable) {
+        return; /* older word: what is promised now comes with a later one */
+    }
+    p->state_durable = true;
+    release_held(raft);
+    if (raft->role == RAFT_CANDIDATE) {
+        count_vote(raft, p->self);
+    }
+}
+
+void raft_entries_durable(struct raft *raft, uint64_t index, uint64_t term)
+{
+    struct raft_private *p = raft->private;
+    if (index <= raft->durable_index || index > raft->last_index ||
+        raft_term_at(raft, index) != term) {
+        return;
+    }
+    raft->durable_index = index;
+    if (raft->role == RAFT_LEADER) {
+        leader_advance_commit(raft);
+    } else if (min_u64(p->verified, index) > p->acked) {
+        p->ack_due = raft->role == RAFT_FOLLOWER;
+    }
+}
+
+void raft_flushed(struct raft *raft, uint64_t index)
+{
+    CHECK(index <= raft->commit && index <= raft->durable_index);
+    raft->flushed = max_u64(raft->flushed, index);
+    if (raft->role == RAFT_LEADER) {
+        leader_advance_cut(raft);
+    }
+}
+
+bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count, uint32_t bytes)
+{
+    struct raft_progress *peer = find_peer(raft, to);
+    if (!peer || raft->role != RAFT_LEADER || peer->state != RAFT_FETCHING || peer->next != first) {
+        return false;
+    }
+    peer->state = RAFT_STREAM;
+    if (count == 0) {
+        peer->fetch_after_ms = raft->private->now_ms + raft->config.heartbeat_ms;
+        return false;
+    }
+    CHECK(first + count <= raft->last_index + 1);
+    entries_emit(raft, peer, count, bytes);
+    return true;
+}
+
+void raft_log_cut(struct raft *raft, uint64_t log_start)
+{
+    struct raft_private *p = raft->private;
+    CHECK(log_start >= raft->log_start);
+    CHECK(log_start - 1 <= raft->commit && log_start - 1 <= raft->durable_index); /* I1 */
+    if (log_start == raft->log_start) {
+        return;
+    }
+    raft->start_term = raft_term_at(raft, log_start - 1);
+    size_t gone = log_start > raft->last_index ? p->run_count : runs_find(raft, log_start);
+    p->run_count -= gone;
+    memmove(p->runs, p->runs + gone, p->run_count * sizeof(*p->runs));
+    if (p->run_count > 0) {
+        p->runs[0].first = log_start;
+    }
+    raft->log_start = log_start;
+    for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        if (i != p->self && raft->progress[i].next < log_start) {
+            probe_from(raft, &raft->progress[i], log_start);
+        }
+    }
+}
+
+void raft_peer_reset(struct raft *raft, uint64_t replica)
+{
+    struct raft_progress *peer = find_peer(raft, replica);
+    if (!peer || raft->role != RAFT_LEADER) {
+        return;
+    }
+    peer->state = RAFT_PROBE;
+    peer->probe_sent = false;
+    peer->next = max_u64(peer->match + 1, raft->log_start);
+    flights_clear(peer);
+    if (peer->read_sent > peer->read_acked) {
+        peer->read_sent = peer->read_acked;
+        raft->out.read_round_wanted |= raft->read_confirmed < raft->read_sequence;
+    }
+    raft->private->transfer_sent &= raft->transfer_to != replica;
+}
+
+int raft_propose(struct raft *raft, const uint32_t *sizes, uint32_t count, uint64_t *first)
+{
+    (void)sizes; /* the driver answers for bytes, by entries_in_memory */
+    if (raft->role != RAFT_LEADER || raft->transfer_to) {
+        return ERR_NOT_PRIMARY;
+    }
+    CHECK(count > 0);
+    *first = raft->last_index + 1;
+    runs_push(raft, raft->term);
+    raft->last_index += count - 1;
+    effect_append(raft, *first, count, 0);
+    return 0;
+}
+
+bool raft_is_noop(const struct raft *raft, uint64_t index)
+{
+    return index != 0 && index == raft->noop_index;
+}
+
+int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index)
+{
+    struct raft_private *p = raft->private;
+    if (raft->role != RAFT_LEADER) {
+        return ERR_NOT_PRIMARY;
+    }
+    if (raft->commit < raft->noop_index) {
+        return ERR_UNAVAILABLE; /* the commit index may lie below what earlier leaders answered
+                                   (§6.4) */
+    }
+    if (majority(raft) == 1) {
+        raft->read_confirmed = ++raft->read_sequence;
+        raft->out.reads_confirmed = true;
+    } else {
+        raft->read_sequence += p->read_round_closed; /* I8 */
+        p->read_round_closed = false;
+        raft->out.read_round_wanted = true;
+    }
+    *sequence = raft->read_sequence;
+    *index = raft->commit;
+    return 0;
+}
+
+bool raft_read_send(struct raft *raft, uint64_t replica)
+{
+    struct raft_progress *peer = find_peer(raft, replica);
+    if (!peer || raft->role != RAFT_LEADER || raft->read_confirmed >= raft->read_sequence ||
+        peer->read_sent >= raft->read_sequence) {
+        return false;
+    }
+    peer->read_sent = raft->read_sequence;
+    peer->read_sent_ms = raft->private->now_ms;
+    raft->private->read_round_closed = true;
+    emit(raft, RAFT_READ, replica)->sequence = raft->read_sequence;
+    return true;
+}
+
+/* The most caught-up member among those heard lately. */
+static struct raft_progress *transfer_choose(struct raft *raft)
+{
+    struct raft_progress *best = NULL;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        struct raft_progress *peer = &raft->progress[i];
+        if (i != raft->private->self && is_heard_lately(raft, peer->heard_ms) &&
+            (!best || peer->match > best->match)) {
+            best = peer;
+        }
+    }
+    return best;
+}
+
+int raft_transfer(struct raft *raft, uint64_t to)
+{
+    struct raft_private *p = raft->private;
+    if (raft->role != RAFT_LEADER) {
+        return ERR_NOT_PRIMARY;
+    }
+    if (raft->transfer_to) {
+        return ERR_BUSY;
+    }
+    struct raft_progress *peer = to ? find_peer(raft, to) : transfer_choose(raft);
+    if (!peer) {
+        return to ? ERR_BAD_REQUEST : ERR_UNAVAILABLE;
+    }
+    raft->transfer_to = peer->id;
+    p->transfer_deadline_ms = p->now_ms + raft->config.election_timeout_ms;
+    p->transfer_sent = false;
+    return 0;
+}
+
+void raft_step_down(struct raft *raft)
+{
+    become_follower(raft, raft->term, raft->role == RAFT_FOLLOWER ? raft->leader : 0);
+    raft->private->election_deadline_ms =
+        raft->private->now_ms + (uint64_t)STEP_DOWN_TIMEOUTS * raft->config.election_timeout_ms;
+}
+
+static void init_config(struct raft *raft, const struct raft_config *config)
+{
+    struct raft_config *own = &raft->config;
+    *own = *config;
+    CHECK(own->replica_count > 0 && own->replica_count <= LIMIT_REPLICAS);
+    CHECK(own->election_timeout_ms > 0 && own->heartbeat_ms > 0);
+    CHECK(own->heartbeat_ms < own->election_timeout_ms && own->entries_in_memory);
+    CHECK(own->inflight_messages_max > 0 && own->inflight_bytes_max > 0);
+    CHECK(own->inflight_messages_max <= LIMIT_RAFT_INFLIGHT_MESSAGES);
+    CHECK(own->append_bytes_max > 0 && own->append_entries_max > 0);
+    CHECK(own->append_entries_max <= LIMIT_RAFT_APPEND_ENTRIES);
+    raft->private->self = -1;
+    for (int i = 0; i < own->replica_count; i++) {
+        CHECK(own->replicas[i] != 0);
+        raft->progress[i].id = own->replicas[i];
+        if (own->replicas[i] == own->self) {
+            raft->private->self = i;
+        }
+    }
+    CHECK(raft->private->self >= 0);
+}
+
+static void init_log(struct raft *raft, const struct raft_start *start)
+{
+    struct raft_private *p = raft->private;
+    CHECK(start->log_start > 0 && start->last_index + 1 >= start->log_start);
+    CHECK(start->commit <= start->last_index);
+    CHECK((start->run_count == 0) == (start->last_index + 1 == start->log_start));
+    raft->log_start = start->log_start;
+    raft->start_term = start->start_term;
+    raft->last_index = raft->durable_index = start->last_index;
+    raft->commit = max_u64(start->commit, start->log_start - 1);
+    raft->cut = start->log_start - 1;
+    p->run_count = p->run_capacity = start->run_count;
+    if (start->run_count == 0) {
+        return;
+    }
+    p->runs = mem_alloc(start->run_count * sizeof(*p->runs));
+    for (size_t i = 0; i < start->run_count; i++) {
+        const struct raft_run *run = &start->runs[i];
+        uint64_t after = i == 0 ? start->log_start : start->runs[i - 1].first + 1;
+        CHECK(i == 0 ? run->first == after : run->first >= after);
+        CHECK(run->first <= start->last_index && run->term <= start->term);
+        p->runs[i] = *run;
+    }
+}
+
+void raft_init(struct raft *raft, const struct raft_config *config, const struct raft_start *start,
+               uint64_t now_ms)
+{
+    *raft = (struct raft){ .role = RAFT_FOLLOWER, .term = start->term, .vote = start->vote };
+    raft->private = MEM_NEW(struct raft_private);
+    raft->private->state_durable = true;
+    raft->private->now_ms = now_ms;
+    init_config(raft, config);
+    raft->private->random = config->seed ^ config->self * 0x9e3779b97f4a7c15u ^ config->group;
+    init_log(raft, start);
+    reset_election_timer(raft);
+}
+
+void raft_fini(struct raft *raft)
+{
+    mem_free(raft->private->runs);
+    mem_free(raft->private);
+    mem_free(raft->out.messages);
+    *raft = (struct raft){ 0 };
+}
+
+void raft_effects_clear_log(struct raft *raft)
+{
+    raft->out.persist_state = false;
+    raft->out.append = false;
+    raft->out.append_first = 0;
+    raft->out.append_count = raft->out.append_skip = 0;
+}
+
+void raft_effects_clear(struct raft *raft)
+{
+    struct raft_effects *out = &raft->out;
+    *out = (struct raft_effects){ .messages = out->messages,
+                                  .message_capacity = out->message_capacity };
+}
+
+const char *raft_role_name(enum raft_role role)
+{
+    static const char *const names[] = { "follower", "pre-candidate", "candidate", "leader" };
+    return (unsigned)role < sizeof(names) / sizeof(names[0]) ? names[role] : "?";
+}
+
+const char *raft_message_name(uint8_t type)
+{
+    static const char *const names[] = { "?",          "pre-vote", "pre-vote-reply", "vote",
+                                         "vote-reply", "append",   "append-reply",   "read",
+                                         "read-reply", "transfer" };
+    return type < sizeof(names) / sizeof(names[0]) ? names[type] : names[0];
+}
