@@ -157,7 +157,8 @@ static size_t lower_bound(const struct store *store, const void *key, size_t siz
 static bool is_expired(const struct item *item)
 {
     const struct cairn_attributes *a = &item->meta.attributes;
-    return (a->mask & CAIRN_ATTR_EXPIRES) && a->expires_at_us <= now_us(CLOCK_REALTIME);
+    return (a->mask & CAIRN_ATTR_EXPIRES) && a->expires_at_us != 0 &&
+           a->expires_at_us <= now_us(CLOCK_REALTIME);
 }
 
 static void item_fini(struct item *item)
@@ -751,6 +752,9 @@ static void scan_take(struct cairn_scan *scan, const struct item *item)
 static void scan_fill(struct cairn_scan *scan)
 {
     const struct store *store = scan->cairn->store;
+    if (scan->page_at < scan->page_count || scan->is_end) {
+        return;
+    }
     scan_drop_page(scan);
     scan->cairn->counts.scan_pages++;
     if (take_failure(scan->cairn)) {
