@@ -1,19 +1,21 @@
 /* Placement: see placement.h.
  *
- * Each partition scores every node by a hash of (seed, partition, node); the best scores win (rendezvous hashing), but a node
- * whose load has reached the bound is passed over (bounded loads). Three passes over ever looser bounds keep loads within one:
- * a node takes at most floor(copies / nodes), and then, for what is left, one more. Preferred primaries are chosen among a
- * partition's replicas in the same way: least primaries so far, score breaks ties.
+ * Each partition scores every node by a hash of (seed, partition, node); the best scores win
+ * (rendezvous hashing), but a node whose load has reached the bound is passed over (bounded loads).
+ * Three passes over ever looser bounds keep loads within one: a node takes at most floor(copies /
+ * nodes), and then, for what is left, one more. Preferred primaries are chosen among a partition's
+ * replicas in the same way: least primaries so far, score breaks ties.
  *
- * Source: Thaler and Ravishankar 1998 (rendezvous); Mirrokni, Thorup, Zadimoghaddam 2018 (bounded loads). Weights and zones
- * come with membership changes. */
+ * Source: Thaler and Ravishankar 1998 (rendezvous); Mirrokni, Thorup, Zadimoghaddam 2018 (bounded
+ * loads). Weights and zones come with membership changes. */
 #include "cluster/placement.h"
 
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/mem.h"
 
-/* Replicas of the control group: survives two failures in larger clusters. Its load is not counted. */
+/* Replicas of the control group: survives two failures in larger clusters. Its load is not counted.
+ */
 enum { CONTROL_COPIES = 5 };
 
 struct candidate {
@@ -50,14 +52,17 @@ static bool holds_node(const struct topology_partition *partition, uint64_t node
     return false;
 }
 
-/* The best node that does not hold the partition yet, among those of least load: loads stay within one of each other. */
-static size_t choose_node(const struct topology *topology, const struct topology_partition *partition,
+/* The best node that does not hold the partition yet, among those of least load: loads stay within
+ * one of each other. */
+static size_t choose_node(const struct topology *topology,
+                          const struct topology_partition *partition,
                           const struct candidate *ranked, const uint32_t *loads)
 {
     size_t best = SIZE_MAX;
     for (size_t i = 0; i < topology->node_count; i++) {
         size_t node = ranked[i].node;
-        if (!holds_node(partition, topology->nodes[node].id) && (best == SIZE_MAX || loads[node] < loads[best])) {
+        if (!holds_node(partition, topology->nodes[node].id) &&
+            (best == SIZE_MAX || loads[node] < loads[best])) {
             best = node;
         }
     }
@@ -65,8 +70,8 @@ static size_t choose_node(const struct topology *topology, const struct topology
     return best;
 }
 
-static void place_partition(struct topology *topology, struct topology_partition *partition, uint32_t copies,
-                            uint32_t *loads)
+static void place_partition(struct topology *topology, struct topology_partition *partition,
+                            uint32_t copies, uint32_t *loads)
 {
     struct candidate ranked[LIMIT_NODES];
     rank_nodes(topology, partition->group, ranked);
@@ -85,7 +90,8 @@ static size_t node_position(const struct topology *topology, uint64_t node_id)
 }
 
 /* Puts the replica whose node has the fewest primaries first. */
-static void prefer_primary(const struct topology *topology, struct topology_partition *partition, uint32_t *primaries)
+static void prefer_primary(const struct topology *topology, struct topology_partition *partition,
+                           uint32_t *primaries)
 {
     int best = 0;
     for (int i = 1; i < partition->replica_count; i++) {
@@ -102,12 +108,14 @@ static void prefer_primary(const struct topology *topology, struct topology_part
 
 int placement_make(struct topology *topology, uint32_t partitions, struct err *err)
 {
-    if (partitions < LIMIT_PARTITIONS_MIN || partitions > LIMIT_PARTITIONS_MAX || (partitions & (partitions - 1)) != 0) {
-        return err_set(err, ERR_USAGE, "partitions must be a power of two from %d to %d, not %u", LIMIT_PARTITIONS_MIN,
-                       LIMIT_PARTITIONS_MAX, partitions);
+    if (partitions < LIMIT_PARTITIONS_MIN || partitions > LIMIT_PARTITIONS_MAX ||
+        (partitions & (partitions - 1)) != 0) {
+        return err_set(err, ERR_USAGE, "partitions must be a power of two from %d to %d, not %u",
+                       LIMIT_PARTITIONS_MIN, LIMIT_PARTITIONS_MAX, partitions);
     }
     if (topology->replicas < 1 || topology->replicas > LIMIT_REPLICAS) {
-        return err_set(err, ERR_USAGE, "replicas must be from 1 to %d, not %u", LIMIT_REPLICAS, topology->replicas);
+        return err_set(err, ERR_USAGE, "replicas must be from 1 to %d, not %u", LIMIT_REPLICAS,
+                       topology->replicas);
     }
     CHECK(topology->node_count > 0 && topology->node_count <= LIMIT_NODES);
     uint32_t nodes = (uint32_t)topology->node_count;
@@ -126,7 +134,8 @@ int placement_make(struct topology *topology, uint32_t partitions, struct err *e
         partition->group = group;
         if (group == 0) {
             uint32_t control_loads[LIMIT_NODES] = { 0 };
-            place_partition(topology, partition, nodes < CONTROL_COPIES ? nodes : CONTROL_COPIES, control_loads);
+            place_partition(topology, partition, nodes < CONTROL_COPIES ? nodes : CONTROL_COPIES,
+                            control_loads);
             continue;
         }
         partition->bits = bits;

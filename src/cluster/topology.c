@@ -1,9 +1,10 @@
-/* The topology: see topology.h. Unpacking validates everything that lookups rely on, so that they need no checks:
+/* The topology: see topology.h. Unpacking validates everything that lookups rely on, so that they
+ * need no checks:
  *
- * I1 partitions[0] is the control group (group 0, bits 0); the others are ordered by prefix and cover the hash space exactly.
- * I2 Every replica names a known node, no partition has two replicas on one node, replica ids are unique and below
- *    next_replica_id.
- * I3 A topology is never changed once others can see it; it is counted (loop thread only). */
+ * I1 partitions[0] is the control group (group 0, bits 0); the others are ordered by prefix and
+ * cover the hash space exactly. I2 Every replica names a known node, no partition has two replicas
+ * on one node, replica ids are unique and below next_replica_id. I3 A topology is never changed
+ * once others can see it; it is counted (loop thread only). */
 #include "cluster/topology.h"
 
 #include "base/check.h"
@@ -43,7 +44,8 @@ void topology_unref(struct topology *topology)
     }
 }
 
-static int unpack_nodes(const Cairn__Control__Topology *message, struct topology *topology, struct err *err)
+static int unpack_nodes(const Cairn__Control__Topology *message, struct topology *topology,
+                        struct err *err)
 {
     if (message->n_nodes == 0 || message->n_nodes > LIMIT_NODES) {
         return err_set(err, ERR_CORRUPT, "topology: %zu nodes", message->n_nodes);
@@ -71,7 +73,8 @@ static int unpack_replicas(const Cairn__Control__Partition *from, const struct t
                            struct topology_partition *partition, struct err *err)
 {
     if (from->n_replicas == 0 || from->n_replicas > LIMIT_REPLICAS) {
-        return err_set(err, ERR_CORRUPT, "topology: group %u has %zu replicas", from->group, from->n_replicas);
+        return err_set(err, ERR_CORRUPT, "topology: group %u has %zu replicas", from->group,
+                       from->n_replicas);
     }
     for (size_t i = 0; i < from->n_replicas; i++) {
         const Cairn__Control__Replica *replica = from->replicas[i];
@@ -81,7 +84,8 @@ static int unpack_replicas(const Cairn__Control__Partition *from, const struct t
         }
         for (int j = 0; j < partition->replica_count; j++) {
             if (partition->replicas[j].node_id == replica->node_id) {
-                return err_set(err, ERR_CORRUPT, "topology: group %u is twice on one node", from->group);
+                return err_set(err, ERR_CORRUPT, "topology: group %u is twice on one node",
+                               from->group);
             }
         }
         partition->replicas[partition->replica_count++] =
@@ -90,7 +94,8 @@ static int unpack_replicas(const Cairn__Control__Partition *from, const struct t
     return 0;
 }
 
-static int unpack_partitions(const Cairn__Control__Topology *message, struct topology *topology, struct err *err)
+static int unpack_partitions(const Cairn__Control__Topology *message, struct topology *topology,
+                             struct err *err)
 {
     if (message->n_partitions < 2 || message->n_partitions > LIMIT_PARTITIONS_MAX + 1) {
         return err_set(err, ERR_CORRUPT, "topology: %zu partitions", message->n_partitions);
@@ -115,8 +120,10 @@ static int unpack_partitions(const Cairn__Control__Topology *message, struct top
             continue;
         }
         bool is_last = i == message->n_partitions - 1;
-        if (from->group == 0 || from->bits > 20 || from->prefix != expected || (i > 1 && expected == 0)) {
-            return err_set(err, ERR_CORRUPT, "topology: partitions leave a gap or overlap at group %u", from->group);
+        if (from->group == 0 || from->bits > 20 || from->prefix != expected ||
+            (i > 1 && expected == 0)) {
+            return err_set(err, ERR_CORRUPT,
+                           "topology: partitions leave a gap or overlap at group %u", from->group);
         }
         expected = from->bits == 0 ? 0 : from->prefix + (1ULL << (HASH_BITS - from->bits));
         if (is_last != (expected == 0)) {
@@ -128,7 +135,8 @@ static int unpack_partitions(const Cairn__Control__Topology *message, struct top
 
 int topology_unpack(struct span packed, struct topology **out, struct err *err)
 {
-    Cairn__Control__Topology *message = cairn__control__topology__unpack(NULL, packed.size, packed.data);
+    Cairn__Control__Topology *message =
+        cairn__control__topology__unpack(NULL, packed.size, packed.data);
     if (!message || message->cluster_id.len != 16) {
         if (message) {
             cairn__control__topology__free_unpacked(message, NULL);
@@ -157,7 +165,8 @@ int topology_unpack(struct span packed, struct topology **out, struct err *err)
     return 0;
 }
 
-static void pack_nodes(const struct topology *topology, Cairn__Control__Topology *message, struct arena *arena)
+static void pack_nodes(const struct topology *topology, Cairn__Control__Topology *message,
+                       struct arena *arena)
 {
     message->n_nodes = topology->node_count;
     message->nodes = arena_alloc(arena, topology->node_count * sizeof *message->nodes);
@@ -175,7 +184,8 @@ static void pack_nodes(const struct topology *topology, Cairn__Control__Topology
     }
 }
 
-static Cairn__Control__Partition *pack_partition(const struct topology_partition *partition, struct arena *arena)
+static Cairn__Control__Partition *pack_partition(const struct topology_partition *partition,
+                                                 struct arena *arena)
 {
     Cairn__Control__Partition *to = arena_alloc(arena, sizeof *to);
     cairn__control__partition__init(to);
@@ -206,7 +216,8 @@ void topology_pack(const struct topology *topology, struct buf *out)
     message.feature_level = topology->feature_level;
     pack_nodes(topology, &message, &arena);
     message.n_partitions = topology->partition_count;
-    message.partitions = arena_alloc(&arena, topology->partition_count * sizeof *message.partitions);
+    message.partitions =
+        arena_alloc(&arena, topology->partition_count * sizeof *message.partitions);
     for (size_t i = 0; i < topology->partition_count; i++) {
         message.partitions[i] = pack_partition(&topology->partitions[i], &arena);
     }
@@ -230,7 +241,8 @@ size_t topology_locate(const struct topology *topology, struct span key)
     return low;
 }
 
-const struct topology_partition *topology_find_group(const struct topology *topology, uint32_t group)
+const struct topology_partition *topology_find_group(const struct topology *topology,
+                                                     uint32_t group)
 {
     /* Groups are numbered in order at bootstrap; splits may break that later. */
     if (group < topology->partition_count && topology->partitions[group].group == group) {

@@ -34,6 +34,8 @@ struct node_config {
     uint64_t overlay_bytes;    /* admission ends here */
     uint64_t map_bytes;        /* LMDB's map */
     bool store_no_sync;        /* the simulator only */
+    /* Every applied entry, for the simulator's checkers; NULL in production. */
+    void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
     /* The node stopped: after node_stop (status 0), or by itself because it can't go on (a failed disk, another cluster's data): the
      * process ends with a failure. The node is still to be freed with node_abandon, not inside this call. */
     void (*on_stopped)(void *ctx, int status, const char *text);
@@ -44,6 +46,21 @@ int node_start(struct env *env, struct logger *logger, const struct node_config 
 /* Hands its primaries over, makes the log durable, stops. on_stopped follows within a few seconds. */
 void node_stop(struct node *node);
 void node_abandon(struct node *node);
+/* A FRAME_HELLO with a node id arrived on a connection that the server accepted. True: the connection is the node's now; false: it
+ * was answered with a refusal, or is to be closed. */
+struct conn;
+struct frame;
+bool node_accept_peer(struct node *node, struct conn *conn, const struct frame *frame);
+/* What a client's hello is answered with: cluster id (16 bytes, NULL until the cluster is formed), node id, boot id, time. */
+const uint8_t *node_cluster_id(const struct node *node);
+uint64_t node_id(const struct node *node);
+uint64_t node_boot_id(const struct node *node);
+const char *node_name(const struct node *node);
+uint64_t node_epoch(const struct node *node);
+uint64_t node_time(const struct node *node);
+/* The server tells how many clients are connected, and of frames that it refused. */
+void node_count_client(struct node *node, int change);
+void node_count_refused(struct node *node);
 /* State as an object tree, for SIGUSR1 and tests. */
 void node_dump(const struct node *node, struct buf *out);
 /* Whether it knows its cluster and every group it holds has a leader: for sd_notify and tests. */

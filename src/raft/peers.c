@@ -3,7 +3,8 @@
 
 #include "base/check.h"
 
-/* A frame's entries: bounded by what the frame limit allows, and what peer_receive allocates for. */
+/* A frame's entries: bounded by what the frame limit allows, and what peer_receive allocates for.
+ */
 enum { PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_MESSAGE_BYTES };
 
 static void peer_clear(struct peer *peer)
@@ -50,14 +51,16 @@ static void peer_grow_entries(struct peer *peer, size_t more)
     }
 }
 
-void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms, struct blob *const *payloads)
+void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms,
+               struct blob *const *payloads)
 {
     if (!peer->conn || conn_out_bytes(peer->conn) > LIMIT_CONN_OUT_BYTES) {
         return; /* Raft repeats what gets lost */
     }
     if (peer->message_count == peer->message_capacity) {
         peer->message_capacity = peer->message_capacity ? peer->message_capacity * 2 : 64;
-        peer->messages = mem_realloc(peer->messages, peer->message_capacity * sizeof *peer->messages);
+        peer->messages =
+            mem_realloc(peer->messages, peer->message_capacity * sizeof *peer->messages);
     }
     peer->messages[peer->message_count++] = *message;
     peer_grow_entries(peer, message->count);
@@ -119,11 +122,12 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
 }
 
 /* Sends messages [first, last) with their entries [entry_first, entry_last) as one frame. */
-static void send_part(struct peer *peer, size_t first, size_t last, size_t entry_first, size_t entry_last, uint64_t epoch,
-                      uint64_t time)
+static void send_part(struct peer *peer, size_t first, size_t last, size_t entry_first,
+                      size_t entry_last, uint64_t epoch, uint64_t time)
 {
     size_t count = last - first, entry_count = entry_last - entry_first;
-    size_t head_bytes = PEER_HEAD_BYTES + count * PEER_MESSAGE_BYTES + entry_count * PEER_ENTRY_BYTES;
+    size_t head_bytes =
+        PEER_HEAD_BYTES + count * PEER_MESSAGE_BYTES + entry_count * PEER_ENTRY_BYTES;
     uint8_t *head = mem_alloc(head_bytes);
     put_u64(head, peer->round_opened ? peer->round_sent : 0);
     put_u64(head + 8, peer->round_to_answer);
@@ -154,11 +158,13 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t entry
 
 void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
 {
-    if (!peer->conn || (peer->message_count == 0 && peer->round_to_answer == 0 && !peer->round_opened)) {
+    if (!peer->conn ||
+        (peer->message_count == 0 && peer->round_to_answer == 0 && !peer->round_opened)) {
         return;
     }
-    /* One frame normally; more when a turn gathered more than a frame may hold. Reads are confirmed by the frame that opened the
-     * round only if their messages are in it, so the round's number travels in the last one. */
+    /* One frame normally; more when a turn gathered more than a frame may hold. Reads are confirmed
+     * by the frame that opened the round only if their messages are in it, so the round's number
+     * travels in the last one. */
     bool round_opened = peer->round_opened;
     uint64_t round_to_answer = peer->round_to_answer;
     size_t first = 0, entry_first = 0, entry_at = 0, bytes = 0;
@@ -185,8 +191,8 @@ void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
 }
 
 /* Reads the entry heads and finds the payloads; false when the sizes do not add up. */
-static bool parse_entries(struct span payload, size_t heads_at, uint32_t entry_count, struct raft_entry *entries,
-                          struct span *payloads)
+static bool parse_entries(struct span payload, size_t heads_at, uint32_t entry_count,
+                          struct raft_entry *entries, struct span *payloads)
 {
     const uint8_t *head = payload.data + heads_at;
     size_t at = heads_at + (size_t)entry_count * PEER_ENTRY_BYTES;
@@ -215,7 +221,8 @@ static bool check_messages(const uint8_t *at, uint32_t message_count, uint32_t e
     return sum == entry_count;
 }
 
-int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message), void *ctx,
+int peer_receive(struct peer *peer, struct span payload,
+                 void (*each)(void *ctx, const struct peer_message *message), void *ctx,
                  bool *round_answered)
 {
     *round_answered = false;
@@ -224,7 +231,8 @@ int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx,
     }
     uint32_t message_count = get_u32(payload.data + 16), entry_count = get_u32(payload.data + 20);
     size_t heads_at = PEER_HEAD_BYTES + (size_t)message_count * PEER_MESSAGE_BYTES;
-    if (message_count > PEER_FRAME_MESSAGES_MAX || entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES ||
+    if (message_count > PEER_FRAME_MESSAGES_MAX ||
+        entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES ||
         heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size ||
         !check_messages(payload.data + PEER_HEAD_BYTES, message_count, entry_count)) {
         return ERR_PROTOCOL;
@@ -243,7 +251,8 @@ int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx,
     const uint8_t *at = payload.data + PEER_HEAD_BYTES;
     size_t entry_at = 0;
     for (uint32_t i = 0; i < message_count; i++, at += PEER_MESSAGE_BYTES) {
-        struct peer_message message = { .entries = entries + entry_at, .payloads = payloads + entry_at };
+        struct peer_message message = { .entries = entries + entry_at,
+                                        .payloads = payloads + entry_at };
         unpack_message(at, &message.message);
         entry_at += message.message.count;
         each(ctx, &message);

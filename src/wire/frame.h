@@ -42,6 +42,13 @@ enum frame_type {
     FRAME_TYPE_MAX = 5,
 };
 
+/* The verbs by name, from the table. */
+enum frame_verb {
+#define VERB(name, number, request, response, text) VERB_##name = number,
+#include "tbl/verbs.def"
+#undef VERB
+};
+
 enum frame_flags {
     FRAME_NO_FORWARD = 1, /* answer ERR_NOT_PRIMARY rather than forward */
     FRAME_MORE = 2,       /* response: further entries exist (scan) */

@@ -1,0 +1,813 @@
+/* The node: see node.h. This file owns the turn: events mark partitions as awake and reads as
+ * waiting; at the end of the turn each awake partition proposes, sends, applies and answers, read
+ * rounds are asked, and one frame leaves per peer.
+ *
+ * Flushing (D5): the overlay is frozen when it is large, when the log is long, or when nothing was
+ * written for a while; the flush begins when the log is durable to where the frozen generation
+ * reaches; when it is done, every group tells its peers, and the log is cut below what all hold. */
+#include "base/check.h"
+#include "node/node_private.h"
+
+enum {
+    STOP_TIMEOUT_US = 3 * 1000 * 1000,
+    TOPOLOGY_ASK_US = 500 * 1000,
+    CLOCK_AHEAD_US = 500 * 1000
+};
+
+static void node_turn(struct env_task *task);
+static void node_tick(struct env_timer *timer);
+static void publish_topology(struct node *node);
+
+void node_wake(struct node *node)
+{
+    env_defer(node->env, &node->turn);
+}
+
+/* --- Failure and stopping */
+
+static void node_stopped(struct node *node, int status, const char *text)
+{
+    if (node->is_stopped) {
+        return;
+    }
+    node->is_stopped = true;
+    env_timer_stop(node->env, &node->tick);
+    if (node->config.on_stopped) {
+        node->config.on_stopped(node->config.ctx, status, text);
+    }
+}
+
+void node_fail(struct node *node, const struct err *err)
+{
+    if (!node->has_failed) {
+        node->has_failed = true;
+        LOG_ERROR(node->logger, "stopping: %s (%s)", err->text, err_info(err->code)->name);
+        node_stopped(node, err->code, err->text);
+    }
+}
+
+static void on_disk_failure(void *ctx, const struct err *err)
+{
+    node_fail(ctx, err);
+}
+
+static bool leads_anything(const struct node *node)
+{
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i] && partition_is_primary(node->partitions[i]) &&
+            partition_topology(node->partitions[i])->replica_count > 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Called from the tick while stopping: hand over, then wait for the log. */
+static void continue_stop(struct node *node)
+{
+    bool is_late = env_now_us(node->env) > node->stop_deadline_us;
+    if (node->log && !is_late && leads_anything(node)) {
+        for (size_t i = 0; i < node->partition_count; i++) {
+            if (node->partitions[i] && partition_is_primary(node->partitions[i])) {
+                partition_resign(node->partitions[i]);
+            }
+        }
+        return;
+    }
+    if (node->log && !is_late && (log_is_busy(node->log) || !list_is_empty(&node->requests))) {
+        return;
+    }
+    LOG_INFO(node->logger, "stopped");
+    node_stopped(node, 0, "stopped");
+}
+
+void node_stop(struct node *node)
+{
+    if (!node->is_stopping) {
+        LOG_INFO(node->logger, "stopping: handing primaries over");
+        node->is_stopping = true;
+        node->stop_deadline_us = env_now_us(node->env) + STOP_TIMEOUT_US;
+    }
+}
+
+/* --- Log and store tell */
+
+struct partition *node_find_partition(struct node *node, uint32_t group)
+{
+    return group < node->partition_count ? node->partitions[group] : NULL;
+}
+
+static void on_durable(void *ctx, uint32_t group, uint64_t index, uint64_t term)
+{
+    struct partition *partition = node_find_partition(ctx, group);
+    if (partition) {
+        partition_durable(partition, index, term);
+    }
+}
+
+static void on_state_durable(void *ctx, uint32_t group, uint64_t term, uint64_t vote)
+{
+    struct partition *partition = node_find_partition(ctx, group);
+    if (partition) {
+        partition_state_durable(partition, term, vote);
+    }
+}
+
+/* The flusher never runs ahead of the log (D5). */
+static bool log_covers_frozen(struct node *node)
+{
+    for (size_t i = 0; i < node->partition_count; i++) {
+        struct partition *partition = node->partitions[i];
+        if (partition && partition_raft(partition)->durable_index <
+                             store_replica_frozen(partition_store(partition))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void continue_flush(struct node *node)
+{
+    if (node->flush_is_waiting && log_covers_frozen(node)) {
+        node->flush_is_waiting = false;
+        store_flush_start(node->store);
+    }
+}
+
+static void on_batch(void *ctx)
+{
+    continue_flush(ctx);
+}
+
+static void on_flushed(void *ctx)
+{
+    struct node *node = ctx;
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i]) {
+            partition_flushed(node->partitions[i]);
+        }
+    }
+}
+
+static void consider_flush(struct node *node)
+{
+    if (store_is_flushing(node->store) || node->flush_is_waiting) {
+        return;
+    }
+    uint64_t operations = store_active_operations(node->store);
+    bool is_idle = env_now_us(node->env) - node->last_write_us > node->config.flush_idle_ms * 1000;
+    if (operations > 0 && (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
+                           log_live_bytes(node->log) >= node->config.log_bytes)) {
+        store_freeze(node->store);
+        node->flush_is_waiting = true;
+        continue_flush(node);
+    }
+}
+
+/* --- Partitions ask */
+
+static void on_partition_wake(void *ctx, struct partition *partition)
+{
+    struct node *node = ctx;
+    CHECK(node->awake_count < 2 * node->partition_count); /* once in this turn, once for the next */
+    node->awake[node->awake_count++] = partition;
+    node_wake(node);
+}
+
+static void on_partition_send(void *ctx, uint64_t node_id, const struct raft_message *message,
+                              const uint64_t *terms, struct blob *const *payloads)
+{
+    struct link *link = membership_find(ctx, node_id);
+    if (link) {
+        peer_send(&link->peer, message, terms, payloads);
+    }
+}
+
+static void on_read_wanted(void *ctx, struct partition *partition)
+{
+    struct node *node = ctx;
+    uint32_t group = partition_group(partition);
+    if (!node->reads_wanted[group]) {
+        node->reads_wanted[group] = true;
+        node->wanted[node->wanted_count++] = group;
+    }
+}
+
+static void on_role_changed(void *ctx, struct partition *partition)
+{
+    struct node *node = ctx;
+    uint64_t leader = partition_leader_node(partition);
+    if (leader != 0) {
+        node->leaders[partition_group(partition)] = leader;
+    }
+    if (partition_group(partition) == 0 && partition_is_primary(partition)) {
+        publish_topology(node);
+    }
+}
+
+static void on_partition_failed(void *ctx, struct partition *partition, const struct err *err)
+{
+    node_fail(ctx, err);
+}
+
+/* The control group's key "topology" may have changed. */
+static void on_applied(void *ctx, struct partition *partition)
+{
+    struct node *node = ctx;
+    node->last_write_us = env_now_us(node->env);
+    if (partition_group(partition) == 0) {
+        struct record record;
+        struct err err;
+        if (store_get(partition_store(partition), span_of_string("topology"), &record, &err) == 0) {
+            node_take_topology(node, record.value);
+        }
+    }
+}
+
+static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term,
+                       struct span payload)
+{
+    struct node *node = ctx;
+    node->config.observe(node->config.ctx, group, index, term, payload);
+}
+
+/* --- Topology */
+
+struct publication {
+    struct partition_write write;
+    struct node *node;
+};
+
+static void publish_done(struct partition_write *write, int status,
+                         const struct store_result *result)
+{
+    struct publication *publication = container_of(write, struct publication, write);
+    if (status == 0 && result->status == 0) {
+        LOG_INFO(publication->node->logger, "topology published epoch=%lu",
+                 publication->node->topology->epoch);
+    }
+    mem_free(publication);
+}
+
+/* A new leader of the control group puts the first topology there, unless it is there. */
+static void publish_topology(struct node *node)
+{
+    struct publication *publication = MEM_NEW(struct publication);
+    publication->node = node;
+    publication->write.done = publish_done;
+    struct command command = {
+        .type = COMMAND_PUT,
+        .feature_level = (uint16_t)node->topology->feature_level,
+        .condition = CONDITION_ABSENT,
+        .key = span_of_string("topology"),
+        .value = buf_span(&node->topology_packed),
+    };
+    publication->write.payload = command_pack(&command);
+    partition_write(node->partitions[0], &publication->write);
+}
+
+bool node_take_topology(struct node *node, struct span packed)
+{
+    struct topology *topology;
+    struct err err;
+    if (topology_unpack(packed, &topology, &err) != 0) {
+        LOG_ERROR(node->logger, "refused a topology: %s", err.text);
+        return false;
+    }
+    if ((node->topology && topology->epoch <= node->topology->epoch) ||
+        (node->genesis && memcmp(topology->cluster_id, node->genesis->cluster_id.data, 16) != 0)) {
+        topology_unref(topology);
+        return false;
+    }
+    topology_unref(node->topology);
+    node->topology = topology;
+    struct buf copy = { 0 };
+    buf_append_span(&copy, packed);
+    buf_fini(&node->topology_packed);
+    node->topology_packed = copy;
+    if (node->log) {
+        LOG_INFO(node->logger, "topology epoch=%lu", topology->epoch);
+    }
+    membership_save_topology(node);
+    return true;
+}
+
+uint64_t node_leader_of(struct node *node, uint32_t group)
+{
+    struct partition *partition = node_find_partition(node, group);
+    if (partition) {
+        return partition_leader_node(partition);
+    }
+    if (group < node->partition_count && node->leaders[group] != 0) {
+        return node->leaders[group];
+    }
+    const struct topology_partition *known = topology_find_group(node->topology, group);
+    return known ? known->replicas[0].node_id : 0;
+}
+
+void node_hear_time(struct node *node, uint64_t time)
+{
+    /* A clock that is far ahead must not drag the cluster along (D8b). */
+    if (time > node->hlc && hlc_to_us(time) <= env_wall_us(node->env) + CLOCK_AHEAD_US) {
+        node->hlc = time;
+    }
+}
+
+/* --- Opening */
+
+static const struct log_group_start *find_start(const struct node *node, uint32_t group)
+{
+    for (size_t i = 0; i < log_group_count(node->log); i++) {
+        if (log_group_at(node->log, i)->group == group) {
+            return log_group_at(node->log, i);
+        }
+    }
+    return NULL;
+}
+
+static int open_partitions(struct node *node, struct err *err)
+{
+    struct partition_host host = {
+        .env = node->env,
+        .logger = node->logger,
+        .log = node->log,
+        .store = node->store,
+        .scratch = node->scratch,
+        .hash_seed = node->topology->hash_seed,
+        .feature_level = node->topology->feature_level,
+        .election_timeout_ms = node->config.election_timeout_ms,
+        .heartbeat_ms = node->config.heartbeat_ms,
+        .hlc = &node->hlc,
+        .wake = on_partition_wake,
+        .send = on_partition_send,
+        .read_wanted = on_read_wanted,
+        .applied = on_applied,
+        .observe = node->config.observe ? on_observe : NULL,
+        .role_changed = on_role_changed,
+        .failed = on_partition_failed,
+        .ctx = node,
+    };
+    for (size_t i = 0; i < node->topology->partition_count; i++) {
+        const struct topology_partition *group = &node->topology->partitions[i];
+        bool is_here = false;
+        for (int j = 0; j < group->replica_count; j++) {
+            is_here = is_here || group->replicas[j].node_id == node->id;
+        }
+        if (!is_here) {
+            continue;
+        }
+        int status = partition_open(&host, group, node->id, find_start(node, group->group),
+                                    &node->partitions[group->group], err);
+        if (status != 0) {
+            return status;
+        }
+        uint64_t time = store_replica_time(partition_store(node->partitions[group->group]));
+        node->hlc = time > node->hlc ? time : node->hlc;
+    }
+    return 0;
+}
+
+static int open_log(struct node *node, struct err *err)
+{
+    char *directory = mem_printf("%s/log", node->config.data);
+    struct log_config config = {
+        .env = node->env,
+        .logger = node->logger,
+        .directory = directory,
+        .node_id = node->id,
+        .on_durable = on_durable,
+        .on_state_durable = on_state_durable,
+        .on_batch = on_batch,
+        .on_failure = on_disk_failure,
+        .ctx = node,
+    };
+    memcpy(config.cluster_id, node->topology->cluster_id, 16);
+    int status = log_open(&config, &node->log, err);
+    mem_free(directory);
+    return status;
+}
+
+static int open_store(struct node *node, struct err *err)
+{
+    char *directory = mem_printf("%s/store", node->config.data);
+    struct store_config config = {
+        .env = node->env,
+        .logger = node->logger,
+        .directory = directory,
+        .node_id = node->id,
+        .map_bytes = node->config.map_bytes,
+        .overlay_bytes_max = node->config.overlay_bytes,
+        .no_sync = node->config.store_no_sync,
+        .on_failure = on_disk_failure,
+        .on_flushed = on_flushed,
+        .ctx = node,
+    };
+    memcpy(config.cluster_id, node->topology->cluster_id, 16);
+    int status = store_open(&config, &node->store, err);
+    mem_free(directory);
+    return status;
+}
+
+int node_open_cluster(struct node *node, struct err *err)
+{
+    uint32_t highest = 0;
+    for (size_t i = 0; i < node->topology->partition_count; i++) {
+        uint32_t group = node->topology->partitions[i].group;
+        highest = group > highest ? group : highest;
+    }
+    node->partition_count = highest + 1;
+    node->partitions = mem_zalloc(node->partition_count * sizeof *node->partitions);
+    node->awake = mem_zalloc(2 * node->partition_count * sizeof *node->awake);
+    node->reads_wanted = mem_zalloc(node->partition_count * sizeof *node->reads_wanted);
+    node->wanted = mem_zalloc(node->partition_count * sizeof *node->wanted);
+    node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
+    node->scratch = MEM_NEW(struct partition_scratch);
+    int status = open_log(node, err);
+    if (status == 0) {
+        status = open_store(node, err);
+    }
+    if (status == 0) {
+        status = open_partitions(node, err);
+    }
+    return status;
+}
+
+static void copy_config(struct node *node, const struct node_config *config)
+{
+    node->config = *config;
+    struct node_config *own = &node->config;
+    own->name = mem_strdup(config->name ? config->name : "n1");
+    own->data = mem_strdup(config->data);
+    own->listen = mem_strdup(config->listen ? config->listen : "127.0.0.1:7400");
+    own->advertise = mem_strdup(config->advertise ? config->advertise : own->listen);
+    own->cluster_name = mem_strdup(config->cluster_name ? config->cluster_name : "cairn");
+    own->bootstrap = config->bootstrap ? mem_strdup(config->bootstrap)
+                                       : mem_printf("%s=%s", own->name, own->advertise);
+    own->zone = mem_strdup(config->zone ? config->zone : "");
+    own->host = mem_strdup(config->host ? config->host : "");
+    own->partitions = config->partitions ? config->partitions : 128;
+    own->replicas = config->replicas ? config->replicas : 3;
+    own->election_timeout_ms = config->election_timeout_ms ? config->election_timeout_ms : 600;
+    own->heartbeat_ms = config->heartbeat_ms ? config->heartbeat_ms : 100;
+    own->flush_bytes = config->flush_bytes ? config->flush_bytes : 128 << 20;
+    own->flush_idle_ms = config->flush_idle_ms ? config->flush_idle_ms : 2000;
+    own->log_bytes = config->log_bytes ? config->log_bytes : 512 << 20;
+}
+
+static void free_config(struct node *node)
+{
+    const char *strings[] = { node->config.name,      node->config.data,
+                              node->config.listen,    node->config.advertise,
+                              node->config.bootstrap, node->config.cluster_name,
+                              node->config.zone,      node->config.host };
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
+        mem_free((void *)strings[i]);
+    }
+}
+
+int node_start(struct env *env, struct logger *logger, const struct node_config *config,
+               struct node **out, struct err *err)
+{
+    CHECK(config->data);
+    struct node *node = MEM_NEW(struct node);
+    node->env = env;
+    node->logger = logger;
+    copy_config(node, config);
+    node->turn.run = node_turn;
+    node->tick.fire = node_tick;
+    list_init(&node->requests);
+    list_init(&node->parked);
+    list_init(&node->free_requests);
+    node->boot_id = env_random_u64(env);
+    node->next_forward_id = 1;
+    node->started_us = node->last_write_us = env_now_us(env);
+    node->hlc = hlc_from_us(env_wall_us(env));
+    int status = env_dir_make(env, node->config.data, err);
+    if (status == 0) {
+        status = env_dir_lock(env, node->config.data, err);
+    }
+    if (status == 0) {
+        status = membership_start(node, err);
+    }
+    if (status != 0) {
+        node->is_stopped = true;
+        node_abandon(node);
+        return status;
+    }
+    env_timer_start(env, &node->tick, NODE_TICK_US);
+    *out = node;
+    return 0;
+}
+
+static void no_frame(void *ctx, struct conn *conn, const struct frame *frame)
+{
+}
+
+static void no_close(void *ctx, struct conn *conn, int status, const char *reason)
+{
+}
+
+static const struct conn_events no_events = { NULL, no_frame, no_close };
+
+void node_abandon(struct node *node)
+{
+    node->is_stopped = true;
+    env_timer_stop(node->env, &node->tick);
+    for (size_t i = 0; i < node->link_count; i++) {
+        struct link *link = &node->links[i];
+        if (link->conn) {
+            conn_attach(link->conn, &no_events, NULL);
+            conn_close(link->conn);
+        }
+        link->conn = NULL;
+        peer_down(&link->peer);
+    }
+    request_drop_all(node);
+    if (node->log) {
+        log_close(node->log);
+    }
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i]) {
+            partition_close(node->partitions[i]);
+        }
+    }
+    if (node->store) {
+        store_close(node->store);
+    }
+    membership_fini(node);
+    list_remove(&node->turn.link);
+    topology_unref(node->topology);
+    buf_fini(&node->topology_packed);
+    mem_free(node->partitions);
+    mem_free(node->awake);
+    mem_free(node->reads_wanted);
+    mem_free(node->wanted);
+    mem_free(node->leaders);
+    mem_free(node->scratch);
+    free_config(node);
+    mem_free(node);
+}
+
+/* --- Links */
+
+void node_link_up(struct node *node, struct link *link)
+{
+    if (!node->log) {
+        return;
+    }
+    peer_up(&link->peer, link->conn);
+    link->last_error_us = 0;
+    LOG_INFO(node->logger, "peer=%s up", link->name);
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i]) {
+            partition_node_down(node->partitions[i], link->node_id);
+        }
+    }
+    node_wake(node);
+}
+
+void node_link_down(struct node *node, struct link *link)
+{
+    peer_down(&link->peer);
+    request_link_lost(link);
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i]) {
+            partition_node_down(node->partitions[i], link->node_id);
+        }
+    }
+    node_wake(node);
+}
+
+static void on_raft_message(void *ctx, const struct peer_message *message)
+{
+    struct node *node = ctx;
+    struct partition *partition = node_find_partition(node, message->message.group);
+    node->counters.raft_messages_received++;
+    if (partition) {
+        partition_message(partition, &message->message, message->entries, message->payloads);
+    }
+}
+
+void node_raft_frame(struct node *node, struct link *link, const struct frame *frame)
+{
+    bool round_answered;
+    if (peer_receive(&link->peer, frame->payload, on_raft_message, node, &round_answered) != 0) {
+        LOG_WARN(node->logger, "peer=%s sent a malformed Raft frame", link->name);
+        node->counters.frames_refused++;
+        conn_close(link->conn);
+        return;
+    }
+    node_wake(node);
+}
+
+/* --- The turn */
+
+/* Asks a read round of every peer that has none in flight, for the groups whose reads wait. A group
+ * stays on the list until its question went to every peer or its reads are answered: partition_turn
+ * lists it again. */
+static void ask_read_rounds(struct node *node)
+{
+    if (node->wanted_count == 0) {
+        return;
+    }
+    for (size_t i = 0; i < node->link_count; i++) {
+        struct link *link = &node->links[i];
+        if (!peer_round_is_free(&link->peer)) {
+            continue;
+        }
+        size_t before = link->peer.message_count;
+        for (size_t j = 0; j < node->wanted_count; j++) {
+            struct partition *partition = node->partitions[node->wanted[j]];
+            partition_read_round(partition, link->node_id);
+        }
+        if (link->peer.message_count > before) {
+            peer_round_open(&link->peer);
+            node->counters.read_rounds++;
+        }
+    }
+}
+
+static void forget_wanted(struct node *node)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < node->wanted_count; i++) {
+        uint32_t group = node->wanted[i];
+        struct partition *partition = node->partitions[group];
+        const struct raft *raft = partition_raft(partition);
+        if (raft->role == RAFT_LEADER && raft->read_confirmed < raft->read_sequence) {
+            node->wanted[kept++] = group;
+        } else {
+            node->reads_wanted[group] = false;
+        }
+    }
+    node->wanted_count = kept;
+}
+
+static void run_awake(struct node *node)
+{
+    /* A partition may wake again while its turn runs; it then runs in the next turn. */
+    size_t count = node->awake_count;
+    for (size_t i = 0; i < count; i++) {
+        partition_turn(node->awake[i]);
+        if (node->is_stopped) {
+            return;
+        }
+    }
+    node->awake_count -= count;
+    memmove(node->awake, node->awake + count, node->awake_count * sizeof *node->awake);
+}
+
+static void node_turn(struct env_task *task)
+{
+    struct node *node = container_of(task, struct node, turn);
+    if (node->is_stopped || !node->log) {
+        return;
+    }
+    node->counters.turns++;
+    run_awake(node);
+    if (node->is_stopped) {
+        return;
+    }
+    ask_read_rounds(node);
+    forget_wanted(node);
+    uint64_t epoch = node->topology->epoch;
+    for (size_t i = 0; i < node->link_count; i++) {
+        peer_flush(&node->links[i].peer, epoch, node->hlc);
+    }
+    store_turn_end(node->store);
+    if (node->awake_count > 0) {
+        node_wake(node);
+    }
+}
+
+static void tick_partitions(struct node *node)
+{
+    uint64_t now_ms = env_now_us(node->env) / 1000;
+    size_t begun = 0;
+    for (size_t i = 0; i < node->partition_count; i++) {
+        struct partition *partition = node->partitions[i];
+        if (!partition) {
+            continue;
+        }
+        partition_tick(partition, now_ms);
+        if (node->ticks % NODE_PREFER_TICKS == 0 && begun < NODE_PREFER_AT_ONCE &&
+            !node->is_stopping) {
+            begun += partition_prefer(partition, now_ms);
+        }
+    }
+}
+
+static void node_tick(struct env_timer *timer)
+{
+    struct node *node = container_of(timer, struct node, tick);
+    node->ticks++;
+    env_timer_start(node->env, &node->tick, NODE_TICK_US);
+    if (node->log) {
+        tick_partitions(node);
+        consider_flush(node);
+    }
+    if (node->ticks % NODE_SWEEP_TICKS == 0 || !list_is_empty(&node->parked)) {
+        request_sweep(node);
+    }
+    if (node->is_stopping) {
+        continue_stop(node);
+    }
+}
+
+/* --- Questions */
+
+const uint8_t *node_cluster_id(const struct node *node)
+{
+    return node->topology ? node->topology->cluster_id : NULL;
+}
+
+uint64_t node_id(const struct node *node)
+{
+    return node->id;
+}
+
+uint64_t node_boot_id(const struct node *node)
+{
+    return node->boot_id;
+}
+
+const char *node_name(const struct node *node)
+{
+    return node->config.name;
+}
+
+uint64_t node_epoch(const struct node *node)
+{
+    return node->topology ? node->topology->epoch : 0;
+}
+
+uint64_t node_time(const struct node *node)
+{
+    return node->hlc;
+}
+
+void node_count_client(struct node *node, int change)
+{
+    node->counters.connections += (uint64_t)(int64_t)change;
+}
+
+void node_count_refused(struct node *node)
+{
+    node->counters.frames_refused++;
+}
+
+bool node_is_ready(const struct node *node)
+{
+    if (!node->log) {
+        return false;
+    }
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i] && partition_leader_node(node->partitions[i]) == 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void dump_partition(struct partition *partition, struct buf *out)
+{
+    const struct raft *raft = partition_raft(partition);
+    buf_printf(out,
+               "  group %u: %s term=%lu leader=%lu log=%lu..%lu durable=%lu commit=%lu applied=%lu "
+               "flushed=%lu cut=%lu "
+               "reads=%lu/%lu\n",
+               partition_group(partition), raft_role_name(raft->role), raft->term, raft->leader,
+               raft->log_start, raft->last_index, raft->durable_index, raft->commit,
+               partition_applied(partition), raft->flushed, raft->cut, raft->read_confirmed,
+               raft->read_sequence);
+    for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        const struct raft_progress *progress = &raft->progress[i];
+        buf_printf(out, "    replica %lu: match=%lu next=%lu state=%d inflight=%u/%u flushed=%lu\n",
+                   progress->id, progress->match, progress->next, (int)progress->state,
+                   progress->inflight_messages, progress->inflight_bytes, progress->flushed);
+    }
+}
+
+void node_dump(const struct node *node, struct buf *out)
+{
+    buf_printf(out, "node %s id=%lu hlc=%lu epoch=%lu stopping=%d\n", node->config.name, node->id,
+               node->hlc, node_epoch(node), node->is_stopping);
+    for (size_t i = 0; i < node->link_count; i++) {
+        const struct link *link = &node->links[i];
+        buf_printf(out, "  peer %s id=%lu up=%d out=%zu round=%lu/%lu\n", link->name, link->node_id,
+                   link->peer.conn != NULL, link->conn ? conn_out_bytes(link->conn) : 0,
+                   link->peer.round_done, link->peer.round_sent);
+    }
+    if (node->store) {
+        const struct store_stats *stats = store_stats(node->store);
+        buf_printf(out, "  store overlay=%lu used=%lu keys=%lu flushes=%lu\n", stats->overlay_bytes,
+                   stats->used_bytes, stats->keys, stats->flushes);
+        buf_printf(out, "  log live=%lu batches=%lu\n", log_live_bytes(node->log),
+                   log_stats(node->log)->batches);
+    }
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i]) {
+            dump_partition(node->partitions[i], out);
+        }
+    }
+}

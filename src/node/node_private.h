@@ -1,0 +1,138 @@
+/* What the files of node/ share: struct node and the calls between them. For node/ only. */
+#ifndef NODE_NODE_PRIVATE_H
+#define NODE_NODE_PRIVATE_H
+
+#include "base/hashtab.h"
+#include "base/hlc.h"
+#include "base/mem.h"
+#include "base/version.h"
+#include "cluster/topology.h"
+#include "node/node.h"
+#include "node/partition.h"
+#include "node/request.h"
+#include "proto/client.pb-c.h"
+#include "proto/control.pb-c.h"
+#include "raft/log.h"
+#include "raft/peers.h"
+#include "store/store.h"
+#include "wire/conn.h"
+
+enum {
+    NODE_TICK_US = 10 * 1000,
+    NODE_SWEEP_TICKS = 5,        /* deadlines and parked requests: every fifth tick */
+    NODE_PREFER_TICKS = 20,      /* preferred primaries: every twentieth tick */
+    NODE_PREFER_AT_ONCE = 16,    /* transfers begun per look */
+    LINK_RETRY_US = 100 * 1000,
+    NODE_ENTRY_MARGIN = 1024,
+};
+
+struct node_counters {
+#define METRIC(name, kind, text) uint64_t name;
+#include "tbl/metrics.def"
+#undef METRIC
+};
+
+/* The way to another node of the cluster. The node whose name comes first dials. */
+struct link {
+    struct node *node;
+    char *name, *address;
+    uint64_t node_id;      /* 0: not known yet */
+    struct peer peer;      /* peer.conn is set only after the greeting */
+    struct conn *conn;     /* from dialling or accepting on, greeting included */
+    bool dials;            /* we dial */
+    bool is_introduced;    /* its hello was heard on this connection */
+    struct env_timer retry;
+    struct request_origin origin; /* requests that it forwards to us */
+    struct hashtab forwards;      /* request id → struct forward that waits for its answer */
+    uint64_t last_error_us;       /* so that an unreachable peer is logged now and then, not always */
+};
+
+struct node {
+    struct env *env;
+    struct logger *logger;
+    struct node_config config; /* its strings are owned */
+    uint64_t id, boot_id;
+    uint64_t started_us;
+    uint64_t hlc;
+
+    /* membership.c */
+    char *bootstrap;           /* canonical list */
+    struct buf genesis_packed; /* empty until the cluster is formed */
+    Cairn__Control__Genesis *genesis;
+    struct save *saving; /* the topology is being written */
+    bool save_again;
+
+    struct topology *topology;
+    struct buf topology_packed;
+    struct link *links;
+    size_t link_count;
+
+    /* open once the cluster is formed */
+    struct log *log;
+    struct store *store;
+    struct partition **partitions; /* by group number; NULL: no replica here */
+    size_t partition_count;
+    struct partition_scratch *scratch;
+    uint64_t *leaders;             /* by group number: node id last heard to lead, 0 = unknown */
+
+    struct env_task turn;
+    struct partition **awake;
+    size_t awake_count;
+    bool *reads_wanted;            /* by group number */
+    uint32_t *wanted;              /* groups with reads that wait for a round */
+    size_t wanted_count;
+    struct env_timer tick;
+    uint64_t ticks;
+
+    struct list requests;          /* all unanswered, struct request */
+    struct list parked;            /* struct request with parked operations */
+    struct list free_requests;
+    size_t free_request_count;
+    uint64_t next_forward_id;
+
+    uint64_t last_write_us;        /* for the idle flush */
+    bool flush_is_waiting;         /* frozen, waits for the log */
+    uint64_t topology_asked_us;
+
+    bool is_stopping, is_stopped, has_failed;
+    uint64_t stop_deadline_us;
+    struct node_counters counters;
+    void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
+    void *observe_ctx;
+};
+
+/* node.c */
+void node_wake(struct node *node);
+void node_fail(struct node *node, const struct err *err);
+/* The cluster is known: opens log, store and the groups that have a replica here. */
+int node_open_cluster(struct node *node, struct err *err);
+/* Takes a topology of a newer epoch; false when it is not newer or malformed. */
+bool node_take_topology(struct node *node, struct span packed);
+struct partition *node_find_partition(struct node *node, uint32_t group);
+/* Node id that leads a group as far as is known here, 0 = unknown. */
+uint64_t node_leader_of(struct node *node, uint32_t group);
+void node_hear_time(struct node *node, uint64_t time);
+void node_raft_frame(struct node *node, struct link *link, const struct frame *frame);
+void node_link_up(struct node *node, struct link *link);
+void node_link_down(struct node *node, struct link *link);
+
+/* membership.c */
+int membership_start(struct node *node, struct err *err);
+void membership_fini(struct node *node);
+struct link *membership_find(struct node *node, uint64_t node_id);
+/* Saves the topology to its file, by a job. */
+void membership_save_topology(struct node *node);
+int membership_load_topology(struct node *node, struct err *err);
+
+/* files.c: small files with magic, format and checksum, replaced atomically. Block. */
+int files_save(struct env *env, const char *directory, const char *name, uint32_t magic, struct span content, struct err *err);
+/* ERR_NOT_FOUND, ERR_CORRUPT, ERR_FORMAT. */
+int files_load(struct env *env, const char *directory, const char *name, uint32_t magic, struct buf *out, struct err *err);
+
+/* request.c */
+void request_sweep(struct node *node);
+void request_forward_answered(struct link *link, const struct frame *frame);
+void request_link_lost(struct link *link);
+void request_drop_all(struct node *node);
+
+#endif

@@ -1,0 +1,816 @@
+/* The partition: see partition.h.
+ *
+ * Invariants
+ * I1 Effects that touch the log (state, entries) are carried out right after the event that caused
+ * them; messages, applying and answers wait for the end of the turn, so that a turn costs one
+ * message per follower, whatever it proposed. I2 `inflight` is ordered by index, and every write in
+ * it stands in the log at (index, term): when a suffix is replaced, those who waited for it leave
+ * with ERR_NOT_PRIMARY (it will never be applied). A write of a former leader therefore waits for
+ *    the truth instead of guessing.
+ * I3 A leader proposes only after its no-op is applied: then the store's time and sessions cover
+ * all that the log held, and times grow along the log across primaries. I4 Applied state is visible
+ * in the store before any answer leaves (raft-thesis §6.4 for reads). */
+#include "node/partition.h"
+
+#include "base/check.h"
+#include "base/hlc.h"
+
+enum {
+    PROPOSE_ENTRIES_MAX = 1024, /* of one turn; the rest goes in the next */
+    APPLY_READ_BYTES = 1 << 20,
+    APPLY_READ_ENTRIES = 4096,
+    PREFER_CAUGHT_UP = 64, /* entries behind which the preferred primary may be */
+};
+
+/* A read of the log for a laggard. */
+struct fetch {
+    struct partition *partition;
+    uint64_t to;
+    bool is_active;
+};
+
+struct partition {
+    struct partition_host host;
+    struct topology_partition group;
+    uint64_t self_node_id, self;
+    struct raft raft;
+    struct store_replica *store;
+    uint64_t applied;
+    uint64_t last_time; /* newest time proposed here */
+    bool is_awake;      /* host.wake was called for this turn */
+    bool is_closing;
+    bool apply_is_reading;
+    bool failed;
+    struct list queued;                  /* writes not proposed yet */
+    struct list inflight;                /* writes by index */
+    struct list early;                   /* reads that wait for the no-op */
+    struct list reads;                   /* reads by sequence */
+    struct list done_writes, done_reads; /* to be told at the end of the turn */
+    struct fetch fetches[LIMIT_REPLICAS];
+    struct partition_stats stats;
+};
+
+static void partition_wake(struct partition *partition)
+{
+    if (!partition->is_awake && !partition->is_closing) {
+        partition->is_awake = true;
+        partition->host.wake(partition->host.ctx, partition);
+    }
+}
+
+static void partition_fail(struct partition *partition, const struct err *err)
+{
+    if (!partition->failed) {
+        partition->failed = true;
+        partition->host.failed(partition->host.ctx, partition, err);
+    }
+}
+
+static uint32_t entries_in_memory(void *ctx, uint64_t first, uint32_t count_max, uint32_t bytes_max,
+                                  uint32_t *bytes)
+{
+    struct partition *partition = ctx;
+    return log_in_memory(partition->host.log, partition->group.group, first, count_max, bytes_max,
+                         bytes);
+}
+
+/* --- Opening */
+
+static const struct topology_replica *own_replica(const struct topology_partition *group,
+                                                  uint64_t node_id)
+{
+    for (int i = 0; i < group->replica_count; i++) {
+        if (group->replicas[i].node_id == node_id) {
+            return &group->replicas[i];
+        }
+    }
+    return NULL;
+}
+
+static void make_raft_config(const struct partition *partition, struct raft_config *config)
+{
+    *config = (struct raft_config){
+        .group = partition->group.group,
+        .self = partition->self,
+        .replica_count = partition->group.replica_count,
+        .election_timeout_ms = partition->host.election_timeout_ms,
+        .heartbeat_ms = partition->host.heartbeat_ms,
+        .seed = env_random_u64(partition->host.env),
+        .inflight_bytes_max = LIMIT_RAFT_INFLIGHT_BYTES,
+        .inflight_messages_max = LIMIT_RAFT_INFLIGHT_MESSAGES,
+        .append_bytes_max = LIMIT_RAFT_APPEND_BYTES,
+        .append_entries_max = LIMIT_RAFT_APPEND_ENTRIES,
+        .entries_in_memory = entries_in_memory,
+        .ctx = (void *)partition,
+    };
+    for (int i = 0; i < partition->group.replica_count; i++) {
+        config->replicas[i] = partition->group.replicas[i].id;
+    }
+}
+
+/* The store may be ahead of nothing: an applied index beyond the durable log is damage (D5). */
+static int check_start(const struct partition *partition, const struct raft_start *start,
+                       struct err *err)
+{
+    uint64_t applied = store_replica_applied(partition->store);
+    if (applied > start->last_index) {
+        return err_set(err, ERR_CORRUPT,
+                       "part=%u: the store has applied index %lu, but the log ends at %lu",
+                       partition->group.group, applied, start->last_index);
+    }
+    if (start->log_start > applied + 1) {
+        return err_set(err, ERR_CORRUPT,
+                       "part=%u: the log begins at %lu, but the store has applied only to %lu",
+                       partition->group.group, start->log_start, applied);
+    }
+    return 0;
+}
+
+int partition_open(const struct partition_host *host, const struct topology_partition *group,
+                   uint64_t self_node_id, const struct log_group_start *start,
+                   struct partition **out, struct err *err)
+{
+    const struct topology_replica *own = own_replica(group, self_node_id);
+    CHECK(own);
+    if (start && start->replica != own->id) {
+        return err_set(err, ERR_CORRUPT,
+                       "part=%u: the log is of replica %lu, the topology says %lu", group->group,
+                       start->replica, own->id);
+    }
+    struct partition *partition = MEM_NEW(struct partition);
+    partition->host = *host;
+    partition->group = *group;
+    partition->self_node_id = self_node_id;
+    partition->self = own->id;
+    list_init(&partition->queued);
+    list_init(&partition->inflight);
+    list_init(&partition->early);
+    list_init(&partition->reads);
+    list_init(&partition->done_writes);
+    list_init(&partition->done_reads);
+    int status = store_replica_open(host->store, group->group, own->id, host->hash_seed,
+                                    group->prefix, group->bits, &partition->store, err);
+    struct raft_start raft_start = { .log_start = 1 };
+    if (status == 0) {
+        if (start) {
+            raft_start = start->raft;
+        }
+        status = check_start(partition, &raft_start, err);
+    }
+    if (status != 0) {
+        mem_free(partition);
+        return status;
+    }
+    if (!start) {
+        log_group_add(host->log, group->group, own->id, 1, 0);
+    }
+    partition->applied = store_replica_applied(partition->store);
+    raft_start.commit = partition->applied;
+    struct raft_config config;
+    make_raft_config(partition, &config);
+    raft_init(&partition->raft, &config, &raft_start, env_now_us(host->env) / 1000);
+    raft_flushed(&partition->raft, partition->applied);
+    partition_wake(partition);
+    *out = partition;
+    return 0;
+}
+
+/* --- Waiting ones */
+
+static void finish_write(struct partition *partition, struct partition_write *write, int status)
+{
+    list_remove(&write->link);
+    write->status = status;
+    list_append(&partition->done_writes, &write->link);
+    partition_wake(partition);
+}
+
+static void finish_read(struct partition *partition, struct partition_read *read, int status)
+{
+    list_remove(&read->link);
+    read->status = status;
+    list_append(&partition->done_reads, &read->link);
+    partition_wake(partition);
+}
+
+static void drop_payload(struct partition_write *write)
+{
+    blob_unref(write->payload);
+    write->payload = NULL;
+}
+
+static void finish_all_writes(struct partition *partition, struct list *list, int status)
+{
+    LIST_FOR_SAFE(node, list)
+    {
+        finish_write(partition, container_of(node, struct partition_write, link), status);
+    }
+}
+
+static void finish_all_reads(struct partition *partition, struct list *list, int status)
+{
+    LIST_FOR_SAFE(node, list)
+    {
+        finish_read(partition, container_of(node, struct partition_read, link), status);
+    }
+}
+
+static void tell_done(struct partition *partition)
+{
+    struct list *node;
+    while ((node = list_take_first(&partition->done_writes))) {
+        struct partition_write *write = container_of(node, struct partition_write, link);
+        drop_payload(write);
+        write->done(write, write->status, NULL);
+    }
+    while ((node = list_take_first(&partition->done_reads))) {
+        struct partition_read *read = container_of(node, struct partition_read, link);
+        read->done(read, read->status);
+    }
+}
+
+void partition_close(struct partition *partition)
+{
+    partition->is_closing = true;
+    finish_all_writes(partition, &partition->queued, ERR_SHUTDOWN);
+    finish_all_writes(partition, &partition->inflight, ERR_UNKNOWN_OUTCOME);
+    finish_all_reads(partition, &partition->early, ERR_SHUTDOWN);
+    finish_all_reads(partition, &partition->reads, ERR_SHUTDOWN);
+    tell_done(partition);
+    raft_fini(&partition->raft);
+    mem_free(partition);
+}
+
+void partition_write(struct partition *partition, struct partition_write *write)
+{
+    list_append(&partition->queued, &write->link);
+    int status = store_admit(partition->host.store, write->payload->size);
+    if (status == 0) {
+        status = log_admit(partition->host.log, write->payload->size);
+    }
+    if (status != 0) {
+        finish_write(partition, write, status);
+    }
+    partition_wake(partition);
+}
+
+/* Registers the read with the core: joins `reads`, waits in `early`, or is refused. */
+static void register_read(struct partition *partition, struct partition_read *read)
+{
+    int status = raft_read(&partition->raft, &read->sequence, &read->index);
+    if (status == 0) {
+        list_append(&partition->reads, &read->link);
+    } else if (status == ERR_UNAVAILABLE) {
+        list_append(&partition->early, &read->link);
+    } else {
+        finish_read(partition, read, status);
+    }
+}
+
+void partition_read(struct partition *partition, struct partition_read *read)
+{
+    partition->stats.reads++;
+    register_read(partition, read);
+    partition_wake(partition);
+}
+
+void partition_write_forget(struct partition *partition, struct partition_write *write)
+{
+    list_remove(&write->link);
+    drop_payload(write);
+}
+
+void partition_read_forget(struct partition *partition, struct partition_read *read)
+{
+    list_remove(&read->link);
+}
+
+/* --- Effects */
+
+/* Those who waited for entries that are now replaced: they will never be applied (I2). */
+static void drop_replaced(struct partition *partition, uint64_t first)
+{
+    while (!list_is_empty(&partition->inflight)) {
+        struct partition_write *last =
+            container_of(partition->inflight.prev, struct partition_write, link);
+        if (last->index < first) {
+            break;
+        }
+        finish_write(partition, last, ERR_NOT_PRIMARY);
+    }
+}
+
+static void append_noop(struct partition *partition)
+{
+    const struct raft_effects *out = &partition->raft.out;
+    CHECK(out->append_count == 1 && raft_is_noop(&partition->raft, out->append_first));
+    struct blob *empty = blob_new(0);
+    drop_replaced(partition, out->append_first);
+    log_append(partition->host.log, partition->group.group, out->append_first,
+               &partition->raft.term, &empty, 1);
+    blob_unref(empty);
+}
+
+/* The entries of the append that was just stepped, from append_skip on. */
+static void append_received(struct partition *partition, const struct raft_entry *entries,
+                            const struct span *payloads)
+{
+    const struct raft_effects *out = &partition->raft.out;
+    uint32_t count = out->append_count, skip = out->append_skip;
+    drop_replaced(partition, out->append_first);
+    for (uint32_t done = 0; done < count;) {
+        uint32_t part =
+            count - done < LIMIT_RAFT_APPEND_ENTRIES ? count - done : LIMIT_RAFT_APPEND_ENTRIES;
+        for (uint32_t i = 0; i < part; i++) {
+            const struct span *payload = &payloads[skip + done + i];
+            partition->host.scratch->terms[i] = entries[skip + done + i].term;
+            partition->host.scratch->blobs[i] = blob_new(payload->size);
+            if (payload->size > 0) {
+                memcpy(partition->host.scratch->blobs[i]->data, payload->data, payload->size);
+            }
+        }
+        log_append(partition->host.log, partition->group.group, out->append_first + done,
+                   partition->host.scratch->terms, partition->host.scratch->blobs, part);
+        for (uint32_t i = 0; i < part; i++) {
+            blob_unref(partition->host.scratch->blobs[i]);
+        }
+        done += part;
+    }
+}
+
+/* After every event but a proposal (I1). entries and payloads: of an append that was stepped, else
+ * NULL. */
+static void settle(struct partition *partition, const struct raft_entry *entries,
+                   const struct span *payloads)
+{
+    struct raft_effects *out = &partition->raft.out;
+    if (out->persist_state) {
+        log_append_state(partition->host.log, partition->group.group, partition->raft.term,
+                         partition->raft.vote);
+        out->persist_state = false;
+    }
+    if (out->append) {
+        if (entries) {
+            append_received(partition, entries, payloads);
+        } else {
+            append_noop(partition);
+        }
+        out->append = false;
+        out->append_count = 0;
+    }
+    partition_wake(partition);
+}
+
+/* --- Events */
+
+void partition_tick(struct partition *partition, uint64_t now_ms)
+{
+    struct raft_effects *out = &partition->raft.out;
+    raft_tick(&partition->raft, now_ms);
+    if (out->persist_state || out->append || out->message_count > 0 || out->role_changed ||
+        out->transfer_done || out->fetch_count > 0) {
+        settle(partition, NULL, NULL);
+    }
+}
+
+void partition_message(struct partition *partition, const struct raft_message *message,
+                       const struct raft_entry *entries, const struct span *payloads)
+{
+    if (message->to != partition->self || message->group != partition->group.group) {
+        return;
+    }
+    raft_step(&partition->raft, message, entries);
+    settle(partition, message->type == RAFT_APPEND ? entries : NULL, payloads);
+}
+
+void partition_durable(struct partition *partition, uint64_t index, uint64_t term)
+{
+    raft_entries_durable(&partition->raft, index, term);
+    settle(partition, NULL, NULL);
+}
+
+void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote)
+{
+    raft_state_durable(&partition->raft, term, vote);
+    settle(partition, NULL, NULL);
+}
+
+void partition_flushed(struct partition *partition)
+{
+    uint64_t flushed = store_replica_flushed(partition->store);
+    if (flushed > partition->raft.flushed) {
+        raft_flushed(&partition->raft, flushed);
+        settle(partition, NULL, NULL);
+    }
+}
+
+static const struct topology_replica *replica_on(const struct partition *partition,
+                                                 uint64_t node_id)
+{
+    return own_replica(&partition->group, node_id);
+}
+
+void partition_node_down(struct partition *partition, uint64_t node_id)
+{
+    const struct topology_replica *replica = replica_on(partition, node_id);
+    if (replica) {
+        raft_peer_reset(&partition->raft, replica->id);
+        settle(partition, NULL, NULL);
+    }
+}
+
+/* --- The end of the turn */
+
+static void propose_queued(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    if (raft->role != RAFT_LEADER) {
+        finish_all_writes(partition, &partition->queued, ERR_NOT_PRIMARY);
+        return;
+    }
+    if (raft->transfer_to != 0 || partition->applied < raft->noop_index ||
+        list_is_empty(&partition->queued)) {
+        return; /* I3; they wait */
+    }
+    uint32_t count = 0, sizes[PROPOSE_ENTRIES_MAX];
+    LIST_FOR(node, &partition->queued)
+    {
+        if (count == PROPOSE_ENTRIES_MAX) {
+            break;
+        }
+        struct partition_write *write = container_of(node, struct partition_write, link);
+        sizes[count] = write->payload->size;
+        partition->host.scratch->blobs[count] = write->payload;
+        partition->host.scratch->terms[count] = raft->term;
+        count++;
+    }
+    uint64_t first;
+    int status = raft_propose(raft, sizes, count, &first);
+    if (status != 0) {
+        finish_all_writes(partition, &partition->queued, ERR_NOT_PRIMARY);
+        return;
+    }
+    uint64_t wall_us = env_wall_us(partition->host.env);
+    for (uint32_t i = 0; i < count; i++) {
+        struct partition_write *write =
+            container_of(list_take_first(&partition->queued), struct partition_write, link);
+        uint64_t newest = *partition->host.hlc;
+        uint64_t floor = store_replica_time(partition->store);
+        newest = partition->last_time > newest ? partition->last_time : newest;
+        newest = floor > newest ? floor : newest;
+        partition->last_time = *partition->host.hlc = hlc_next(newest, wall_us);
+        command_set_time(write->payload, partition->last_time);
+        write->index = first + i;
+        write->term = raft->term;
+        list_append(&partition->inflight, &write->link);
+    }
+    log_append(partition->host.log, partition->group.group, first, partition->host.scratch->terms,
+               partition->host.scratch->blobs, count);
+    raft->out.append = false;
+    raft->out.append_count = 0;
+    partition->stats.proposals += count;
+    if (!list_is_empty(&partition->queued)) {
+        partition_wake(partition);
+    }
+}
+
+/* Applies one entry and answers who waits for it. False: the node must stop. */
+static bool apply_entry(struct partition *partition, uint64_t index, struct blob *payload)
+{
+    struct store_result result = { 0 };
+    struct err err;
+    if (store_apply(partition->store, index, payload, &result, &err) != 0) {
+        partition_fail(partition, &err);
+        return false;
+    }
+    partition->applied = index;
+    partition->stats.applied++;
+    if (partition->host.observe) {
+        partition->host.observe(partition->host.ctx, partition->group.group, index,
+                                raft_term_at(&partition->raft, index), blob_span(payload));
+    }
+    struct list *first = partition->inflight.next;
+    if (first == &partition->inflight) {
+        return true;
+    }
+    struct partition_write *write = container_of(first, struct partition_write, link);
+    CHECK(write->index >= index);
+    if (write->index == index) {
+        CHECK(write->term == raft_term_at(&partition->raft, index)); /* I2 */
+        list_remove(&write->link);
+        drop_payload(write);
+        write->done(write, 0, &result); /* I4 */
+    }
+    return true;
+}
+
+static void apply_read_done(void *ctx, int status, uint64_t first, struct blob **payloads,
+                            uint32_t count)
+{
+    struct partition *partition = ctx;
+    partition->apply_is_reading = false;
+    if (status != 0) {
+        struct err err;
+        err_set(&err, status, "part=%u index=%lu: cannot read a committed entry from the log",
+                partition->group.group, first);
+        partition_fail(partition, &err);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (first + i == partition->applied + 1 && first + i <= partition->raft.commit &&
+            !partition->failed) {
+            apply_entry(partition, first + i, payloads[i]);
+        }
+        blob_unref(payloads[i]);
+    }
+    partition_wake(partition);
+}
+
+static void apply_committed(struct partition *partition)
+{
+    uint64_t before = partition->applied;
+    while (partition->applied < partition->raft.commit && !partition->apply_is_reading &&
+           !partition->failed) {
+        uint64_t next = partition->applied + 1;
+        struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
+        if (!payload) {
+            uint64_t left = partition->raft.commit - partition->applied;
+            partition->apply_is_reading = true;
+            log_read(partition->host.log, partition->group.group, next,
+                     left < APPLY_READ_ENTRIES ? (uint32_t)left : APPLY_READ_ENTRIES,
+                     APPLY_READ_BYTES, apply_read_done, partition);
+            break;
+        }
+        if (!apply_entry(partition, next, payload)) {
+            break;
+        }
+    }
+    if (partition->applied != before) {
+        partition->host.applied(partition->host.ctx, partition);
+    }
+}
+
+static void settle_reads(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    while (!list_is_empty(&partition->reads)) {
+        struct partition_read *read =
+            container_of(partition->reads.next, struct partition_read, link);
+        if (read->sequence > raft->read_confirmed || read->index > partition->applied) {
+            break;
+        }
+        finish_read(partition, read, 0);
+    }
+    if (raft->role != RAFT_LEADER) {
+        finish_all_reads(partition, &partition->reads, ERR_NOT_PRIMARY);
+        finish_all_reads(partition, &partition->early, ERR_NOT_PRIMARY);
+    } else if (!list_is_empty(&partition->early) && raft->commit >= raft->noop_index) {
+        struct list early;
+        list_init(&early);
+        struct list *node;
+        while ((node = list_take_first(&partition->early))) {
+            list_append(&early, node);
+        }
+        while ((node = list_take_first(&early))) {
+            register_read(partition, container_of(node, struct partition_read, link));
+        }
+    }
+}
+
+/* Payloads of an append: just read from disk (fetched, beginning with index fetched_first), or in
+ * the log's memory. */
+static bool find_payloads(struct partition *partition, const struct raft_message *message,
+                          struct blob **fetched, uint64_t fetched_first, uint32_t fetched_count)
+{
+    for (uint32_t i = 0; i < message->count; i++) {
+        uint64_t index = message->index + 1 + i;
+        partition->host.scratch->terms[i] = raft_term_at(&partition->raft, index);
+        if (fetched && index >= fetched_first && index < fetched_first + fetched_count) {
+            partition->host.scratch->blobs[i] = fetched[index - fetched_first];
+        } else {
+            partition->host.scratch->blobs[i] =
+                log_peek(partition->host.log, partition->group.group, index);
+        }
+        if (!partition->host.scratch->blobs[i]) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void send_messages(struct partition *partition, struct blob **fetched,
+                          uint64_t fetched_first, uint32_t fetched_count)
+{
+    struct raft *raft = &partition->raft;
+    for (size_t i = 0; i < raft->out.message_count; i++) {
+        const struct raft_message *message = &raft->out.messages[i];
+        uint64_t node_id = 0;
+        for (int j = 0; j < partition->group.replica_count; j++) {
+            if (partition->group.replicas[j].id == message->to) {
+                node_id = partition->group.replicas[j].node_id;
+            }
+        }
+        CHECK(node_id != 0 && message->count <= LIMIT_RAFT_APPEND_ENTRIES);
+        /* An append of a term that is over may name entries that were replaced since. */
+        if (message->count > 0 &&
+            (message->term != raft->term ||
+             !find_payloads(partition, message, fetched, fetched_first, fetched_count))) {
+            continue; /* Raft repeats */
+        }
+        partition->host.send(partition->host.ctx, node_id, message, partition->host.scratch->terms,
+                             partition->host.scratch->blobs);
+    }
+    raft->out.message_count = 0;
+}
+
+void partition_read_round(struct partition *partition, uint64_t node_id)
+{
+    const struct topology_replica *replica = replica_on(partition, node_id);
+    if (replica && raft_read_send(&partition->raft, replica->id)) {
+        send_messages(partition, NULL, 0, 0);
+    }
+}
+
+static void fetch_done(void *ctx, int status, uint64_t first, struct blob **payloads,
+                       uint32_t count)
+{
+    struct fetch *fetch = ctx;
+    struct partition *partition = fetch->partition;
+    uint32_t bytes = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        bytes += payloads[i]->size;
+    }
+    fetch->is_active = false;
+    if (status != 0) {
+        LOG_WARN(partition->host.logger, "part=%u index=%lu cannot read the log for a replica: %s",
+                 partition->group.group, first, err_info(status)->name);
+        count = 0;
+    }
+    raft_fetched(&partition->raft, fetch->to, first, count, bytes);
+    settle(partition, NULL, NULL);
+    send_messages(partition, payloads, first, count);
+    for (uint32_t i = 0; i < count; i++) {
+        blob_unref(payloads[i]);
+    }
+}
+
+static void start_fetches(struct partition *partition)
+{
+    struct raft_effects *out = &partition->raft.out;
+    for (int i = 0; i < out->fetch_count; i++) {
+        struct fetch *fetch = NULL;
+        for (int j = 0; j < LIMIT_REPLICAS && !fetch; j++) {
+            if (!partition->fetches[j].is_active) {
+                fetch = &partition->fetches[j];
+            }
+        }
+        if (!fetch) {
+            raft_fetched(&partition->raft, out->fetches[i].to, out->fetches[i].first, 0, 0);
+            continue;
+        }
+        *fetch = (struct fetch){ partition, out->fetches[i].to, true };
+        log_read(partition->host.log, partition->group.group, out->fetches[i].first,
+                 LIMIT_RAFT_APPEND_ENTRIES, LIMIT_RAFT_APPEND_BYTES, fetch_done, fetch);
+    }
+    out->fetch_count = 0;
+}
+
+/* Cuts the log below what every replica's store holds. */
+static void cut_log(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    uint64_t cut = raft->cut < raft->flushed ? raft->cut : raft->flushed;
+    if (cut >= raft->log_start && cut <= partition->applied) {
+        log_cut(partition->host.log, partition->group.group, cut + 1, raft_term_at(raft, cut));
+        raft_log_cut(raft, cut + 1);
+    }
+}
+
+static void note_role(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    if (raft->role == RAFT_LEADER) {
+        partition->stats.elections++;
+    }
+    LOG_DEBUG(partition->host.logger, "part=%u term=%lu role=%s leader=%lu", partition->group.group,
+              raft->term, raft_role_name(raft->role), raft->leader);
+    partition->host.role_changed(partition->host.ctx, partition);
+}
+
+void partition_turn(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    partition->is_awake = false;
+    if (partition->failed) {
+        return;
+    }
+    propose_queued(partition);
+    raft_flush(raft);
+    send_messages(partition, NULL, 0, 0);
+    start_fetches(partition);
+    if (raft->out.role_changed) {
+        raft->out.role_changed = false;
+        note_role(partition);
+    }
+    raft->out.transfer_done = raft->out.commit_advanced = raft->out.reads_confirmed = false;
+    apply_committed(partition);
+    settle_reads(partition);
+    tell_done(partition);
+    if (!list_is_empty(&partition->reads) && raft->role == RAFT_LEADER) {
+        partition->host.read_wanted(partition->host.ctx, partition);
+    }
+    if (!list_is_empty(&partition->queued) && raft->role == RAFT_LEADER && raft->transfer_to == 0 &&
+        partition->applied >= raft->noop_index) {
+        partition_wake(partition);
+    }
+    cut_log(partition);
+}
+
+/* --- Leadership by choice */
+
+static const struct raft_progress *find_progress(const struct raft *raft, uint64_t replica)
+{
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (raft->progress[i].id == replica) {
+            return &raft->progress[i];
+        }
+    }
+    return NULL;
+}
+
+bool partition_prefer(struct partition *partition, uint64_t now_ms)
+{
+    struct raft *raft = &partition->raft;
+    uint64_t preferred = partition->group.replicas[0].id;
+    if (raft->role != RAFT_LEADER || preferred == partition->self || raft->transfer_to != 0 ||
+        partition->applied < raft->noop_index) {
+        return false;
+    }
+    const struct raft_progress *progress = find_progress(raft, preferred);
+    CHECK(progress);
+    if (progress->heard_ms + partition->host.election_timeout_ms < now_ms ||
+        progress->match + PREFER_CAUGHT_UP < raft->last_index) {
+        return false;
+    }
+    bool began = raft_transfer(raft, preferred) == 0;
+    settle(partition, NULL, NULL);
+    return began;
+}
+
+int partition_resign(struct partition *partition)
+{
+    int status = raft_transfer(&partition->raft, 0);
+    settle(partition, NULL, NULL);
+    return status;
+}
+
+/* --- Questions */
+
+uint32_t partition_group(const struct partition *partition)
+{
+    return partition->group.group;
+}
+
+const struct raft *partition_raft(const struct partition *partition)
+{
+    return &partition->raft;
+}
+
+struct store_replica *partition_store(struct partition *partition)
+{
+    return partition->store;
+}
+
+const struct topology_partition *partition_topology(const struct partition *partition)
+{
+    return &partition->group;
+}
+
+bool partition_is_primary(const struct partition *partition)
+{
+    return partition->raft.role == RAFT_LEADER;
+}
+
+uint64_t partition_leader_node(const struct partition *partition)
+{
+    for (int i = 0; i < partition->group.replica_count; i++) {
+        if (partition->group.replicas[i].id == partition->raft.leader) {
+            return partition->group.replicas[i].node_id;
+        }
+    }
+    return 0;
+}
+
+uint64_t partition_applied(const struct partition *partition)
+{
+    return partition->applied;
+}
+
+uint64_t partition_log_start(const struct partition *partition)
+{
+    return partition->raft.log_start;
+}
+
+const struct partition_stats *partition_stats(const struct partition *partition)
+{
+    return &partition->stats;
+}

@@ -1,0 +1,115 @@
+/* The partition: one replica of one group on this node. Joins Raft core, log and store; admits or refuses writes and reads, applies
+ * what is committed, answers those who wait.
+ *
+ * Life of a write: partition_write queues it → at the end of the turn all queued ones are proposed and logged together →
+ * committed → applied → done(). Of a read: partition_read registers it → a read round confirms leadership → applied far enough →
+ * done(); the reader then looks into the store.
+ *
+ * Waiting structs are embedded in the caller's memory, which stays until done() was called or the wait was abandoned. done() is
+ * called from partition_turn or partition_close, never inside partition_write or partition_read. */
+#ifndef NODE_PARTITION_H
+#define NODE_PARTITION_H
+
+#include "cluster/topology.h"
+#include "raft/log.h"
+#include "raft/raft.h"
+#include "store/store.h"
+
+struct partition;
+
+struct partition_write {
+    struct list link; /* in the partition's queue or ring; zeroed: not waiting */
+    struct blob *payload; /* a packed command; the partition takes the reference */
+    uint64_t index, term; /* once proposed */
+    int status;           /* the partition's, until done() */
+    /* status 0: *result is the store's answer. ERR_NOT_PRIMARY, ERR_BUSY, ERR_STORE_FULL, ERR_DISK_FULL: nothing was or will be
+     * applied. */
+    void (*done)(struct partition_write *write, int status, const struct store_result *result);
+};
+
+struct partition_read {
+    struct list link;
+    uint64_t sequence, index;
+    int status; /* the partition's, until done() */
+    /* status 0: the store may be read now, in this call or later. ERR_NOT_PRIMARY: ask elsewhere. */
+    void (*done)(struct partition_read *read, int status);
+};
+
+/* Memory for one call's work, shared by all partitions of a node. */
+struct partition_scratch {
+    uint64_t terms[LIMIT_RAFT_APPEND_ENTRIES];
+    struct blob *blobs[LIMIT_RAFT_APPEND_ENTRIES];
+};
+
+/* What a partition needs from its node. */
+struct partition_host {
+    struct env *env;
+    struct logger *logger;
+    struct log *log;
+    struct store *store;
+    uint64_t hash_seed;
+    uint32_t feature_level;
+    uint32_t election_timeout_ms, heartbeat_ms;
+    struct partition_scratch *scratch;
+    uint64_t *hlc; /* the node's newest hybrid logical time */
+    /* The partition has work for the end of this turn. Called once until partition_turn. */
+    void (*wake)(void *ctx, struct partition *partition);
+    /* Sends a Raft message to the node that holds replica message->to; entries as peer_send takes them. */
+    void (*send)(void *ctx, uint64_t node_id, const struct raft_message *message, const uint64_t *terms,
+                 struct blob *const *payloads);
+    /* Reads wait for a round to be asked: the node calls partition_read_round for each of its peers when they are free. */
+    void (*read_wanted)(void *ctx, struct partition *partition);
+    /* Entries were applied this turn. */
+    void (*applied)(void *ctx, struct partition *partition);
+    /* Every applied entry, for the simulator's checkers; NULL in production. */
+    void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
+    void (*role_changed)(void *ctx, struct partition *partition);
+    /* Entries cannot be read or applied: the node must stop. */
+    void (*failed)(void *ctx, struct partition *partition, const struct err *err);
+    void *ctx;
+};
+
+struct partition_stats {
+    uint64_t proposals, applied, elections, reads;
+};
+
+/* Opens this node's replica of `group` as the topology describes it; start: what the log found, NULL for a new one. */
+int partition_open(const struct partition_host *host, const struct topology_partition *group, uint64_t self_node_id,
+                   const struct log_group_start *start, struct partition **out, struct err *err);
+/* Frees at once; waiting ones get done(ERR_SHUTDOWN). */
+void partition_close(struct partition *partition);
+
+void partition_write(struct partition *partition, struct partition_write *write);
+void partition_read(struct partition *partition, struct partition_read *read);
+/* The waiting one is not interested any more: done() is not called. A proposed write may still be applied. */
+void partition_write_forget(struct partition *partition, struct partition_write *write);
+void partition_read_forget(struct partition *partition, struct partition_read *read);
+
+/* Events. */
+void partition_tick(struct partition *partition, uint64_t now_ms);
+void partition_message(struct partition *partition, const struct raft_message *message, const struct raft_entry *entries,
+                       const struct span *payloads);
+void partition_durable(struct partition *partition, uint64_t index, uint64_t term);
+void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote);
+void partition_flushed(struct partition *partition);
+void partition_node_down(struct partition *partition, uint64_t node_id);
+/* Emits the question of a read round to a node, if reads wait that have not been asked there. */
+void partition_read_round(struct partition *partition, uint64_t node_id);
+/* End of the turn: proposes, sends, applies, answers. */
+void partition_turn(struct partition *partition);
+/* Hands leadership over: to the preferred replica if that is another node and caught up (returns whether it began), or to any. */
+bool partition_prefer(struct partition *partition, uint64_t now_ms);
+int partition_resign(struct partition *partition);
+
+uint32_t partition_group(const struct partition *partition);
+const struct raft *partition_raft(const struct partition *partition);
+struct store_replica *partition_store(struct partition *partition);
+const struct topology_partition *partition_topology(const struct partition *partition);
+bool partition_is_primary(const struct partition *partition);
+/* Node that leads, 0 = unknown. */
+uint64_t partition_leader_node(const struct partition *partition);
+uint64_t partition_applied(const struct partition *partition);
+uint64_t partition_log_start(const struct partition *partition);
+const struct partition_stats *partition_stats(const struct partition *partition);
+
+#endif

@@ -1,0 +1,354 @@
+/* The request: see request.h. Here: its life from arrival to answer, deadlines, parking,
+ * forwarding.
+ *
+ *   request_start → kv_start / scan_start / admin_… → (parked, dispatched again)* → request_answer
+ *
+ * A request that finds no primary is parked and looked at again every tick until its deadline:
+ * elections are over before most deadlines are. What is forwarded waits in the link's table for its
+ * answer. Each request has an arena; finished structs are kept for reuse. */
+#include "base/check.h"
+#include "node/request_private.h"
+
+enum {
+    REQUEST_TIMEOUT_MS = 10 * 1000, /* when the asker names none */
+    REQUEST_TIMEOUT_MS_MAX = 600 * 1000,
+    FREE_REQUESTS_MAX = 1024,
+};
+
+void request_origin_init(struct request_origin *origin,
+                         void (*respond)(struct request_origin *origin, const struct frame *frame,
+                                         const struct conn_piece *pieces, size_t count))
+{
+    list_init(&origin->requests);
+    origin->count = 0;
+    origin->respond = respond;
+}
+
+/* --- Memory */
+
+static void *allocator_alloc(void *data, size_t size)
+{
+    return arena_alloc(data, size);
+}
+
+static void allocator_free(void *data, void *memory)
+{
+}
+
+void *request_alloc(struct request *request, size_t size)
+{
+    void *memory = arena_alloc(&request->arena, size);
+    memset(memory, 0, size);
+    return memory;
+}
+
+static struct request *request_new(struct node *node)
+{
+    struct list *free_one = list_take_first(&node->free_requests);
+    struct request *request;
+    if (free_one) {
+        request = container_of(free_one, struct request, link);
+        struct arena arena = request->arena;
+        *request = (struct request){ .arena = arena };
+        node->free_request_count--;
+    } else {
+        request = MEM_NEW(struct request);
+    }
+    request->node = node;
+    request->allocator = (ProtobufCAllocator){ allocator_alloc, allocator_free, &request->arena };
+    list_init(&request->forwards);
+    list_append(&node->requests, &request->link);
+    return request;
+}
+
+static void request_free(struct request *request)
+{
+    struct node *node = request->node;
+    kv_drop(request);
+    scan_drop(request);
+    struct list *taken;
+    while ((taken = list_take_first(&request->forwards))) {
+        container_of(taken, struct forward, link_in_request)->request = NULL;
+    }
+    list_remove(&request->link);
+    list_remove(&request->parked_link);
+    if (request->origin) {
+        list_remove(&request->origin_link);
+        request->origin->count--;
+    }
+    if (node->free_request_count < FREE_REQUESTS_MAX) {
+        arena_reset(&request->arena);
+        list_append(&node->free_requests, &request->link);
+        node->free_request_count++;
+    } else {
+        arena_fini(&request->arena);
+        mem_free(request);
+    }
+}
+
+/* --- Answers */
+
+void request_answer(struct request *request, int status, uint16_t flags,
+                    const ProtobufCMessage *message, const struct conn_piece *pieces, size_t count)
+{
+    CHECK(!request->is_finished);
+    request->is_finished = true;
+    struct node *node = request->node;
+    if (status != 0 && status != ERR_NOT_FOUND && status != ERR_EXISTS &&
+        status != ERR_CONDITION_FAILED) {
+        node->counters.requests_failed++;
+    }
+    if (request->origin) {
+        struct frame frame = {
+            .type = FRAME_RESPONSE,
+            .verb = request->verb,
+            .flags = flags,
+            .status = status,
+            .request_id = request->id,
+            .trace_id = request->trace_id,
+            .epoch = node->topology ? node->topology->epoch : 0,
+            .time = node->hlc,
+        };
+        if (message) {
+            size_t size = protobuf_c_message_get_packed_size(message);
+            uint8_t *packed = arena_alloc(&request->arena, size + 1);
+            protobuf_c_message_pack(message, packed);
+            frame.message = span_of(packed, size);
+        }
+        request->origin->respond(request->origin, &frame, pieces, count);
+    }
+    request_free(request);
+}
+
+void request_fail(struct request *request, int status, const char *text)
+{
+    Cairn__V1__ErrorInfo info = CAIRN__V1__ERROR_INFO__INIT;
+    info.text = (char *)(text ? text : "");
+    request_answer(request, status, 0, &info.base, NULL, 0);
+}
+
+void request_make_hint(struct request *request, uint32_t group, Cairn__V1__Hint *hint)
+{
+    cairn__v1__hint__init(hint);
+    hint->group = group;
+    hint->node_id = node_leader_of(request->node, group);
+}
+
+/* --- Arrival */
+
+static void request_begin(struct request *request, const struct frame *frame)
+{
+    switch (frame->verb) {
+    case VERB_GET:
+    case VERB_PUT:
+    case VERB_DELETE:
+    case VERB_SETATTR:
+    case VERB_MULTI:
+        kv_start(request, frame);
+        break;
+    case VERB_SCAN:
+        scan_start(request, frame);
+        break;
+    case VERB_TOPOLOGY:
+        admin_topology(request, frame);
+        break;
+    case VERB_STATUS:
+        admin_status(request, frame);
+        break;
+    default:
+        request_fail(request, ERR_UNKNOWN_VERB, NULL);
+    }
+}
+
+void request_start(struct node *node, struct request_origin *origin, const struct frame *frame)
+{
+    struct request *request = request_new(node);
+    request->origin = origin;
+    list_append(&origin->requests, &request->origin_link);
+    origin->count++;
+    request->id = frame->request_id;
+    request->trace_id = frame->trace_id;
+    request->verb = frame->verb;
+    request->flags = frame->flags;
+    request->hops = frame->hops;
+    uint32_t deadline_ms = frame->deadline_ms ? frame->deadline_ms : REQUEST_TIMEOUT_MS;
+    deadline_ms = deadline_ms < REQUEST_TIMEOUT_MS_MAX ? deadline_ms : REQUEST_TIMEOUT_MS_MAX;
+    request->deadline_us = env_now_us(node->env) + (uint64_t)deadline_ms * 1000;
+    node->counters.requests++;
+    if (node->is_stopping || node->is_stopped) {
+        request_fail(request, ERR_SHUTDOWN, NULL);
+    } else if (!node->log && frame->verb != VERB_STATUS) {
+        request_fail(request, ERR_UNAVAILABLE, "the cluster is not formed yet");
+    } else {
+        request_begin(request, frame);
+    }
+}
+
+void request_origin_gone(struct request_origin *origin)
+{
+    struct list *node;
+    while ((node = list_take_first(&origin->requests))) {
+        container_of(node, struct request, origin_link)->origin = NULL;
+        origin->count--;
+    }
+}
+
+/* --- Routing */
+
+uint32_t request_left_ms(const struct request *request)
+{
+    uint64_t now_us = env_now_us(request->node->env);
+    return now_us < request->deadline_us ? (uint32_t)((request->deadline_us - now_us + 999) / 1000)
+                                         : 1;
+}
+
+struct link *request_link_to(struct request *request, uint32_t group, int *status)
+{
+    struct node *node = request->node;
+    *status = 0;
+    uint64_t leader = node_leader_of(node, group);
+    if ((request->flags & FRAME_NO_FORWARD) || request->hops >= LIMIT_HOPS) {
+        *status = ERR_NOT_PRIMARY;
+        return NULL;
+    }
+    struct link *link = leader != 0 && leader != node->id ? membership_find(node, leader) : NULL;
+    return link && link->peer.conn ? link : NULL;
+}
+
+void request_park(struct request *request)
+{
+    if (!list_is_linked(&request->parked_link)) {
+        list_append(&request->node->parked, &request->parked_link);
+    }
+}
+
+/* --- Forwarding */
+
+struct forward *request_forward(struct request *request, struct link *link, uint16_t verb,
+                                const ProtobufCMessage *message, const struct conn_piece *pieces,
+                                size_t count)
+{
+    struct node *node = request->node;
+    struct forward *forward = MEM_NEW(struct forward);
+    forward->request = request;
+    forward->link = link;
+    forward->id = node->next_forward_id++;
+    list_append(&request->forwards, &forward->link_in_request);
+    hashtab_put(&link->forwards, forward->id, forward);
+    size_t size = protobuf_c_message_get_packed_size(message);
+    uint8_t *packed = arena_alloc(&request->arena, size + 1);
+    protobuf_c_message_pack(message, packed);
+    struct frame frame = {
+        .type = FRAME_REQUEST,
+        .verb = verb,
+        .hops = (uint8_t)(request->hops + 1),
+        .request_id = forward->id,
+        .deadline_ms = request_left_ms(request),
+        .trace_id = request->trace_id,
+        .epoch = node->topology->epoch,
+        .time = node->hlc,
+        .message = span_of(packed, size),
+    };
+    conn_send_pieces(link->conn, &frame, pieces, count);
+    node->counters.requests_forwarded++;
+    return forward;
+}
+
+void request_forward_answered(struct link *link, const struct frame *frame)
+{
+    struct forward *forward = hashtab_take(&link->forwards, frame->request_id);
+    if (!forward) {
+        return;
+    }
+    if (forward->request) {
+        list_remove(&forward->link_in_request);
+        if (forward->operations) {
+            kv_forward_answered(forward, frame);
+        } else {
+            scan_forward_answered(forward, frame);
+        }
+    }
+    mem_free(forward);
+}
+
+void request_link_lost(struct link *link)
+{
+    size_t position = 0;
+    uint64_t id;
+    struct forward *forward;
+    while ((forward = hashtab_next(&link->forwards, &position, &id))) {
+        hashtab_take(&link->forwards, id);
+        if (forward->request) {
+            list_remove(&forward->link_in_request);
+            if (forward->operations) {
+                kv_forward_lost(forward);
+            } else {
+                scan_forward_lost(forward);
+            }
+        }
+        mem_free(forward);
+    }
+}
+
+/* --- Time */
+
+static void request_expire(struct request *request)
+{
+    if (request->scan) {
+        request_fail(request, ERR_UNAVAILABLE,
+                     "the deadline passed before every partition had answered");
+    } else {
+        kv_expire(request);
+    }
+}
+
+void request_sweep(struct node *node)
+{
+    struct list again;
+    list_init(&again);
+    struct list *taken;
+    while ((taken = list_take_first(&node->parked))) {
+        list_append(&again, taken);
+    }
+    while ((taken = list_take_first(&again))) {
+        struct request *request = container_of(taken, struct request, parked_link);
+        if (request->scan) {
+            scan_dispatch(request);
+        } else {
+            kv_dispatch(request);
+        }
+    }
+    if (node->ticks % NODE_SWEEP_TICKS != 0) {
+        return;
+    }
+    uint64_t now_us = env_now_us(node->env);
+    LIST_FOR_SAFE(at, &node->requests)
+    {
+        struct request *request = container_of(at, struct request, link);
+        if (now_us >= request->deadline_us) {
+            request_expire(request);
+        }
+    }
+}
+
+void request_drop_all(struct node *node)
+{
+    while (!list_is_empty(&node->requests)) {
+        struct request *request = container_of(node->requests.next, struct request, link);
+        request_free(request);
+    }
+    struct list *taken;
+    while ((taken = list_take_first(&node->free_requests))) {
+        struct request *request = container_of(taken, struct request, link);
+        arena_fini(&request->arena);
+        mem_free(request);
+    }
+    for (size_t i = 0; i < node->link_count; i++) {
+        size_t position = 0;
+        uint64_t id;
+        struct forward *forward;
+        while ((forward = hashtab_next(&node->links[i].forwards, &position, &id))) {
+            mem_free(forward);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+/* Inside of requests: shared by request.c (life, routing, forwarding), verb_kv.c, verb_scan.c and verb_admin.c. */
+#ifndef NODE_REQUEST_PRIVATE_H
+#define NODE_REQUEST_PRIVATE_H
+
+#include "node/node_private.h"
+
+enum operation_state {
+    OPERATION_NEW,       /* to be dispatched; also while parked: no primary is known right now */
+    OPERATION_WRITING,   /* in a partition here */
+    OPERATION_READING,   /* waits for a partition's leave to read */
+    OPERATION_READABLE,  /* leave was given; read when the whole request is answered */
+    OPERATION_FORWARDED, /* another node was asked */
+    OPERATION_DONE,
+};
+
+/* One key's part of a request. */
+struct operation {
+    struct request *request;
+    Cairn__V1__Operation__Kind kind;
+    enum operation_state state;
+    uint32_t group;
+    uint64_t tried_node;      /* the link it was forwarded to last, 0 = none */
+    bool maybe_applied;       /* an earlier try may have been applied; the session keeps a retry from doing it twice */
+    bool has_session;
+    struct span key;          /* the request's arena */
+    struct blob *command;     /* writes */
+    struct partition *partition;
+    struct partition_write write;
+    struct partition_read read;
+    /* The result. */
+    int status;
+    struct store_result result;
+    bool has_record;
+    struct record record;     /* gets: what another node answered (arena), or is read at the end */
+};
+
+/* A question passed on to another node. */
+struct forward {
+    struct request *request; /* NULL: nobody waits any more */
+    struct link *link;
+    struct list link_in_request;
+    uint64_t id;
+    struct operation **operations; /* of a multi; NULL: a scan's part */
+    size_t count;
+    struct scan_source *source;
+};
+
+struct request {
+    struct list link;        /* node->requests, or the free list */
+    struct list origin_link;
+    struct list parked_link;
+    struct node *node;
+    struct request_origin *origin; /* NULL: gone */
+    uint64_t id, trace_id;
+    uint16_t verb, flags;
+    uint8_t hops;
+    uint64_t deadline_us;
+    struct arena arena;
+    ProtobufCAllocator allocator;
+    struct operation *operations;
+    size_t operation_count, unfinished;
+    struct list forwards;
+    struct scan *scan;
+    struct operation single; /* room for the common case */
+    bool is_finished;
+};
+
+/* request.c */
+void request_fail(struct request *request, int status, const char *text);
+/* Sends the answer and frees the request. message may be NULL. */
+void request_answer(struct request *request, int status, uint16_t flags, const ProtobufCMessage *message,
+                    const struct conn_piece *pieces, size_t count);
+/* The partition's primary is not here: link to it, or NULL with *status: 0 = none known now (park), else the failure. */
+struct link *request_link_to(struct request *request, uint32_t group, int *status);
+void request_park(struct request *request);
+struct forward *request_forward(struct request *request, struct link *link, uint16_t verb, const ProtobufCMessage *message,
+                                const struct conn_piece *pieces, size_t count);
+uint32_t request_left_ms(const struct request *request);
+void *request_alloc(struct request *request, size_t size);
+void request_make_hint(struct request *request, uint32_t group, Cairn__V1__Hint *hint);
+
+/* verb_kv.c */
+void kv_start(struct request *request, const struct frame *frame);
+void kv_dispatch(struct request *request);
+void kv_forward_answered(struct forward *forward, const struct frame *frame);
+/* Its link broke before an answer came. */
+void kv_forward_lost(struct forward *forward);
+void kv_expire(struct request *request);
+void kv_drop(struct request *request);
+void kv_make_meta(struct request *request, const struct record *record, Cairn__V1__Meta *meta);
+
+/* verb_scan.c */
+void scan_start(struct request *request, const struct frame *frame);
+void scan_dispatch(struct request *request);
+void scan_forward_answered(struct forward *forward, const struct frame *frame);
+void scan_forward_lost(struct forward *forward);
+void scan_drop(struct request *request);
+
+/* verb_admin.c */
+void admin_topology(struct request *request, const struct frame *frame);
+void admin_status(struct request *request, const struct frame *frame);
+
+#endif

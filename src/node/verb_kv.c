@@ -1,0 +1,743 @@
+/* Verbs on single keys (get, put, delete, setattr) and multi, which is many of them in one frame.
+ * All become operations; each goes to its partition here, or with others of its kind to the node
+ * that leads it.
+ *
+ *   NEW → WRITING → DONE                   the partition here leads: proposed, applied
+ *   NEW → READING → READABLE → (DONE)      leadership confirmed; read when the whole request is
+ * answered NEW → FORWARDED → DONE                 another node answered … → NEW no primary, or the
+ * wrong one: parked, dispatched again
+ *
+ * A read's value is taken at the very end, for all operations at once: what the store holds then is
+ * committed and no older than what was confirmed, and spans borrowed from the store need not
+ * outlive the turn. */
+#include "base/check.h"
+#include "node/request_private.h"
+
+typedef Cairn__V1__Operation Operation;
+typedef Cairn__V1__OperationResult OperationResult;
+
+static void kv_settle(struct request *request);
+
+static bool is_read(const struct operation *operation)
+{
+    return operation->kind == CAIRN__V1__OPERATION__KIND__GET ||
+           operation->kind == CAIRN__V1__OPERATION__KIND__GET_META;
+}
+
+static void finish_operation(struct operation *operation, int status)
+{
+    CHECK(operation->state != OPERATION_DONE && operation->state != OPERATION_READABLE);
+    operation->status = status;
+    operation->state = status == 0 && is_read(operation) && !operation->has_record
+                           ? OPERATION_READABLE
+                           : OPERATION_DONE;
+    operation->request->unfinished--;
+}
+
+/* --- Taking a request apart */
+
+static int judge_key(size_t size)
+{
+    return size == 0 ? ERR_KEY_EMPTY : size > LIMIT_KEY_BYTES ? ERR_KEY_TOO_LONG : 0;
+}
+
+static void convert_attributes(const Cairn__V1__Attributes *from, struct attributes *to)
+{
+    if (from) {
+        *to = (struct attributes){
+            .mask = from->mask & (ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID | ATTRIBUTE_MTIME |
+                                  ATTRIBUTE_FLAGS | ATTRIBUTE_EXPIRES),
+            .mode = from->mode & 07777,
+            .uid = from->uid,
+            .gid = from->gid,
+            .flags = from->flags & RECORD_DIRECTORY,
+            .mtime_us = from->mtime_us,
+            .expires_at_us = from->expires_at_us,
+        };
+    }
+}
+
+static void make_command(struct operation *operation, const Operation *from, struct span value)
+{
+    static const uint8_t types[] = {
+        [CAIRN__V1__OPERATION__KIND__PUT] = COMMAND_PUT,
+        [CAIRN__V1__OPERATION__KIND__DELETE] = COMMAND_DELETE,
+        [CAIRN__V1__OPERATION__KIND__SETATTR] = COMMAND_SETATTR,
+    };
+    struct command command = {
+        .type = types[from->kind],
+        .feature_level = (uint16_t)operation->request->node->topology->feature_level,
+        .condition = (uint8_t)from->condition,
+        .condition_version = from->version,
+        .key = operation->key,
+        .value = value,
+    };
+    if (from->session) {
+        command.session = (struct session_id){ from->session->id_high, from->session->id_low };
+        command.number = from->session->number;
+        command.lowest = from->session->lowest;
+        command.client_time = from->session->client_time;
+        operation->has_session = command.number != 0;
+    }
+    convert_attributes(from->attributes, &command.attributes);
+    operation->command = command_pack(&command);
+}
+
+/* Fills one operation; a bad one is done at once with its error. */
+static void take_operation(struct request *request, struct operation *operation,
+                           const Operation *from, struct span value)
+{
+    operation->request = request;
+    operation->kind = from->kind;
+    operation->key = span_of(from->key.data, from->key.len);
+    operation->state = OPERATION_NEW;
+    int status = judge_key(from->key.len);
+    if (status == 0 && value.size > LIMIT_VALUE_BYTES) {
+        status = ERR_VALUE_TOO_LARGE;
+    }
+    if (status == 0 && (from->condition > CAIRN__V1__CONDITION__PRESENT ||
+                        from->kind > CAIRN__V1__OPERATION__KIND__SETATTR ||
+                        (from->session && from->session->number != 0 &&
+                         from->session->lowest > from->session->number))) {
+        status = ERR_BAD_REQUEST;
+    }
+    if (status != 0) {
+        operation->has_record = false;
+        finish_operation(operation, status);
+        return;
+    }
+    const struct topology *topology = request->node->topology;
+    operation->group = topology->partitions[topology_locate(topology, operation->key)].group;
+    if (!is_read(operation)) {
+        make_command(operation, from, value);
+    }
+}
+
+static bool take_multi(struct request *request, const Cairn__V1__MultiRequest *message,
+                       struct span payload)
+{
+    if (message->consistency != CAIRN__V1__CONSISTENCY__LINEARIZABLE) {
+        request_fail(request, ERR_UNSUPPORTED, "only linearizable reads for now");
+        return false;
+    }
+    if (message->n_operations == 0 || message->n_operations > LIMIT_MULTI_OPERATIONS) {
+        request_fail(request, message->n_operations ? ERR_LIMIT : ERR_BAD_REQUEST,
+                     "bad number of operations");
+        return false;
+    }
+    uint64_t sum = 0;
+    for (size_t i = 0; i < message->n_operations; i++) {
+        sum += message->operations[i]->value_size;
+    }
+    if (sum != payload.size) {
+        request_fail(request, ERR_BAD_REQUEST, "value sizes do not add up to the payload");
+        return false;
+    }
+    request->operation_count = request->unfinished = message->n_operations;
+    request->operations =
+        request_alloc(request, message->n_operations * sizeof *request->operations);
+    size_t at = 0;
+    for (size_t i = 0; i < message->n_operations; i++) {
+        size_t size = message->operations[i]->value_size;
+        take_operation(request, &request->operations[i], message->operations[i],
+                       span_of(payload.data + at, size));
+        at += size;
+    }
+    return true;
+}
+
+/* The single verbs, as an operation. False: malformed. */
+static bool take_single(struct request *request, const struct frame *frame, Operation *out,
+                        int *status)
+{
+    ProtobufCAllocator *allocator = &request->allocator;
+    size_t size = frame->message.size;
+    const uint8_t *data = frame->message.data;
+    cairn__v1__operation__init(out);
+    *status = 0;
+    if (frame->verb == VERB_GET) {
+        Cairn__V1__GetRequest *get = cairn__v1__get_request__unpack(allocator, size, data);
+        if (get) {
+            out->kind = get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META
+                                       : CAIRN__V1__OPERATION__KIND__GET;
+            out->key = get->key;
+            *status =
+                get->consistency == CAIRN__V1__CONSISTENCY__LINEARIZABLE ? 0 : ERR_UNSUPPORTED;
+        }
+        return get != NULL;
+    }
+    if (frame->verb == VERB_PUT) {
+        Cairn__V1__PutRequest *put = cairn__v1__put_request__unpack(allocator, size, data);
+        if (put) {
+            out->kind = CAIRN__V1__OPERATION__KIND__PUT;
+            out->key = put->key;
+            out->condition = put->condition;
+            out->version = put->version;
+            out->attributes = put->attributes;
+            out->session = put->session;
+        }
+        return put != NULL;
+    }
+    if (frame->verb == VERB_DELETE) {
+        Cairn__V1__DeleteRequest *delete = cairn__v1__delete_request__unpack(allocator, size, data);
+        if (delete) {
+            out->kind = CAIRN__V1__OPERATION__KIND__DELETE;
+            out->key = delete->key;
+            out->condition = delete->condition;
+            out->version = delete->version;
+            out->session = delete->session;
+        }
+        return delete != NULL;
+    }
+    Cairn__V1__SetattrRequest *setattr = cairn__v1__setattr_request__unpack(allocator, size, data);
+    if (setattr) {
+        out->kind = CAIRN__V1__OPERATION__KIND__SETATTR;
+        out->key = setattr->key;
+        out->condition = setattr->condition;
+        out->version = setattr->version;
+        out->attributes = setattr->attributes;
+        out->session = setattr->session;
+    }
+    return setattr != NULL;
+}
+
+static bool is_multi(const struct request *request)
+{
+    return request->verb == VERB_MULTI;
+}
+
+void kv_start(struct request *request, const struct frame *frame)
+{
+    if (is_multi(request)) {
+        Cairn__V1__MultiRequest *message = cairn__v1__multi_request__unpack(
+            &request->allocator, frame->message.size, frame->message.data);
+        if (!message) {
+            request_fail(request, ERR_BAD_REQUEST, "malformed message");
+            return;
+        }
+        if (!take_multi(request, message, frame->payload)) {
+            return;
+        }
+    } else {
+        Operation operation;
+        int status;
+        if (!take_single(request, frame, &operation, &status)) {
+            request_fail(request, ERR_BAD_REQUEST, "malformed message");
+            return;
+        }
+        if (status != 0) {
+            request_fail(request, status, "only linearizable reads for now");
+            return;
+        }
+        request->operations = &request->single;
+        request->operation_count = request->unfinished = 1;
+        take_operation(request, &request->single, &operation, frame->payload);
+    }
+    kv_dispatch(request);
+}
+
+/* --- To the partitions */
+
+static void on_write_done(struct partition_write *write, int status,
+                          const struct store_result *result)
+{
+    struct operation *operation = container_of(write, struct operation, write);
+    operation->partition = NULL;
+    if (status == ERR_NOT_PRIMARY) {
+        operation->state = OPERATION_NEW;
+        request_park(operation->request);
+        return;
+    }
+    if (status == 0) {
+        operation->result = *result;
+        status = result->status;
+    }
+    finish_operation(operation, status);
+    kv_settle(operation->request);
+}
+
+static void on_read_done(struct partition_read *read, int status)
+{
+    struct operation *operation = container_of(read, struct operation, read);
+    operation->partition = NULL;
+    if (status == ERR_NOT_PRIMARY) {
+        operation->state = OPERATION_NEW;
+        request_park(operation->request);
+        return;
+    }
+    finish_operation(operation, status);
+    kv_settle(operation->request);
+}
+
+/* A command that was proposed before may still be on its way somewhere; proposing stamps a new
+ * time, so it needs its own copy. */
+static void own_command(struct operation *operation)
+{
+    if (operation->command->references > 1) {
+        struct blob *copy = blob_new(operation->command->size);
+        memcpy(copy->data, operation->command->data, copy->size);
+        blob_unref(operation->command);
+        operation->command = copy;
+    }
+}
+
+static void start_here(struct operation *operation, struct partition *partition)
+{
+    operation->partition = partition;
+    if (is_read(operation)) {
+        operation->state = OPERATION_READING;
+        operation->read = (struct partition_read){ .done = on_read_done };
+        partition_read(partition, &operation->read);
+    } else {
+        own_command(operation);
+        operation->state = OPERATION_WRITING;
+        operation->write = (struct partition_write){ .payload = blob_ref(operation->command),
+                                                     .done = on_write_done };
+        partition_write(partition, &operation->write);
+    }
+}
+
+/* Writes an operation back into protocol form; its value is the payload piece. */
+static Operation *remake_operation(struct operation *operation, struct conn_piece *piece)
+{
+    struct request *request = operation->request;
+    Operation *out = request_alloc(request, sizeof *out);
+    cairn__v1__operation__init(out);
+    out->kind = operation->kind;
+    out->key = (ProtobufCBinaryData){ operation->key.size, (uint8_t *)operation->key.data };
+    *piece = (struct conn_piece){ { NULL, 0 }, NULL };
+    if (!operation->command) {
+        return out;
+    }
+    struct command command;
+    struct err err;
+    int status = command_unpack(blob_span(operation->command), &command, &err);
+    CHECK(status == 0);
+    out->condition = (Cairn__V1__Condition)command.condition;
+    out->version = command.condition_version;
+    out->value_size = (uint32_t)command.value.size;
+    *piece = (struct conn_piece){ command.value, operation->command };
+    if (command.attributes.mask != 0) {
+        out->attributes = request_alloc(request, sizeof *out->attributes);
+        cairn__v1__attributes__init(out->attributes);
+        out->attributes->mask = command.attributes.mask;
+        out->attributes->mode = command.attributes.mode;
+        out->attributes->uid = command.attributes.uid;
+        out->attributes->gid = command.attributes.gid;
+        out->attributes->mtime_us = command.attributes.mtime_us;
+        out->attributes->flags = command.attributes.flags;
+        out->attributes->expires_at_us = command.attributes.expires_at_us;
+    }
+    if (command.number != 0) {
+        out->session = request_alloc(request, sizeof *out->session);
+        cairn__v1__session__init(out->session);
+        out->session->id_high = command.session.high;
+        out->session->id_low = command.session.low;
+        out->session->number = command.number;
+        out->session->lowest = command.lowest;
+        out->session->client_time = command.client_time;
+    }
+    return out;
+}
+
+/* Sends all operations that are marked for the link as one multi. */
+static void forward_marked(struct request *request, struct link *link, struct operation **marked,
+                           size_t count)
+{
+    Cairn__V1__MultiRequest message = CAIRN__V1__MULTI_REQUEST__INIT;
+    message.n_operations = count;
+    message.operations = request_alloc(request, count * sizeof *message.operations);
+    struct conn_piece *pieces = request_alloc(request, count * sizeof *pieces);
+    for (size_t i = 0; i < count; i++) {
+        message.operations[i] = remake_operation(marked[i], &pieces[i]);
+        marked[i]->state = OPERATION_FORWARDED;
+    }
+    struct forward *forward =
+        request_forward(request, link, VERB_MULTI, &message.base, pieces, count);
+    forward->operations = marked;
+    forward->count = count;
+}
+
+/* Sends the new operations that go to `link` on their way, beginning with number `first`. */
+static void forward_to(struct request *request, struct link *link, size_t first)
+{
+    struct operation **marked =
+        request_alloc(request, (request->operation_count - first) * sizeof *marked);
+    size_t count = 0;
+    for (size_t i = first; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        int status;
+        if (operation->state == OPERATION_NEW &&
+            request_link_to(request, operation->group, &status) == link) {
+            marked[count++] = operation;
+        }
+    }
+    forward_marked(request, link, marked, count);
+}
+
+void kv_dispatch(struct request *request)
+{
+    bool must_park = false;
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        if (operation->state != OPERATION_NEW) {
+            continue;
+        }
+        struct partition *partition = node_find_partition(request->node, operation->group);
+        if (partition && partition_is_primary(partition)) {
+            start_here(operation, partition);
+            continue;
+        }
+        int status;
+        struct link *link = request_link_to(request, operation->group, &status);
+        if (status != 0) {
+            finish_operation(operation, operation->maybe_applied ? ERR_UNKNOWN_OUTCOME : status);
+        } else if (link) {
+            forward_to(request, link, i);
+        } else {
+            must_park = true;
+        }
+    }
+    if (must_park) {
+        request_park(request);
+    }
+    kv_settle(request);
+}
+
+/* --- Answers of other nodes */
+
+static bool is_try_again(int status)
+{
+    return status == ERR_NOT_PRIMARY || status == ERR_UNAVAILABLE ||
+           status == ERR_WRONG_PARTITION || status == ERR_SHUTDOWN;
+}
+
+static void note_hints(struct node *node, Cairn__V1__Hint **hints, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (hints[i]->group < node->partition_count && hints[i]->node_id != 0) {
+            node->leaders[hints[i]->group] = hints[i]->node_id;
+        }
+    }
+}
+
+static void take_record(struct operation *operation, const OperationResult *from, struct span value)
+{
+    struct record *record = &operation->record;
+    *record = (struct record){ .version = from->version, .time = from->time };
+    if (from->meta) {
+        convert_attributes(from->meta->attributes, &record->attributes);
+        record->version = from->meta->version;
+        record->time = from->meta->time;
+    }
+    uint8_t *copy = arena_dup(&operation->request->arena, value.data, value.size);
+    record->value = span_of(copy, value.size);
+    if (operation->kind == CAIRN__V1__OPERATION__KIND__GET_META && from->meta) {
+        record->value.size = from->meta->size; /* only the size is of interest, see kv_make_meta */
+    }
+    operation->has_record = true;
+}
+
+static void take_result(struct operation *operation, const OperationResult *from, struct span value)
+{
+    if (is_try_again(from->status)) {
+        operation->state = OPERATION_NEW;
+        request_park(operation->request);
+        return;
+    }
+    operation->result = (struct store_result){ .status = from->status,
+                                               .version = from->version,
+                                               .time = from->time,
+                                               .existed = from->existed };
+    if (from->status == 0 && is_read(operation)) {
+        take_record(operation, from, value);
+    }
+    finish_operation(operation, from->status);
+}
+
+static void fail_forward(struct forward *forward, int status)
+{
+    for (size_t i = 0; i < forward->count; i++) {
+        struct operation *operation = forward->operations[i];
+        if (is_try_again(status)) {
+            operation->state = OPERATION_NEW;
+            request_park(operation->request);
+        } else {
+            finish_operation(operation, status);
+        }
+    }
+}
+
+static bool take_results(struct forward *forward, const struct frame *frame)
+{
+    struct request *request = forward->request;
+    Cairn__V1__MultiResponse *message = cairn__v1__multi_response__unpack(
+        &request->allocator, frame->message.size, frame->message.data);
+    if (!message || message->n_results != forward->count) {
+        return false;
+    }
+    uint64_t sum = 0;
+    for (size_t i = 0; i < message->n_results; i++) {
+        sum += message->results[i]->value_size;
+    }
+    if (sum != frame->payload.size) {
+        return false;
+    }
+    note_hints(request->node, message->hints, message->n_hints);
+    size_t at = 0;
+    for (size_t i = 0; i < message->n_results; i++) {
+        size_t size = message->results[i]->value_size;
+        take_result(forward->operations[i], message->results[i],
+                    span_of(frame->payload.data + at, size));
+        at += size;
+    }
+    return true;
+}
+
+void kv_forward_answered(struct forward *forward, const struct frame *frame)
+{
+    struct request *request = forward->request;
+    if (frame->status != 0) {
+        fail_forward(forward, frame->status);
+    } else if (!take_results(forward, frame)) {
+        fail_forward(forward, ERR_PROTOCOL);
+    }
+    kv_settle(request);
+}
+
+/* Reads, and writes that a session protects, are asked again; other writes may or may not have been
+ * applied. */
+void kv_forward_lost(struct forward *forward)
+{
+    struct request *request = forward->request;
+    for (size_t i = 0; i < forward->count; i++) {
+        struct operation *operation = forward->operations[i];
+        if (is_read(operation) || operation->has_session) {
+            operation->maybe_applied = !is_read(operation);
+            operation->state = OPERATION_NEW;
+            request_park(request);
+        } else {
+            finish_operation(operation, ERR_UNKNOWN_OUTCOME);
+        }
+    }
+    kv_settle(request);
+}
+
+/* --- The end */
+
+/* The deadline passed: what is not finished becomes unavailable, or unknown if it may have been
+ * applied. */
+void kv_expire(struct request *request)
+{
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        int status = operation->maybe_applied ? ERR_UNKNOWN_OUTCOME : ERR_UNAVAILABLE;
+        switch (operation->state) {
+        case OPERATION_WRITING:
+            if (operation->write.index != 0) {
+                status = ERR_UNKNOWN_OUTCOME;
+            }
+            partition_write_forget(operation->partition, &operation->write);
+            break;
+        case OPERATION_READING:
+            partition_read_forget(operation->partition, &operation->read);
+            break;
+        case OPERATION_FORWARDED:
+            status = is_read(operation) ? ERR_UNAVAILABLE : ERR_UNKNOWN_OUTCOME;
+            break;
+        case OPERATION_NEW:
+            break;
+        case OPERATION_READABLE:
+        case OPERATION_DONE:
+            continue;
+        }
+        finish_operation(operation, status);
+    }
+    struct list *taken;
+    while ((taken = list_take_first(&request->forwards))) {
+        container_of(taken, struct forward, link_in_request)->request = NULL;
+    }
+    kv_settle(request);
+}
+
+void kv_drop(struct request *request)
+{
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        if (operation->state == OPERATION_WRITING) {
+            partition_write_forget(operation->partition, &operation->write);
+        } else if (operation->state == OPERATION_READING) {
+            partition_read_forget(operation->partition, &operation->read);
+        }
+        blob_unref(operation->command);
+        operation->command = NULL;
+    }
+    request->operation_count = 0;
+}
+
+/* Reads what may be read now. */
+static void read_record(struct operation *operation)
+{
+    struct node *node = operation->request->node;
+    struct partition *partition = node_find_partition(node, operation->group);
+    struct err err;
+    operation->status =
+        store_get(partition_store(partition), operation->key, &operation->record, &err);
+    operation->has_record = operation->status == 0;
+    operation->state = OPERATION_DONE;
+    if (operation->status != 0 && operation->status != ERR_NOT_FOUND) {
+        LOG_ERROR(node->logger, "part=%u read failed: %s (%s)", operation->group, err.text,
+                  err_info(operation->status)->name);
+    }
+}
+
+void kv_make_meta(struct request *request, const struct record *record, Cairn__V1__Meta *meta)
+{
+    cairn__v1__meta__init(meta);
+    meta->version = record->version;
+    meta->time = record->time;
+    meta->size = record->value.size;
+    if (record->attributes.mask != 0) {
+        Cairn__V1__Attributes *attributes = request_alloc(request, sizeof *attributes);
+        cairn__v1__attributes__init(attributes);
+        attributes->mask = record->attributes.mask;
+        attributes->mode = record->attributes.mode;
+        attributes->uid = record->attributes.uid;
+        attributes->gid = record->attributes.gid;
+        attributes->mtime_us = record->attributes.mtime_us;
+        attributes->flags = record->attributes.flags;
+        attributes->expires_at_us = record->attributes.expires_at_us;
+        meta->attributes = attributes;
+    }
+}
+
+static void count_operation(struct node *node, const struct operation *operation)
+{
+    if (is_read(operation)) {
+        node->counters.gets++;
+    } else if (operation->kind == CAIRN__V1__OPERATION__KIND__DELETE) {
+        node->counters.deletes++;
+    } else {
+        node->counters.puts++;
+    }
+}
+
+static void answer_single(struct request *request)
+{
+    struct operation *operation = &request->operations[0];
+    Cairn__V1__Hint hint;
+    request_make_hint(request, operation->group, &hint);
+    int status = operation->status;
+    bool is_condition = status == ERR_EXISTS || status == ERR_CONDITION_FAILED;
+    if (status != 0 && !is_condition) {
+        Cairn__V1__ErrorInfo info = CAIRN__V1__ERROR_INFO__INIT;
+        info.hint = &hint;
+        request_answer(request, status, 0, &info.base, NULL, 0);
+        return;
+    }
+    if (is_read(operation)) {
+        Cairn__V1__GetResponse response = CAIRN__V1__GET_RESPONSE__INIT;
+        Cairn__V1__Meta meta;
+        kv_make_meta(request, &operation->record, &meta);
+        response.meta = &meta;
+        response.hint = &hint;
+        struct conn_piece piece = { operation->record.value, NULL };
+        bool has_value = operation->kind == CAIRN__V1__OPERATION__KIND__GET;
+        request_answer(request, 0, 0, &response.base, &piece, has_value ? 1 : 0);
+        return;
+    }
+    if (operation->kind == CAIRN__V1__OPERATION__KIND__DELETE) {
+        Cairn__V1__DeleteResponse response = CAIRN__V1__DELETE_RESPONSE__INIT;
+        response.version = operation->result.version;
+        response.existed = operation->result.existed;
+        response.hint = &hint;
+        request_answer(request, status, 0, &response.base, NULL, 0);
+        return;
+    }
+    Cairn__V1__PutResponse response = CAIRN__V1__PUT_RESPONSE__INIT;
+    response.version = operation->result.version;
+    response.time = operation->result.time;
+    response.hint = &hint;
+    request_answer(request, status, 0, &response.base, NULL, 0);
+}
+
+static OperationResult *make_result(struct request *request, struct operation *operation,
+                                    struct conn_piece *piece)
+{
+    OperationResult *out = request_alloc(request, sizeof *out);
+    cairn__v1__operation_result__init(out);
+    out->status = operation->status;
+    out->version = operation->result.version;
+    out->time = operation->result.time;
+    out->existed = operation->result.existed;
+    *piece = (struct conn_piece){ { NULL, 0 }, NULL };
+    if (operation->has_record) {
+        out->meta = request_alloc(request, sizeof *out->meta);
+        kv_make_meta(request, &operation->record, out->meta);
+        out->version = operation->record.version;
+        out->time = operation->record.time;
+        if (operation->kind == CAIRN__V1__OPERATION__KIND__GET) {
+            out->value_size = (uint32_t)operation->record.value.size;
+            piece->bytes = operation->record.value;
+        }
+    }
+    return out;
+}
+
+/* Hints for groups that are led elsewhere, so that the asker learns; a group may be named twice. */
+static void make_hints(struct request *request, Cairn__V1__MultiResponse *response)
+{
+    response->hints = request_alloc(request, request->operation_count * sizeof *response->hints);
+    for (size_t i = 0; i < request->operation_count; i++) {
+        uint32_t group = request->operations[i].group;
+        uint64_t leader = group ? node_leader_of(request->node, group) : 0;
+        if (leader != 0 && leader != request->node->id) {
+            Cairn__V1__Hint *hint = request_alloc(request, sizeof *hint);
+            request_make_hint(request, group, hint);
+            response->hints[response->n_hints++] = hint;
+        }
+    }
+}
+
+/* Values that do not fit one frame any more are not sent: their operations answer ERR_LIMIT, and
+ * the asker gets them one by one. */
+static void answer_multi(struct request *request)
+{
+    Cairn__V1__MultiResponse response = CAIRN__V1__MULTI_RESPONSE__INIT;
+    response.results = request_alloc(request, request->operation_count * sizeof *response.results);
+    struct conn_piece *pieces = request_alloc(request, request->operation_count * sizeof *pieces);
+    size_t bytes = 0;
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        if (operation->has_record && operation->kind == CAIRN__V1__OPERATION__KIND__GET) {
+            if (bytes + operation->record.value.size > LIMIT_VALUE_BYTES) {
+                operation->has_record = false;
+                operation->status = ERR_LIMIT;
+            } else {
+                bytes += operation->record.value.size;
+            }
+        }
+        response.results[response.n_results++] = make_result(request, operation, &pieces[i]);
+    }
+    make_hints(request, &response);
+    request_answer(request, 0, 0, &response.base, pieces, request->operation_count);
+}
+
+/* Answers when nothing is open any more. May free the request. */
+static void kv_settle(struct request *request)
+{
+    if (request->unfinished > 0) {
+        return;
+    }
+    for (size_t i = 0; i < request->operation_count; i++) {
+        if (request->operations[i].state == OPERATION_READABLE) {
+            read_record(&request->operations[i]);
+        }
+        count_operation(request->node, &request->operations[i]);
+    }
+    if (is_multi(request)) {
+        answer_multi(request);
+    } else {
+        answer_single(request);
+    }
+}

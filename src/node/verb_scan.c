@@ -1,0 +1,458 @@
+/* The verb scan: one page of keys in order, merged from all asked partitions. Partitions that are
+ * led here are read here; the others' pages are asked of the nodes that lead them, all at once, and
+ * merged in.
+ *
+ *   each part (partition): NEW → READING → READABLE, or NEW → FORWARDED → FETCHED; back to NEW and
+ * parked when no primary is known all parts settled → merge → answer
+ *
+ * A fetched page that ends before its partitions do also ends the merged page: nothing behind its
+ * last key is known. */
+#include "base/check.h"
+#include "node/request_private.h"
+
+enum part_state { PART_NEW, PART_READING, PART_READABLE, PART_FORWARDED, PART_FETCHED };
+
+struct scan_part {
+    struct request *request;
+    uint32_t group;
+    enum part_state state;
+    struct partition *partition;
+    struct partition_read read;
+};
+
+/* One stream of the merge: a cursor here, or a page from elsewhere. */
+struct scan_source {
+    struct store_cursor *cursor;
+    const uint32_t *groups; /* a page's partitions */
+    size_t group_count;
+    Cairn__V1__ScanResponse *page;
+    struct span payload;
+    size_t page_at, payload_at;
+    bool page_has_more;
+    /* The head: what comes next. */
+    struct span key, value;
+    struct record record;
+    Cairn__V1__Meta *meta; /* a page's; NULL: record holds */
+};
+
+struct scan {
+    Cairn__V1__ScanRequest *asked;
+    struct scan_part *parts;
+    size_t part_count, unfinished;
+    struct scan_source **pages; /* answers from elsewhere */
+    size_t page_count;
+};
+
+static void scan_settle(struct request *request);
+
+/* --- Beginning */
+
+static bool add_part(struct request *request, uint32_t group)
+{
+    struct scan *scan = request->scan;
+    if (group == 0 || !topology_find_group(request->node->topology, group)) {
+        return false;
+    }
+    scan->parts[scan->part_count++] = (struct scan_part){ .request = request, .group = group };
+    return true;
+}
+
+static bool add_parts(struct request *request)
+{
+    struct scan *scan = request->scan;
+    const struct topology *topology = request->node->topology;
+    size_t asked = scan->asked->n_groups;
+    size_t room = asked ? asked : topology->partition_count;
+    if (asked > LIMIT_PARTITIONS_MAX) {
+        return false;
+    }
+    scan->parts = request_alloc(request, room * sizeof *scan->parts);
+    scan->pages = request_alloc(request, room * sizeof *scan->pages);
+    for (size_t i = 0; i < asked; i++) {
+        if (!add_part(request, scan->asked->groups[i])) {
+            return false;
+        }
+    }
+    for (size_t i = 1; asked == 0 && i < topology->partition_count; i++) {
+        add_part(request, topology->partitions[i].group);
+    }
+    scan->unfinished = scan->part_count;
+    return true;
+}
+
+void scan_start(struct request *request, const struct frame *frame)
+{
+    Cairn__V1__ScanRequest *asked = cairn__v1__scan_request__unpack(
+        &request->allocator, frame->message.size, frame->message.data);
+    if (!asked) {
+        request_fail(request, ERR_BAD_REQUEST, "malformed message");
+        return;
+    }
+    if (asked->consistency != CAIRN__V1__CONSISTENCY__LINEARIZABLE) {
+        request_fail(request, ERR_UNSUPPORTED, "only linearizable reads for now");
+        return;
+    }
+    if (asked->from.len > LIMIT_KEY_BYTES + 1 || asked->to.len > LIMIT_KEY_BYTES + 1) {
+        request_fail(request, ERR_KEY_TOO_LONG, "a bound of the scan is too long");
+        return;
+    }
+    request->scan = request_alloc(request, sizeof *request->scan);
+    request->scan->asked = asked;
+    if (!add_parts(request)) {
+        request_fail(request, ERR_WRONG_PARTITION, "no such partition");
+        return;
+    }
+    request->node->counters.scans++;
+    scan_dispatch(request);
+}
+
+/* --- Parts */
+
+static void on_part_read(struct partition_read *read, int status)
+{
+    struct scan_part *part = container_of(read, struct scan_part, read);
+    struct request *request = part->request;
+    part->partition = NULL;
+    if (status == ERR_NOT_PRIMARY) {
+        part->state = PART_NEW;
+        request_park(request);
+        return;
+    }
+    if (status != 0) {
+        part->state = PART_NEW;
+        request_fail(request, status, NULL);
+        return;
+    }
+    part->state = PART_READABLE;
+    request->scan->unfinished--;
+    scan_settle(request);
+}
+
+/* Asks `link` for a page of all new parts that it leads, beginning with part number `first`. */
+static void forward_parts(struct request *request, struct link *link, size_t first)
+{
+    struct scan *scan = request->scan;
+    Cairn__V1__ScanRequest message = *scan->asked;
+    message.groups = request_alloc(request, scan->part_count * sizeof *message.groups);
+    message.n_groups = 0;
+    struct scan_source *source = request_alloc(request, sizeof *source);
+    for (size_t i = first; i < scan->part_count; i++) {
+        struct scan_part *part = &scan->parts[i];
+        int status;
+        if (part->state == PART_NEW && request_link_to(request, part->group, &status) == link) {
+            message.groups[message.n_groups++] = part->group;
+            part->state = PART_FORWARDED;
+        }
+    }
+    struct forward *forward = request_forward(request, link, VERB_SCAN, &message.base, NULL, 0);
+    forward->source = source;
+    source->groups = message.groups;
+    source->group_count = message.n_groups;
+}
+
+void scan_dispatch(struct request *request)
+{
+    struct scan *scan = request->scan;
+    bool must_park = false;
+    for (size_t i = 0; i < scan->part_count; i++) {
+        struct scan_part *part = &scan->parts[i];
+        if (part->state != PART_NEW) {
+            continue;
+        }
+        struct partition *partition = node_find_partition(request->node, part->group);
+        if (partition && partition_is_primary(partition)) {
+            part->state = PART_READING;
+            part->partition = partition;
+            part->read = (struct partition_read){ .done = on_part_read };
+            partition_read(partition, &part->read);
+            continue;
+        }
+        int status;
+        struct link *link = request_link_to(request, part->group, &status);
+        if (status != 0) {
+            request_fail(request, status, NULL);
+            return;
+        }
+        if (link) {
+            forward_parts(request, link, i);
+        } else {
+            must_park = true;
+        }
+    }
+    if (must_park) {
+        request_park(request);
+    }
+    scan_settle(request);
+}
+
+/* The parts that a forward asked for take another state. */
+static void set_parts(struct request *request, const struct scan_source *source,
+                      enum part_state state)
+{
+    for (size_t i = 0; i < source->group_count; i++) {
+        for (size_t j = 0; j < request->scan->part_count; j++) {
+            struct scan_part *part = &request->scan->parts[j];
+            if (part->group == source->groups[i] && part->state == PART_FORWARDED) {
+                part->state = state;
+                request->scan->unfinished -= state == PART_FETCHED;
+            }
+        }
+    }
+}
+
+static bool take_page(struct request *request, struct scan_source *source,
+                      const struct frame *frame)
+{
+    source->page = cairn__v1__scan_response__unpack(&request->allocator, frame->message.size,
+                                                    frame->message.data);
+    if (!source->page) {
+        return false;
+    }
+    uint64_t sum = 0;
+    for (size_t i = 0; i < source->page->n_entries; i++) {
+        sum += source->page->entries[i]->value_size;
+        if (source->page->entries[i]->key.len == 0 ||
+            source->page->entries[i]->key.len > LIMIT_KEY_BYTES) {
+            return false;
+        }
+    }
+    source->page_has_more = frame->flags & FRAME_MORE;
+    if (sum != frame->payload.size || (source->page_has_more && source->page->n_entries == 0)) {
+        return false;
+    }
+    source->payload = span_of(arena_dup(&request->arena, frame->payload.data, frame->payload.size),
+                              frame->payload.size);
+    return true;
+}
+
+void scan_forward_answered(struct forward *forward, const struct frame *frame)
+{
+    struct request *request = forward->request;
+    struct scan_source *source = forward->source;
+    if (frame->status == ERR_NOT_PRIMARY || frame->status == ERR_UNAVAILABLE ||
+        frame->status == ERR_SHUTDOWN || frame->status == ERR_WRONG_PARTITION) {
+        scan_forward_lost(forward);
+    } else if (frame->status != 0) {
+        request_fail(request, frame->status, NULL);
+    } else if (!take_page(request, source, frame)) {
+        request_fail(request, ERR_PROTOCOL, NULL);
+    } else {
+        request->scan->pages[request->scan->page_count++] = source;
+        set_parts(request, source, PART_FETCHED);
+        scan_settle(request);
+    }
+}
+
+void scan_forward_lost(struct forward *forward)
+{
+    struct request *request = forward->request;
+    set_parts(request, forward->source, PART_NEW);
+    request_park(request);
+}
+
+void scan_drop(struct request *request)
+{
+    for (size_t i = 0; request->scan && i < request->scan->part_count; i++) {
+        struct scan_part *part = &request->scan->parts[i];
+        if (part->state == PART_READING) {
+            partition_read_forget(part->partition, &part->read);
+        }
+    }
+    request->scan = NULL;
+}
+
+/* --- The merge */
+
+struct merge {
+    struct scan_source **heap;
+    size_t count;
+    bool reverse;
+};
+
+static bool comes_first(const struct merge *merge, const struct scan_source *a,
+                        const struct scan_source *b)
+{
+    int order = span_compare(a->key, b->key);
+    return merge->reverse ? order > 0 : order < 0;
+}
+
+static void sift_down(struct merge *merge, size_t at)
+{
+    for (;;) {
+        size_t child = 2 * at + 1;
+        if (child >= merge->count) {
+            return;
+        }
+        if (child + 1 < merge->count &&
+            comes_first(merge, merge->heap[child + 1], merge->heap[child])) {
+            child++;
+        }
+        if (!comes_first(merge, merge->heap[child], merge->heap[at])) {
+            return;
+        }
+        struct scan_source *swap = merge->heap[at];
+        merge->heap[at] = merge->heap[child];
+        merge->heap[child] = swap;
+        at = child;
+    }
+}
+
+/* Sets the head to what comes next. 1, 0 at the end, or an error. */
+static int advance(struct scan_source *source, struct err *err)
+{
+    if (source->cursor) {
+        int status = store_cursor_next(source->cursor, &source->key, &source->record, err);
+        source->value = source->record.value;
+        return status;
+    }
+    if (source->page_at == source->page->n_entries) {
+        return 0;
+    }
+    const Cairn__V1__ScanEntry *entry = source->page->entries[source->page_at++];
+    source->key = span_of(entry->key.data, entry->key.len);
+    source->value = span_of(source->payload.data + source->payload_at, entry->value_size);
+    source->payload_at += entry->value_size;
+    source->meta = entry->meta;
+    return 1;
+}
+
+static int add_source(struct merge *merge, struct scan_source *source, struct err *err)
+{
+    int status = advance(source, err);
+    if (status == 1) {
+        merge->heap[merge->count++] = source;
+    }
+    return status;
+}
+
+static int open_sources(struct request *request, struct merge *merge, struct err *err)
+{
+    struct scan *scan = request->scan;
+    struct span from = span_of(scan->asked->from.data, scan->asked->from.len);
+    struct span to = span_of(scan->asked->to.data, scan->asked->to.len);
+    for (size_t i = 0; i < scan->part_count; i++) {
+        if (scan->parts[i].state != PART_READABLE) {
+            continue;
+        }
+        struct partition *partition = node_find_partition(request->node, scan->parts[i].group);
+        struct scan_source *source = request_alloc(request, sizeof *source);
+        int status = store_cursor_open(partition_store(partition), from, to, merge->reverse,
+                                       &source->cursor, err);
+        if (status == 0) {
+            status = add_source(merge, source, err);
+            if (status <= 0) {
+                store_cursor_close(source->cursor);
+            }
+        }
+        if (status < 0) {
+            return status;
+        }
+    }
+    for (size_t i = 0; i < scan->page_count; i++) {
+        add_source(merge, scan->pages[i], err);
+    }
+    for (size_t i = merge->count; i-- > 0;) {
+        sift_down(merge, i);
+    }
+    return 0;
+}
+
+static Cairn__V1__ScanEntry *make_entry(struct request *request, const struct scan_source *source,
+                                        struct buf *payload)
+{
+    const Cairn__V1__ScanRequest *asked = request->scan->asked;
+    Cairn__V1__ScanEntry *entry = request_alloc(request, sizeof *entry);
+    cairn__v1__scan_entry__init(entry);
+    entry->key.data = arena_dup(&request->arena, source->key.data, source->key.size);
+    entry->key.len = source->key.size;
+    if (asked->keys_only) {
+        return entry;
+    }
+    if (source->meta) {
+        entry->meta = source->meta;
+    } else {
+        entry->meta = request_alloc(request, sizeof *entry->meta);
+        kv_make_meta(request, &source->record, entry->meta);
+    }
+    if (!asked->meta_only) {
+        entry->value_size = (uint32_t)source->value.size;
+        buf_append_span(payload, source->value);
+    }
+    return entry;
+}
+
+/* Fills the page from the merge. 1: more is left; 0: all; or an error. */
+static int fill_page(struct request *request, struct merge *merge,
+                     Cairn__V1__ScanResponse *response, struct buf *payload, struct err *err)
+{
+    const Cairn__V1__ScanRequest *asked = request->scan->asked;
+    size_t limit = asked->limit && asked->limit < LIMIT_SCAN_PAGE_ENTRIES ? asked->limit
+                                                                          : LIMIT_SCAN_PAGE_ENTRIES;
+    size_t bytes_max = asked->page_bytes && asked->page_bytes < LIMIT_SCAN_PAGE_BYTES
+                           ? asked->page_bytes
+                           : LIMIT_SCAN_PAGE_BYTES;
+    size_t bytes = 0;
+    response->entries = request_alloc(request, limit * sizeof *response->entries);
+    while (merge->count > 0) {
+        struct scan_source *first = merge->heap[0];
+        size_t value_bytes = asked->keys_only || asked->meta_only ? 0 : first->value.size;
+        if (response->n_entries == limit ||
+            (response->n_entries > 0 && bytes + value_bytes > bytes_max)) {
+            return 1;
+        }
+        response->entries[response->n_entries++] = make_entry(request, first, payload);
+        bytes += first->key.size + value_bytes + sizeof(Cairn__V1__ScanEntry);
+        int status = advance(first, err);
+        if (status < 0) {
+            return status;
+        }
+        if (status == 0) {
+            if (first->page_has_more) {
+                return 1;
+            }
+            if (first->cursor) {
+                store_cursor_close(first->cursor);
+            }
+            merge->heap[0] = merge->heap[--merge->count];
+        }
+        sift_down(merge, 0);
+    }
+    return 0;
+}
+
+static void close_sources(struct merge *merge)
+{
+    for (size_t i = 0; i < merge->count; i++) {
+        if (merge->heap[i]->cursor) {
+            store_cursor_close(merge->heap[i]->cursor);
+        }
+    }
+}
+
+/* All parts are there: merges and answers. Frees the request then. */
+static void scan_settle(struct request *request)
+{
+    struct scan *scan = request->scan;
+    if (scan->unfinished > 0) {
+        return;
+    }
+    struct merge merge = { .reverse = scan->asked->reverse };
+    merge.heap =
+        request_alloc(request, (scan->part_count + scan->page_count + 1) * sizeof *merge.heap);
+    Cairn__V1__ScanResponse response = CAIRN__V1__SCAN_RESPONSE__INIT;
+    struct buf payload = { 0 };
+    struct err err;
+    int status = open_sources(request, &merge, &err);
+    if (status == 0) {
+        status = fill_page(request, &merge, &response, &payload, &err);
+    }
+    close_sources(&merge);
+    if (status < 0) {
+        LOG_ERROR(request->node->logger, "scan failed: %s (%s)", err.text, err_info(status)->name);
+        request_fail(request, status, err.text);
+    } else {
+        struct conn_piece piece = { buf_span(&payload), NULL };
+        request_answer(request, 0, status == 1 ? FRAME_MORE : 0, &response.base, &piece, 1);
+    }
+    buf_fini(&payload);
+}
