@@ -5,6 +5,7 @@
  * requests are unanswered or too many bytes wait to be sent, so a client that only asks costs
  * bounded memory. */
 #include "base/check.h"
+#include "base/limits.h"
 #include "base/mem.h"
 #include "node/request.h"
 #include "proto/client.pb-c.h"
