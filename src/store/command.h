@@ -8,15 +8,19 @@
  *        4    2 flags: which optional parts follow (enum command_flags)
  *        6    2 key size
  *        8    4 value size
- *       12    4 CRC32C of key and value (goes into the record unchanged)
+ *       12    4 CRC32C of key and value (a record's checksum continues from it)
  *       16    8 time (HLC), set by the proposing primary
  *       24   16 session id          \
  *       40    8 number              |  only with COMMAND_HAS_SESSION
  *       48    8 lowest              |
  *       56    8 client time         /
  *        …    1 condition, 7 zero, 8 version       only with COMMAND_HAS_CONDITION
- *        …   40 attributes                         only with COMMAND_HAS_ATTRIBUTES
+ *        …   40 attributes                         only with COMMAND_HAS_ATTRIBUTES:
+ *               mask 4, mode 4, uid 4, gid 4, flags 4, zero 4, mtime 8, expiry 8; what the mask does not name is zero
  *        …      key, value
+ *
+ * A put, delete or setattr has a key; only a put has a value; a delete has no attributes, a setattr has some; a fence has nothing
+ * but its time.
  */
 #ifndef STORE_COMMAND_H
 #define STORE_COMMAND_H
@@ -54,6 +58,7 @@ struct command {
     uint64_t condition_version;
     struct attributes attributes; /* mask 0: none */
     struct span key, value;       /* borrowed */
+    uint32_t checksum;            /* CRC32C of key and value; set by command_unpack, command_pack computes its own */
 };
 
 /* Packs into a fresh blob (one reference, the caller's). Checks nothing but CHECKs sizes. */

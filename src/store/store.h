@@ -37,11 +37,15 @@ struct store_config {
     void *ctx;
 };
 
+/* ERR_CLUSTER_MISMATCH: the directory belongs to another cluster or node; ERR_FORMAT, ERR_CORRUPT, ERR_DISK_FULL, ERR_IO. */
 int store_open(const struct store_config *config, struct store **out, struct err *err);
-/* Closes without flushing: the log has the rest. Waits for a flush in flight. */
+/* Closes without flushing: the log has the rest. Waits for a flush that is being written; one that waits for its thread does nothing
+ * when its turn comes (the env must still deliver its end, which frees it). */
 void store_close(struct store *store);
 
-/* Opens (or makes) a replica's state. hash_seed, prefix (left-aligned) and bits say which keys belong to it; bits 0 = all. */
+/* Opens (or makes) a replica's state. Blocks while a flush is being written; ends what was borrowed in this turn; no cursor may be open.
+ * ERR_CORRUPT, ERR_FORMAT: what is stored can't be used; ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO. hash_seed, prefix (left-aligned) and
+ * bits say which keys belong to it; bits 0 = all. */
 int store_replica_open(struct store *store, uint32_t group, uint64_t replica, uint64_t hash_seed, uint64_t prefix, uint32_t bits,
                        struct store_replica **out, struct err *err);
 uint64_t store_replica_applied(const struct store_replica *replica); /* last applied index, 0 = none */
@@ -54,7 +58,7 @@ struct store_result {
     int status;        /* 0, ERR_EXISTS, ERR_CONDITION_FAILED, ERR_NOT_FOUND, ERR_UNKNOWN_OUTCOME, ERR_WRONG_PARTITION, ERR_BUSY */
     uint64_t version;  /* new version; on failed conditions the present one, 0 = absent; on deletes the deleted one */
     uint64_t time;
-    bool existed;      /* deletes */
+    bool existed;      /* the key was there before */
     bool repeated;     /* the session had this result already: nothing was applied now */
 };
 
@@ -73,13 +77,17 @@ int store_get(struct store_replica *replica, struct span key, struct record *out
 /* An ordered walk over one replica: overlay and LMDB merged, no deleted keys. Valid until the end of the turn. [from, to); empty
  * spans are open ends. Reverse begins below `to`. */
 struct store_cursor;
+/* Entries are checked against their checksum, unless store_cursor_keys_only said that values aren't delivered. */
 int store_cursor_open(struct store_replica *replica, struct span from, struct span to, bool reverse, struct store_cursor **out,
                       struct err *err);
 /* 1: *key and *record (borrowed until the next call); 0: end; < 0: error. */
 int store_cursor_next(struct store_cursor *cursor, struct span *key, struct record *record, struct err *err);
+/* From now on records come unchecked: for walks that use keys, versions and attributes only. The value's size is right. */
+void store_cursor_keys_only(struct store_cursor *cursor);
 void store_cursor_close(struct store_cursor *cursor);
 
-/* Ends the turn: borrowed spans go, the read transaction is renewed. Called by the node from its deferred work. */
+/* Ends the turn: borrowed spans go, the read transaction is renewed. Called by the node from its deferred work, in every turn that read
+ * something. CHECKs that no cursor is open. on_flushed may be called from here. */
 void store_turn_end(struct store *store);
 
 /* Bytes and operations in the active generation: the node decides when to flush. */

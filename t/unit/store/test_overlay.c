@@ -1,0 +1,163 @@
+/* The overlay against a sorted array: finds, both directions, overwrites, and that blobs and bytes are accounted for. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "store/overlay.h"
+
+enum { KEYS = 3000 };
+
+/* Even numbers are keys, so that odd ones lie between them. */
+static struct span key_of(char *room, size_t number)
+{
+    snprintf(room, 16, "k%08zu", number * 2);
+    return span_of_string(room);
+}
+
+static struct blob *text_blob(const char *text)
+{
+    struct blob *blob = blob_new(strlen(text));
+    memcpy(blob->data, text, blob->size);
+    return blob;
+}
+
+static struct overlay_node *put(struct overlay *overlay, struct span key, uint64_t version, struct blob *blob)
+{
+    struct overlay_place place;
+    overlay_seek(overlay, key, &place);
+    struct overlay_node *node = place.node ? place.node : overlay_insert(overlay, &place, key);
+    struct overlay_entry entry = { .blob = blob, .version = version };
+    entry.value = blob ? blob_span(blob) : entry.value;
+    struct attributes none = { 0 };
+    blob_unref(overlay_set(overlay, node, &entry, &none));
+    return node;
+}
+
+static void keys_stand_in_order_both_ways(void **state)
+{
+    (void)state;
+    struct generation *generation = generation_new();
+    struct overlay *overlay = overlay_new(generation);
+    char room[16];
+    for (size_t i = 0; i < KEYS; i++) { /* 7919 and 3000 have no common factor: every key once */
+        put(overlay, key_of(room, i * 7919 % KEYS), i, NULL);
+    }
+    size_t count = 0;
+    for (const struct overlay_node *node = overlay_first(overlay); node; node = overlay_next(node)) {
+        assert_true(span_equal(overlay_key(node), key_of(room, count++)));
+    }
+    assert_int_equal(count, KEYS);
+    for (const struct overlay_node *node = overlay_last(overlay); node; node = overlay_previous(node)) {
+        assert_true(span_equal(overlay_key(node), key_of(room, --count)));
+    }
+    assert_int_equal(count, 0);
+    generation_free(generation);
+}
+
+static void seeks_find_the_neighbours(void **state)
+{
+    (void)state;
+    struct generation *generation = generation_new();
+    struct overlay *overlay = overlay_new(generation);
+    char room[16], between[16];
+    assert_null(overlay_first(overlay));
+    assert_null(overlay_at_or_after(overlay, span_of_string("a")));
+    assert_null(overlay_before(overlay, span_of_string("z")));
+    for (size_t i = KEYS; i-- > 0;) {
+        put(overlay, key_of(room, i), i, NULL);
+    }
+    for (size_t i = 0; i < KEYS; i++) {
+        const struct overlay_node *node = overlay_find(overlay, key_of(room, i));
+        assert_non_null(node);
+        assert_int_equal(overlay_entry(node)->version, i);
+        assert_ptr_equal(overlay_at_or_after(overlay, key_of(room, i)), node);
+        assert_ptr_equal(overlay_before(overlay, key_of(room, i)), overlay_previous(node));
+        snprintf(between, sizeof between, "k%08zu", i * 2 + 1);
+        assert_null(overlay_find(overlay, span_of_string(between)));
+        assert_ptr_equal(overlay_before(overlay, span_of_string(between)), node);
+        assert_ptr_equal(overlay_at_or_after(overlay, span_of_string(between)), overlay_next(node));
+    }
+    assert_null(overlay_find(NULL, span_of_string("k")));
+    assert_null(overlay_first(NULL));
+    generation_free(generation);
+}
+
+static void overwrites_give_back_the_old_blob(void **state)
+{
+    (void)state;
+    struct generation *generation = generation_new();
+    struct overlay *overlay = overlay_new(generation);
+    struct blob *old = text_blob("old"), *fresh = text_blob("fresh and longer");
+    blob_ref(old);
+    struct overlay_node *node = put(overlay, span_of_string("k"), 1, old);
+    uint64_t bytes = generation->bytes;
+    assert_ptr_equal(put(overlay, span_of_string("k"), 2, blob_ref(fresh)), node);
+    assert_int_equal(old->references, 1);
+    assert_int_equal(generation->bytes, bytes + fresh->size - old->size);
+    struct record record;
+    overlay_record(node, &record);
+    assert_int_equal(record.version, 2);
+    assert_true(span_equal(record.value, span_of_string("fresh and longer")));
+    generation_free(generation);
+    assert_int_equal(fresh->references, 1);
+    blob_unref(old);
+    blob_unref(fresh);
+}
+
+static void attributes_are_kept_per_key(void **state)
+{
+    (void)state;
+    struct generation *generation = generation_new();
+    struct overlay *overlay = overlay_new(generation);
+    struct overlay_node *node = put(overlay, span_of_string("k"), 1, NULL);
+    struct overlay_entry entry = { .version = 2 };
+    struct attributes mode = { .mask = ATTRIBUTE_MODE, .mode = 0600 }, none = { 0 };
+    struct record record;
+    overlay_set(overlay, node, &entry, &mode);
+    overlay_record(node, &record);
+    assert_int_equal(record.attributes.mode, 0600);
+    uint64_t bytes = generation->bytes;
+    overlay_set(overlay, node, &entry, &none);
+    overlay_record(node, &record);
+    assert_int_equal(record.attributes.mask, 0);
+    overlay_set(overlay, node, &entry, &mode); /* the room is used again */
+    assert_int_equal(generation->bytes, bytes);
+    generation_free(generation);
+}
+
+static void a_generation_is_released_in_steps(void **state)
+{
+    (void)state;
+    struct generation *generation = generation_new();
+    struct blob *blob = text_blob("shared");
+    char room[16];
+    for (size_t replica = 0; replica < 3; replica++) {
+        struct overlay *overlay = overlay_new(generation);
+        for (size_t i = 0; i < 100; i++) {
+            put(overlay, key_of(room, i), i, blob_ref(blob));
+        }
+    }
+    assert_int_equal(blob->references, 301);
+    assert_false(generation_release(generation, 150));
+    assert_int_equal(blob->references, 151);
+    assert_false(generation_release(generation, 149));
+    assert_true(generation_release(generation, 1000));
+    assert_int_equal(blob->references, 1);
+    blob_unref(blob);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(keys_stand_in_order_both_ways),    cmocka_unit_test(seeks_find_the_neighbours),
+        cmocka_unit_test(overwrites_give_back_the_old_blob), cmocka_unit_test(attributes_are_kept_per_key),
+        cmocka_unit_test(a_generation_is_released_in_steps),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
