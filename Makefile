@@ -125,6 +125,67 @@ $(BUILD)/obj/t/unit/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
 unit: $(UNIT_TESTS) ## run the unit tests (cmocka, TAP)
 	@CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '' $(UNIT_TESTS)
 
+SYSTEM_TESTS := $(sort $(wildcard t/[0-9]*.t))
+PROVE_FLAGS  ?=
+
+.PHONY: check
+check: all $(UNIT_TESTS) $(SIM_BINARY) ## build, then all tests: unit (cmocka) and system (Perl), by prove
+	@CMOCKA_MESSAGE_OUTPUT=TAP BUILD=$(abspath $(BUILD)) timeout 1500 prove -It/lib $(PROVE_FLAGS) $(UNIT_TESTS) $(SYSTEM_TESTS)
+
+.PHONY: lint
+lint: all ## check layers, owners of libraries, and that nothing but env/ reaches the outside world
+	@BUILD=$(abspath $(BUILD)) prove -It/lib t/001_lint.t
+
+.PHONY: fmt
+fmt: ## format all C sources
+	clang-format -i $(shell git ls-files '*.c')
+
+# --- Trying it
+.PHONY: deps
+deps: ## install what is missing (apt; prints its line first)
+	@mk/deps.sh
+
+.PHONY: deps-bench
+deps-bench: ## install the peers that make bench compares with
+	@echo "no peers are compared yet: see docs/STATUS.md"; exit 2
+
+.PHONY: run
+run: ## install what is missing, build, start a cluster with mount and PostgreSQL, and take the tour
+	@mk/deps.sh
+	@$(MAKE) --no-print-directory all
+	@mk/tour.sh $(TOUR_DIR)
+
+TOUR_DIR ?= .cairn
+
+.PHONY: stop
+stop: ## end what `make run` started; the data stays
+	@$(BUILD)/bin/cairn dev down --dir $(TOUR_DIR)
+
+.PHONY: install
+install: all ## install under DESTDIR and PREFIX; the extension goes where pg_config says
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)/sbin
+	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+	ln -sf $(PREFIX)/bin/cairn-fuse $(DESTDIR)/sbin/mount.cairn
+	ln -sf $(PREFIX)/bin/cairn-fuse $(DESTDIR)/sbin/mount.fuse.cairn
+	install -m 644 src/client/cairn.h $(DESTDIR)$(PREFIX)/include/cairn.h
+	install -m 644 $(BUILD)/lib/libcairn.a $(DESTDIR)$(PREFIX)/lib
+	printf 'prefix=$(PREFIX)\nName: cairn\nDescription: client library of Cairn\nVersion: 0.1.0\nLibs: -L$${prefix}/lib -lcairn -lprotobuf-c -lxxhash\nCflags: -I$${prefix}/include\n' \
+	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/cairn.pc
+	install -d $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir) $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
+	install -m 755 $(BUILD)/pgext/cairn_fdw.so $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
+	install -m 644 $(BUILD)/pgext/cairn_fdw.control $(BUILD)/pgext/cairn_fdw--1.0.sql $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
+
+# --- Fuzzing (clang's libFuzzer). The corpus of past findings runs in make check through the unit tests.
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: $(PROTO_C) ## run each fuzz target for FUZZ_SECONDS
+	@for target in $(patsubst t/fuzz/%.c,%,$(wildcard t/fuzz/fuzz_*.c)); do \
+	  mkdir -p $(BUILD)/fuzz/corpus-$$target && \
+	  clang $(CPPFLAGS) -std=gnu11 -O1 -g -msse4.2 -fsanitize=fuzzer,address,undefined -o $(BUILD)/fuzz/$$target \
+	    t/fuzz/$$target.c $(wildcard src/base/*.c) src/wire/frame.c $(wildcard src/raft/log*.c) -lxxhash -lprotobuf-c && \
+	  $(BUILD)/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus-$$target || exit 1; \
+	done
+
 include $(wildcard mk/*.mk)
 
 .PHONY: help

@@ -1,0 +1,90 @@
+#!/usr/bin/perl
+# Shows that the layers hold: a folder includes only itself and what stands to its right, each library has one owner, and no object
+# outside env/ (and the client's sockets, the programs) uses a clock, random numbers, threads, sockets or files. Reads the sources'
+# #include lines and the objects' undefined symbols (nm).
+use strict;
+use warnings;
+use Test::More;
+
+my $build = $ENV{BUILD} // 'build';
+
+# What each folder may include besides itself.
+my %may = (
+    'src/base'    => [],
+    'src/env'     => [qw(base)],
+    'src/wire'    => [qw(env base tbl proto)],
+    'src/cluster' => [qw(base tbl proto)],
+    'src/store'   => [qw(env base tbl)],
+    'src/raft'    => [qw(wire env base tbl)],
+    'src/node'    => [qw(raft store cluster wire env base tbl proto)],
+    'src/server'  => [qw(node wire env base tbl proto)],
+    'src/client'  => [qw(wire cluster base tbl proto)],
+    'src/tools'   => [qw(client base tbl raft env)],
+    'fuse'        => [qw(client)],
+    'pgext'       => [qw(client)],
+);
+my %owner = (
+    'uv.h' => 'src/env/env_uv.c', 'lmdb.h' => 'src/store/store.c', 'nghttp2/nghttp2.h' => 'src/server/http.c',
+    'openssl/ssl.h' => 'src/wire/tls.c',
+);
+
+my @wrong;
+for my $folder (sort keys %may) {
+    my ($own) = $folder =~ m{([^/]+)$};
+    my %ok = map { $_ => 1 } $own, @{ $may{$folder} };
+    for my $file (glob "$folder/*.[ch]") {
+        open my $in, '<', $file or die "$file: $!";
+        while (<$in>) {
+            if (/^#include "([a-z]+)\/([^"]+)"/) {
+                push @wrong, "$file:$. includes $1/$2" unless $ok{$1};
+                push @wrong, "$file:$. sees more than cairn.h" if $folder =~ /^(fuse|pgext)$/ && $1 eq 'client' && $2 ne 'cairn.h';
+            } elsif (/^#include <([^>]+)>/ && $owner{$1} && $owner{$1} ne $file) {
+                push @wrong, "$file:$. includes <$1>, which only $owner{$1} may";
+            }
+        }
+    }
+}
+is("@wrong", '', 'every folder includes only what stands to its right') or diag join "\n", @wrong;
+
+my %seen;
+my @twice = grep { m{([^/]+)$} && $seen{$1}++ } grep { !m{^(t|pgext|fuse)/.*(README|Makefile)} } split /\n/, `git ls-files 'src/*' 'fuse/*' 'pgext/*'`;
+is("@twice", '', 'file names are unique');
+
+# The outside world, by symbol. The store may know LMDB, which goes round env (D10).
+my $outside = qr/^(?:clock_gettime|gettimeofday|time|rand|random|srand|getrandom|pthread_create|socket|connect|accept|bind|open|open64|openat|
+    fopen|fopen64|read|pread|pread64|write|pwrite|pwrite64|fsync|fdatasync|getenv|secure_getenv|usleep|sleep|nanosleep|epoll_wait|poll|select)$/x;
+my %allowed = ('src/client/sockets.o' => 1, 'src/base/check.o' => 1);
+my @reach;
+for my $folder (qw(base wire cluster store raft node server client)) {
+    for my $object (glob "$build/obj/src/$folder/*.o") {
+        (my $name = $object) =~ s{^\Q$build/obj/\E}{};
+        next if $allowed{$name};
+        for (split /\n/, `nm -u $object`) {
+            s/^\s*U\s+//;
+            s/\@.*//;
+            push @reach, "$name uses $_" if $_ =~ $outside;
+        }
+    }
+}
+is("@reach", '', 'no clock, random, thread, socket or file outside env/') or diag join "\n", @reach;
+
+# Mutable globals: data and bss symbols (D13).
+my @globals;
+for my $object (glob("$build/obj/src/{base,env,wire,cluster,store,raft,node,server,client}/*.o")) {
+    (my $name = $object) =~ s{^\Q$build/obj/\E}{};
+    push @globals, map { "$name: $_" } grep { !/__(?:asan|ubsan|gcov|odr)|\.str|completed/ }
+        map { /^\S+ [bBdD] (\S+)/ ? $1 : () } split /\n/, `nm $object`;
+}
+# Tables of constants with addresses in them lie in .data.rel.ro, which nm also calls d: they are told apart by const in the source.
+@globals = grep { my ($file, $symbol) = m{^(.*)\.o: (.*?)(?:\.\d+)?$}; !source_says_const($file, $symbol) } @globals;
+is("@globals", '', 'no mutable globals') or diag join "\n", @globals;
+
+sub source_says_const {
+    my ($file, $symbol) = @_;
+    open my $in, '<', "$file.c" or return 0;
+    local $/;
+    my $text = <$in>;
+    return $text =~ /\bconst\b[^;{]*\b\Q$symbol\E\b/;
+}
+
+done_testing;
