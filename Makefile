@@ -125,6 +125,8 @@ $(BUILD)/obj/t/unit/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
 unit: $(UNIT_TESTS) ## run the unit tests (cmocka, TAP)
 	@CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '' $(UNIT_TESTS)
 
+include $(wildcard mk/*.mk)
+
 SYSTEM_TESTS := $(sort $(wildcard t/[0-9]*.t))
 PROVE_FLAGS  ?=
 
@@ -185,8 +187,6 @@ fuzz: $(PROTO_C) ## run each fuzz target for FUZZ_SECONDS
 	    t/fuzz/$$target.c $(wildcard src/base/*.c) src/wire/frame.c $(wildcard src/raft/log*.c) -lxxhash -lprotobuf-c && \
 	  $(BUILD)/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus-$$target || exit 1; \
 	done
-
-include $(wildcard mk/*.mk)
 
 .PHONY: help
 help: ## list the targets

@@ -1,0 +1,214 @@
+package Cairn::Cluster;
+
+# A cluster of real cairnd processes for a test: free ports, a temporary folder, everything ended and removed at the end, also after
+# failure. Signals go only to processes that were started here.
+#
+#   my $cluster = Cairn::Cluster->new(nodes => 3);   # started and ready
+#   my ($exit, $out, $err) = $cluster->cairn('put', 'a', 'b');
+#   $cluster->kill9(1); $cluster->start(1); $cluster->wait_ready;
+#
+# Nodes are counted from 1. Options of new: nodes (3), args (more options for every cairnd), standalone, folder (kept by the caller),
+# start (1; 0: the caller starts).
+use strict;
+use warnings;
+use Carp;
+use Cwd qw(abs_path);
+use Exporter 'import';
+use File::Path qw(remove_tree);
+use File::Temp qw(tempdir);
+use IO::Socket::INET;
+use POSIX qw(:sys_wait_h);
+use Time::HiRes qw(time sleep);
+
+our @EXPORT_OK = qw(run_command wait_until free_ports bin);
+
+my @clusters;    # to be ended whatever happens
+my $owner = $$;
+
+sub bin {
+    my ($name) = @_;
+    return abs_path($ENV{BUILD} // 'build') . "/bin/$name";
+}
+
+# As many free ports of loopback as asked; they were free a moment ago.
+sub free_ports {
+    my ($count) = @_;
+    my @sockets = map { IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1', LocalPort => 0) || die "socket: $!" } 1 .. $count;
+    return map { $_->sockport } @sockets;
+}
+
+# Runs a command to its end: (exit code, stdout, stderr). Options: input => bytes, timeout => seconds (60). A command that is late
+# is killed, and exit is 'timeout'.
+sub run_command {
+    my ($command, %options) = @_;
+    my $folder = tempdir(CLEANUP => 1);
+    if (defined $options{input}) {
+        open my $file, '>:raw', "$folder/in" or die;
+        print $file $options{input};
+        close $file;
+    }
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) {
+        open STDIN, '<', defined $options{input} ? "$folder/in" : '/dev/null' or POSIX::_exit(126);
+        open STDOUT, '>', "$folder/out" or POSIX::_exit(126);
+        open STDERR, '>', "$folder/err" or POSIX::_exit(126);
+        { no warnings; exec @$command; }
+        POSIX::_exit(127);
+    }
+    my $deadline = time + ($options{timeout} // 60);
+    my $exit;
+    while (1) {
+        if (waitpid($pid, WNOHANG) == $pid) {
+            $exit = $? & 127 ? 'signal ' . ($? & 127) : $? >> 8;
+            last;
+        }
+        if (time > $deadline) {
+            kill 'KILL', $pid;
+            waitpid $pid, 0;
+            $exit = 'timeout';
+            last;
+        }
+        sleep 0.002;
+    }
+    my @texts;
+    for my $name (qw(out err)) {
+        open my $file, '<:raw', "$folder/$name" or die;
+        local $/;
+        push @texts, scalar(<$file>) // '';
+    }
+    return ($exit, @texts);
+}
+
+# Waits until the code returns true; croaks with what it waited for after the deadline (seconds, 30).
+sub wait_until {
+    my ($what, $code, $seconds) = @_;
+    my $deadline = time + ($seconds // 30);
+    while (1) {
+        my $value = $code->();
+        return $value if $value;
+        croak "waited too long for $what" if time > $deadline;
+        sleep 0.02;
+    }
+}
+
+sub new {
+    my ($class, %options) = @_;
+    my $count = $options{standalone} ? 1 : $options{nodes} // 3;
+    my $self = bless {
+        count  => $count,
+        args   => $options{args} // [],
+        folder => $options{folder} // tempdir('cairn-XXXXXX', DIR => '/tmp'),
+        pids   => [],
+        kept   => defined $options{folder},
+    }, $class;
+    $self->{standalone} = $options{standalone};
+    $self->{ports} = [free_ports($count)];
+    push @clusters, $self;
+    if ($options{start} // 1) {
+        $self->start($_) for 1 .. $count;
+        $self->wait_ready;
+    }
+    return $self;
+}
+
+sub address { my ($self, $n) = @_; return "127.0.0.1:$self->{ports}[$n - 1]"; }
+sub folder  { my ($self, $n) = @_; return defined $n ? "$self->{folder}/n$n" : $self->{folder}; }
+sub pid     { my ($self, $n) = @_; return $self->{pids}[$n]; }
+sub nodes   { my ($self) = @_; return 1 .. $self->{count}; }
+
+sub endpoints {
+    my ($self) = @_;
+    return join ',', map { $self->address($_) } $self->nodes;
+}
+
+sub bootstrap {
+    my ($self) = @_;
+    return join ',', map { "n$_=" . $self->address($_) } $self->nodes;
+}
+
+# Starts one node; does not wait for it.
+sub start {
+    my ($self, $n, @more) = @_;
+    croak "node $n runs already" if $self->{pids}[$n];
+    my @how = $self->{standalone} ? ('--standalone') : ('--bootstrap', $self->bootstrap);
+    my @command = (bin('cairnd'), '--name', "n$n", '--data', $self->folder($n), '--listen', $self->address($n), @how, @{ $self->{args} }, @more);
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) {
+        open STDIN, '<', '/dev/null';
+        open STDOUT, '>>', "$self->{folder}/n$n.log" or POSIX::_exit(126);
+        open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
+        { no warnings; exec @command; }
+        POSIX::_exit(127);
+    }
+    $self->{pids}[$n] = $pid;
+    return $pid;
+}
+
+# Waits until every running node knows a primary for each of its partitions, as a client sees it.
+sub wait_ready {
+    my ($self, $seconds) = @_;
+    wait_until("the cluster to answer (see $self->{folder})", sub {
+        my ($exit) = $self->cairn('--timeout', '2s', 'ls', '--limit', '1');
+        return $exit eq '0';
+    }, $seconds // 60);
+}
+
+# cairn with this cluster's endpoints.
+sub cairn {
+    my ($self, @args) = @_;
+    my %options = ref $args[-1] eq 'HASH' ? %{ pop @args } : ();
+    return run_command([bin('cairn'), '--endpoints', $self->endpoints, @args], %options);
+}
+
+sub signal {
+    my ($self, $n, $signal) = @_;
+    my $pid = $self->{pids}[$n] or croak "node $n does not run";
+    kill $signal, $pid or croak "kill: $!";
+}
+
+sub reap {
+    my ($self, $n, $seconds) = @_;
+    my $pid = $self->{pids}[$n] or return;
+    my $status;
+    wait_until("node $n to end", sub { waitpid($pid, WNOHANG) == $pid and defined($status = $?) }, $seconds // 20);
+    $self->{pids}[$n] = undef;
+    return $status & 127 ? 'signal ' . ($status & 127) : $status >> 8;
+}
+
+# Returns at once when the process is gone.
+sub kill9 { my ($self, $n) = @_; $self->signal($n, 'KILL'); return $self->reap($n); }
+# SIGTERM; returns the exit code.
+sub stop   { my ($self, $n) = @_; $self->signal($n, 'TERM'); return $self->reap($n); }
+sub pause  { my ($self, $n) = @_; $self->signal($n, 'STOP'); }
+sub resume { my ($self, $n) = @_; $self->signal($n, 'CONT'); }
+sub is_running { my ($self, $n) = @_; my $pid = $self->{pids}[$n]; return $pid && waitpid($pid, WNOHANG) == 0; }
+
+sub log_text {
+    my ($self, $n) = @_;
+    open my $file, '<', "$self->{folder}/n$n.log" or return '';
+    local $/;
+    return scalar(<$file>) // '';
+}
+
+sub destroy {
+    my ($self) = @_;
+    for my $n ($self->nodes) {
+        my $pid = $self->{pids}[$n] or next;
+        kill 'CONT', $pid;
+        kill 'KILL', $pid;
+        waitpid $pid, 0;
+        $self->{pids}[$n] = undef;
+    }
+    remove_tree($self->{folder}) unless $self->{kept} || $ENV{CAIRN_KEEP};
+}
+
+END {
+    if ($$ == $owner) {
+        my $status = $?;
+        $_->destroy for @clusters;
+        $? = $status;
+    }
+}
+$SIG{INT} = $SIG{TERM} = sub { exit 1 };
+
+1;
