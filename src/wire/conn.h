@@ -41,8 +41,11 @@ struct conn_piece {
 void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
 /* Bytes queued and not yet taken by the operating system. */
 size_t conn_out_bytes(const struct conn *conn);
+/* Stops or resumes on_frame, at once: frames that were read already wait too. */
 void conn_pause(struct conn *conn, bool paused);
 const char *conn_peer(const struct conn *conn);
+/* Gives what is queued to the operating system as far as it takes it now, then closes; on_close follows later, nothing else does.
+ * Members of struct conn_events may be NULL: an owner that goes away attaches such and closes. */
 void conn_close(struct conn *conn);
 
 #endif

@@ -73,6 +73,11 @@ struct frame {
  * payload's bytes (frame->payload) are checksummed here but not copied. */
 void frame_pack_head(const struct frame *frame, struct buf *out);
 
+/* The same for a payload in several pieces: begin writes header and message (frame->payload is ignored), the caller continues
+ * the returned checksum over the pieces with hash_crc32c, finish fills the checksums in. *at is the frame's position in *out. */
+uint32_t frame_pack_begin(const struct frame *frame, size_t payload_bytes, struct buf *out, size_t *at);
+void frame_pack_finish(struct buf *out, size_t at, uint32_t crc);
+
 /* Reads the frame at the beginning of bytes.
  *   > 0: the frame's whole size in bytes; *frame borrows from bytes
  *     0: incomplete; *need is the total size known so far (at least FRAME_HEADER_BYTES)
