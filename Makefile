@@ -121,6 +121,12 @@ endef
 $(foreach layer,$(LAYERS) fuse,$(eval $(call unit_rule,$(layer))))
 $(BUILD)/obj/t/unit/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
 
+# Programs that system tests use, over the client library alone.
+TEST_PROGRAMS := $(BUILD)/t/writer
+$(TEST_PROGRAMS): $(BUILD)/t/%: $(BUILD)/obj/t/lib/%.o $(call links,$(CLIENT_LAYERS))
+	@mkdir -p $(@D)
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
+
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests (cmocka, TAP)
 	@CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '' $(UNIT_TESTS)
@@ -131,7 +137,7 @@ SYSTEM_TESTS := $(sort $(wildcard t/[0-9]*.t))
 PROVE_FLAGS  ?=
 
 .PHONY: check
-check: all $(UNIT_TESTS) $(SIM_BINARY) ## build, then all tests: unit (cmocka) and system (Perl), by prove
+check: all $(UNIT_TESTS) $(TEST_PROGRAMS) $(SIM_BINARY) ## build, then all tests: unit (cmocka) and system (Perl), by prove
 	@CMOCKA_MESSAGE_OUTPUT=TAP BUILD=$(abspath $(BUILD)) timeout 1500 prove -It/lib $(PROVE_FLAGS) $(UNIT_TESTS) $(SYSTEM_TESTS)
 
 .PHONY: lint
