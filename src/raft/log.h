@@ -40,7 +40,7 @@ struct log_config {
 struct log_group_start {
     uint32_t group;
     uint64_t replica;
-    struct raft_start raft;         /* runs belong to the log until log_group_open */
+    struct raft_start raft;         /* runs belong to the log: copy them (raft_init does) before anything is appended or cut */
 };
 
 /* Opens the directory and recovers: reads all segments, cuts a torn tail, rewrites what was not proven durable to a fresh segment
@@ -54,7 +54,7 @@ const struct log_group_start *log_group_at(const struct log *log, size_t i);
  * that holds something of it. */
 void log_group_add(struct log *log, uint32_t group, uint64_t replica, uint64_t start_index, uint64_t start_term);
 
-/* Appends entries; payloads are referenced. first may be <= the group's last index: what was there from `first` on is replaced.
+/* Appends entries; payloads are referenced, each of at most LIMIT_ENTRY_BYTES and half a segment. first may be <= the group's last index: what was there from `first` on is replaced.
  * terms[i], payloads[i] (an empty blob for a no-op). */
 void log_append(struct log *log, uint32_t group, uint64_t first, const uint64_t *terms, struct blob *const *payloads,
                 uint32_t count);
@@ -67,8 +67,9 @@ struct blob *log_peek(struct log *log, uint32_t group, uint64_t index);
 /* As raft_config.entries_in_memory. */
 uint32_t log_in_memory(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
                        uint32_t *bytes);
-/* Reads entries from disk: an ENV_JOB_READ job; `done` gets count blobs (it owns the references), possibly fewer than asked
- * (bytes_max), or a negative error. Entries replaced meanwhile are not returned. */
+/* Reads entries from disk: an ENV_JOB_READ job; `done` gets count blobs (it owns the references, the array is the log's), possibly
+ * fewer than asked (bytes_max, and at most 8 MiB after the first; 0 when `first` is not in the log any more), or a negative error
+ * (ERR_CORRUPT, ERR_IO). Entries replaced meanwhile are not returned. Not called after log_close. */
 void log_read(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
               void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count), void *ctx);
 /* The same, blocking: at start only, for replay. Reads as much as fits; *count_out >= 1 on success. */
@@ -80,14 +81,19 @@ int log_read_now(struct log *log, uint32_t group, uint64_t first, uint32_t count
 void log_cut(struct log *log, uint32_t group, uint64_t log_start, uint64_t start_term);
 /* Bytes on disk in segments that hold something needed; the node flushes the store when this passes its limit. */
 uint64_t log_live_bytes(const struct log *log);
-/* Room left: fails with ERR_DISK_FULL when appending another `bytes` could fail for want of space. */
+/* Room left: ERR_DISK_FULL when appending another `bytes` could fail for want of space (a segment stays in reserve for what must
+ * be written: votes, cuts), ERR_BUSY when too much waits for the disk, ERR_IO after a failure. */
 int log_admit(const struct log *log, size_t bytes);
 
 struct log_stats {
     uint64_t batches, entries, bytes, syncs_us_total, sync_us_max, segments, recycled, read_bytes;
 };
 const struct log_stats *log_stats(const struct log *log);
-/* Waits for what is gathered and in flight (blocks), then closes. Callbacks are not called any more. */
+/* Ends it: no callback is made any more. What is gathered is written and synced here (blocks) or, while a job of the log is in
+ * flight, as soon as that one is done, in a later event of the loop; then the memory is freed. To be sure that all is on disk,
+ * wait for !log_is_busy before. */
 void log_close(struct log *log);
+/* Frees the memory and writes nothing: for an env that ended its jobs without telling (a simulated crash). */
+void log_abandon(struct log *log);
 
 #endif

@@ -1,0 +1,1278 @@
+/* The log: one write-ahead log for all groups of a node. Here is what runs while the node runs; opening stands in log_recover.c,
+ * the format and what is torn or damaged in log_record.h.
+ *
+ *   log_append ─► pending ─► log_batch_begin ─► log_batch_work (job: pack, write, sync, votes) ─► batch_done ─► callbacks
+ *                    ▲            lays out        one in flight                                     places, live counts
+ *                    └── gathers while one is in flight
+ *
+ * Segments. chain[0 … n-1] hold the log, the last is written. A segment is fresh (spare) → current → full → free → recycled. Each
+ * begins with a checkpoint: start and state of every group, so that only entries tie an old segment to life. It is free when
+ * none of its entries is live and a durable batch says so (first_segment in its head); what made the entries dead is
+ * in that batch or before. Quiet groups would pin old segments: beyond LOG_CHAIN_MAX, when the oldest is less than a quarter
+ * live, its entries are read and written again as MOVED records.
+ *
+ * Invariants
+ * I1  One batch in flight; the next is laid out only after the sync of the last. So every head's durable position is the end
+ *     of the batch before.
+ * I2  An entry's slot names a place only when that place is durable; until then the payload is in memory.
+ * I3  Nothing is told durable that lies behind a failed write or sync: after one, no job is started and no callback made but
+ *     on_failure.
+ * I4  first_segment grows only in a batch that takes all that is pending, so the cuts and replacements that freed the segments
+ *     are durable with it or before.
+ * I5  A segment leaves the chain only at the front, and its file is touched only when no read uses it.
+ *
+ * Thread: loop; log_batch_work, keeper_work and read_work in jobs, on what was handed to them. */
+#include "raft/log.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/hash.h"
+#include "raft/log_private.h"
+
+static void batch_done(struct env_job *job);
+static void move_step(struct log *log);
+
+/* --- Small containers. */
+
+struct log_group *log_group_find(const struct log *log, uint32_t number)
+{
+    return hashtab_find(&log->by_number, number);
+}
+
+struct log_segment *log_segment_find(const struct log *log, uint32_t number)
+{
+    size_t low = 0, high = log->chain_count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (log->chain[middle]->number < number) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    CHECK(low < log->chain_count && log->chain[low]->number == number);
+    return log->chain[low];
+}
+
+static void segments_push(struct log_segment ***list, size_t *count, size_t *capacity, struct log_segment *segment)
+{
+    if (*count == *capacity) {
+        *capacity = *capacity ? *capacity * 2 : 8;
+        *list = mem_realloc(*list, *capacity * sizeof **list);
+    }
+    (*list)[(*count)++] = segment;
+}
+
+struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors,
+                                  uint32_t used)
+{
+    CHECK(log->chain_count == 0 || log_current(log)->number < number);
+    struct log_segment *segment = MEM_NEW(struct log_segment);
+    segment->number = number;
+    segment->file = file;
+    segment->sectors = sectors;
+    segment->used = used;
+    segments_push(&log->chain, &log->chain_count, &log->chain_capacity, segment);
+    return segment;
+}
+
+void log_pending_add(struct log_pendings *pendings, const struct log_pending *record)
+{
+    if (pendings->first + pendings->count == pendings->capacity) {
+        if (pendings->first > pendings->capacity / 2) {
+            memmove(pendings->items, pendings->items + pendings->first, pendings->count * sizeof *pendings->items);
+            pendings->first = 0;
+        } else {
+            pendings->capacity = pendings->capacity ? pendings->capacity * 2 : 64;
+            pendings->items = mem_realloc(pendings->items, pendings->capacity * sizeof *pendings->items);
+        }
+    }
+    struct log_pending *item = &pendings->items[pendings->first + pendings->count++];
+    *item = *record;
+    if (item->payload) {
+        blob_ref(item->payload);
+        pendings->bytes += item->payload->size;
+    }
+}
+
+static struct log_pending pending_take(struct log_pendings *pendings)
+{
+    CHECK(pendings->count > 0);
+    struct log_pending record = pendings->items[pendings->first++];
+    if (--pendings->count == 0) {
+        pendings->first = 0;
+    }
+    if (record.payload) {
+        pendings->bytes -= record.payload->size;
+    }
+    return record;
+}
+
+/* --- Places and the cache. */
+
+static uint64_t live_size(const struct log_slot *slot)
+{
+    return (uint64_t)slot->size + LOG_RECORD_HEADER;
+}
+
+void log_live_add(struct log *log, struct log_slot *slot)
+{
+    struct log_segment *segment = log_segment_find(log, slot->segment);
+    segment->live_count++;
+    segment->live_bytes += live_size(slot);
+}
+
+static void live_remove(struct log *log, const struct log_slot *slot)
+{
+    struct log_segment *segment = log_segment_find(log, slot->segment);
+    CHECK(segment->live_count > 0 && segment->live_bytes >= live_size(slot));
+    segment->live_count--;
+    segment->live_bytes -= live_size(slot);
+}
+
+static uint64_t blob_cost(const struct blob *blob)
+{
+    return (uint64_t)blob->size + 64;
+}
+
+static void cache_drop(struct log *log, struct log_slot *slot)
+{
+    if (slot->blob) {
+        CHECK(log->cached_bytes >= blob_cost(slot->blob) && log->cached_blobs > 0);
+        log->cached_bytes -= blob_cost(slot->blob);
+        log->cached_blobs--;
+        blob_unref(slot->blob);
+        slot->blob = NULL;
+    }
+}
+
+static struct log_slot *cached_slot(const struct log_cached *cached)
+{
+    if (!log_index_has(&cached->group->index, cached->index)) {
+        return NULL;
+    }
+    struct log_slot *slot = log_index_at(&cached->group->index, cached->index);
+    return slot->blob == cached->payload ? slot : NULL;
+}
+
+/* Forgets what names no payload in memory any more (cut or replaced entries). */
+static void cache_compact(struct log *log)
+{
+    size_t mask = log->cached_capacity - 1, kept = 0;
+    for (size_t i = 0; i < log->cached_count; i++) {
+        struct log_cached *cached = &log->cached[(log->cached_first + i) & mask];
+        if (cached_slot(cached)) {
+            log->cached[(log->cached_first + kept++) & mask] = *cached;
+        }
+    }
+    log->cached_count = kept;
+}
+
+static void cache_add(struct log *log, struct log_group *group, uint64_t index, struct log_slot *slot)
+{
+    if (log->cached_count == log->cached_capacity && log->cached_count > 2 * log->cached_blobs + 1024) {
+        cache_compact(log);
+    }
+    if (log->cached_count == log->cached_capacity) {
+        size_t capacity = log->cached_capacity ? log->cached_capacity * 2 : 1024;
+        struct log_cached *ring = mem_alloc(capacity * sizeof *ring);
+        for (size_t i = 0; i < log->cached_count; i++) {
+            ring[i] = log->cached[(log->cached_first + i) & (log->cached_capacity - 1)];
+        }
+        mem_free(log->cached);
+        log->cached = ring;
+        log->cached_first = 0;
+        log->cached_capacity = capacity;
+    }
+    size_t at = (log->cached_first + log->cached_count++) & (log->cached_capacity - 1);
+    log->cached[at] = (struct log_cached){ group, index, slot->blob };
+    log->cached_blobs++;
+    log->cached_bytes += blob_cost(slot->blob);
+}
+
+/* Drops the oldest durable payloads until the cache is within its bound. */
+static void cache_evict(struct log *log)
+{
+    while (log->cached_count > 0) {
+        struct log_cached *cached = &log->cached[log->cached_first];
+        struct log_slot *slot = cached_slot(cached);
+        if (slot && (log->cached_bytes <= log->config.cache_bytes || slot->segment == 0)) {
+            break;
+        }
+        if (slot) {
+            cache_drop(log, slot);
+        }
+        log->cached_first = (log->cached_first + 1) & (log->cached_capacity - 1);
+        log->cached_count--;
+    }
+}
+
+/* --- Groups. */
+
+struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica, uint64_t log_start,
+                                uint64_t start_term)
+{
+    struct log_group *group = MEM_NEW(struct log_group);
+    group->number = number;
+    group->replica = replica;
+    log_index_init(&group->index, log_start, start_term);
+    group->durable_index = log_start - 1;
+    if (log->group_count == log->group_capacity) {
+        log->group_capacity = log->group_capacity ? log->group_capacity * 2 : 64;
+        log->groups = mem_realloc(log->groups, log->group_capacity * sizeof *log->groups);
+    }
+    log->groups[log->group_count++] = group;
+    CHECK(!hashtab_put(&log->by_number, number, group));
+    return group;
+}
+
+size_t log_group_count(const struct log *log)
+{
+    return log->start_count;
+}
+
+const struct log_group_start *log_group_at(const struct log *log, size_t i)
+{
+    CHECK(i < log->start_count);
+    return &log->groups[i]->start;
+}
+
+/* A batch at the end of this turn, unless one is in flight: then right behind it. */
+static void schedule(struct log *log)
+{
+    if (!log->is_in_flight && !log->is_failed && !log->is_closing) {
+        env_defer(log->config.env, &log->task);
+    }
+}
+
+static void add_start(struct log *log, struct log_group *group)
+{
+    struct log_pending record = { .group = group,
+                                  .kind = LOG_RECORD_START,
+                                  .index = group->index.log_start,
+                                  .term = group->index.start_term };
+    log_pending_add(&log->pending, &record);
+    schedule(log);
+}
+
+void log_group_add(struct log *log, uint32_t group_number, uint64_t replica, uint64_t start_index, uint64_t start_term)
+{
+    CHECK(!log_group_find(log, group_number));
+    /* The checkpoint of all groups takes at most an eighth of a segment. */
+    CHECK((log->group_count + 1) * 2 * LOG_RECORD_HEADER <= log->config.segment_bytes / 8);
+    add_start(log, log_group_new(log, group_number, replica, start_index, start_term));
+}
+
+/* --- Appending. */
+
+static void drop_slot(struct log *log, struct log_slot *slot)
+{
+    cache_drop(log, slot);
+    if (slot->segment) {
+        live_remove(log, slot);
+    }
+}
+
+static void replace_from(struct log *log, struct log_group *group, uint64_t first)
+{
+    for (uint64_t i = first; i <= group->index.last_index; i++) {
+        drop_slot(log, log_index_at(&group->index, i));
+    }
+    log_index_truncate(&group->index, first);
+    if (group->durable_index >= first) {
+        group->durable_index = first - 1;
+    }
+}
+
+void log_append(struct log *log, uint32_t group_number, uint64_t first, const uint64_t *terms,
+                struct blob *const *payloads, uint32_t count)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group && count > 0);
+    CHECK(first >= group->index.log_start && first <= group->index.last_index + 1);
+    replace_from(log, group, first);
+    for (uint32_t i = 0; i < count; i++) {
+        CHECK(payloads[i]->size <= log->entry_bytes_max);
+        struct log_slot *slot = log_index_push(&group->index);
+        log_index_push_term(&group->index, terms[i]);
+        slot->size = payloads[i]->size & LOG_RECORD_PAYLOAD_MAX;
+        slot->at = ++log->serial;
+        slot->blob = blob_ref(payloads[i]);
+        cache_add(log, group, first + i, slot);
+        struct log_pending record = { .group = group,
+                                      .kind = LOG_RECORD_ENTRY,
+                                      .index = first + i,
+                                      .term = terms[i],
+                                      .payload = payloads[i],
+                                      .old_at = slot->at };
+        log_pending_add(&log->pending, &record);
+    }
+    schedule(log);
+}
+
+void log_append_state(struct log *log, uint32_t group_number, uint64_t term, uint64_t vote)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    CHECK(term >= group->term);
+    group->term = term;
+    group->vote = vote;
+    struct log_pending record = { .group = group, .kind = LOG_RECORD_STATE, .index = term, .term = vote };
+    log_pending_add(&log->pending, &record);
+    schedule(log);
+}
+
+bool log_is_busy(const struct log *log)
+{
+    return log->is_in_flight || log->pending.count > 0;
+}
+
+/* --- Batches. */
+
+/* How many of the waiting records fit the soft size, at least one if there is any; adds to *bytes and *payload. */
+static size_t records_that_fit(const struct log *log, const struct log_pendings *pendings, uint64_t *bytes,
+                               uint64_t *payload)
+{
+    size_t count = 0;
+    for (; count < pendings->count; count++) {
+        const struct log_pending *record = &pendings->items[pendings->first + count];
+        uint64_t size = record->payload ? record->payload->size : 0;
+        if (*bytes > 0 && *bytes + size + LOG_RECORD_HEADER > log->batch_bytes) {
+            break;
+        }
+        *bytes += size + LOG_RECORD_HEADER;
+        *payload += size;
+    }
+    return count;
+}
+
+static void batch_push(struct log_batch *batch, const struct log_pending *record)
+{
+    if (batch->count == batch->capacity) {
+        batch->capacity = batch->capacity ? batch->capacity * 2 : 256;
+        batch->records = mem_realloc(batch->records, batch->capacity * sizeof *batch->records);
+    }
+    batch->records[batch->count++] = *record;
+}
+
+/* Start and state of every group, at the head of a segment's first batch. They may be newer than what follows in this batch:
+ * replay takes the greater start and the newer state. */
+static void batch_push_checkpoint(struct log *log)
+{
+    for (size_t i = 0; i < log->group_count; i++) {
+        struct log_group *group = log->groups[i];
+        struct log_pending start = { .group = group,
+                                     .kind = LOG_RECORD_START,
+                                     .index = group->index.log_start,
+                                     .term = group->index.start_term,
+                                     .is_silent = true };
+        struct log_pending state = { .group = group,
+                                     .kind = LOG_RECORD_STATE,
+                                     .index = group->term,
+                                     .term = group->vote,
+                                     .is_silent = true };
+        batch_push(&log->batch, &start);
+        batch_push(&log->batch, &state);
+    }
+}
+
+/* The group's newest state goes to the votes file too. */
+static void batch_push_vote(struct log *log, const struct log_pending *record)
+{
+    struct log_batch *batch = &log->batch;
+    struct log_group *group = record->group;
+    if (!group->has_pair) {
+        group->votes = (struct log_vote){ .pair = log->votes.pairs++ };
+        group->has_pair = true;
+    }
+    group->votes.record = (struct log_record_vote){ .owner = log->owner,
+                                                    .group = group->number,
+                                                    .replica = group->replica,
+                                                    .sequence = group->votes.record.sequence + 1,
+                                                    .term = record->index,
+                                                    .vote = record->term };
+    for (size_t i = 0; i < batch->votes_count; i++) {
+        if (batch->votes[i].pair == group->votes.pair) {
+            batch->votes[i].record = group->votes.record;
+            return;
+        }
+    }
+    if (batch->votes_count == batch->votes_capacity) {
+        batch->votes_capacity = batch->votes_capacity ? batch->votes_capacity * 2 : 16;
+        batch->votes = mem_realloc(batch->votes, batch->votes_capacity * sizeof *batch->votes);
+    }
+    batch->votes[batch->votes_count++] = group->votes;
+    group->votes.copy = !group->votes.copy;
+}
+
+/* The oldest segment that is needed once everything taken into this batch is durable (I4). */
+static uint64_t oldest_needed(const struct log *log)
+{
+    if (log->pending.count > 0) {
+        return log->first_segment;
+    }
+    size_t i = 0;
+    while (i + 1 < log->chain_count && log->chain[i]->live_count == 0) {
+        i++;
+    }
+    return log->chain[i]->number;
+}
+
+static void batch_lay_out(struct log *log, uint32_t sectors, uint32_t copies, uint64_t payload)
+{
+    struct log_batch *batch = &log->batch;
+    struct log_segment *segment = log_current(log);
+    batch->segment = segment;
+    batch->head.segment = segment->number;
+    batch->head.sector = segment->used;
+    batch->head.sectors = sectors;
+    batch->head.sequence = log->sequence + 1;
+    batch->head.records = (uint32_t)batch->count;
+    batch->head.copies = copies;
+    batch->head.payload_bytes = (uint32_t)payload;
+    batch->head.previous_records = log->previous_records;
+    batch->head.previous_crc = log->previous_crc;
+    batch->head.first_segment = oldest_needed(log);
+    uint32_t at = log_record_payload_at(segment->used, batch->head.records, copies);
+    for (size_t i = 0; i < batch->count; i++) {
+        batch->records[i].at = at;
+        at += batch->records[i].payload ? batch->records[i].payload->size : 0;
+    }
+}
+
+/* Goes on in the next segment: false when none is ready. */
+static bool next_segment(struct log *log)
+{
+    if (log->spare_count == 0) {
+        return false;
+    }
+    struct log_segment *spare = log->spares[0];
+    CHECK(log_current(log)->number < spare->number);
+    log->spares[0] = log->spares[1];
+    log->spare_count--;
+    segments_push(&log->chain, &log->chain_count, &log->chain_capacity, spare);
+    return true;
+}
+
+/* The slot still names the place that the record was made for. */
+static struct log_slot *record_slot(const struct log_pending *record)
+{
+    const struct log_index *index = &record->group->index;
+    if (!log_index_has(index, record->index)) {
+        return NULL;
+    }
+    struct log_slot *slot = log_index_at(index, record->index);
+    return slot->segment == record->old_segment && slot->at == record->old_at ? slot : NULL;
+}
+
+/* An entry that was replaced since must not be written again behind its successor. */
+static void moves_drop_stale(struct log *log)
+{
+    for (size_t left = log->moves.count; left > 0; left--) {
+        struct log_pending record = pending_take(&log->moves);
+        if (record_slot(&record)) {
+            log_pending_add(&log->moves, &record);
+        }
+        blob_unref(record.payload);
+    }
+}
+
+bool log_batch_begin(struct log *log)
+{
+    struct log_batch *batch = &log->batch;
+    uint64_t bytes = 0, payload = 0;
+    moves_drop_stale(log);
+    size_t count = records_that_fit(log, &log->pending, &bytes, &payload);
+    size_t moves = records_that_fit(log, &log->moves, &bytes, &payload);
+    if (count + moves == 0 && !log->is_flush_wanted) {
+        return false;
+    }
+    uint32_t copies = log->previous_records;
+    if (copies > LOG_RECORD_COPIES_MAX || copies * LOG_RECORD_HEADER > log->batch_bytes / 2 ||
+        batch->copies.size != copies * LOG_RECORD_HEADER) {
+        copies = 0;
+    }
+    struct log_segment *segment = log_current(log);
+    uint32_t checkpoint = segment->used == 1 ? 2 * (uint32_t)log->group_count : 0;
+    uint32_t sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
+    batch->head.durable_segment = segment->number;
+    batch->head.durable_sector = segment->used;
+    if (sectors > log->segment_sectors - segment->used) {
+        CHECK(segment->used > 1);
+        if (!next_segment(log)) {
+            return false;
+        }
+        segment = log_current(log);
+        checkpoint = 2 * (uint32_t)log->group_count;
+        sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
+        CHECK(sectors <= log->segment_sectors - segment->used);
+    }
+    batch->count = batch->votes_count = 0;
+    if (checkpoint) {
+        batch_push_checkpoint(log);
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct log_pending record = pending_take(&log->pending);
+        batch_push(batch, &record);
+        if (record.kind == LOG_RECORD_STATE) {
+            batch_push_vote(log, &record);
+        }
+    }
+    for (size_t i = 0; i < moves; i++) {
+        struct log_pending record = pending_take(&log->moves);
+        batch_push(batch, &record);
+    }
+    log->is_flush_wanted = false;
+    batch_lay_out(log, sectors, copies, payload);
+    return true;
+}
+
+static void batch_pack(struct log_batch *batch)
+{
+    size_t size = (size_t)batch->head.sectors * LOG_RECORD_SECTOR;
+    buf_clear(&batch->buffer);
+    log_record_pack_begin(&batch->packer, &batch->head, buf_extend(&batch->buffer, size));
+    for (size_t i = 0; i < batch->count; i++) {
+        struct log_pending *record = &batch->records[i];
+        struct span payload = record->payload ? blob_span(record->payload) : (struct span){ 0 };
+        record->crc = hash_crc32c(0, payload.data, payload.size);
+        struct log_record header = { .kind = record->kind,
+                                     .group = record->group->number,
+                                     .replica = record->group->replica,
+                                     .index = record->index,
+                                     .term = record->term,
+                                     .length = (uint32_t)payload.size,
+                                     .crc = record->crc };
+        log_record_pack_add(&batch->packer, &header);
+    }
+    struct span copies = batch->head.copies ? buf_span(&batch->copies) : (struct span){ 0 };
+    log_record_pack_copies(&batch->packer, copies);
+    for (size_t i = 0; i < batch->count; i++) {
+        if (batch->records[i].payload) {
+            log_record_pack_payload(&batch->packer, blob_span(batch->records[i].payload));
+        }
+    }
+    log_record_pack_finish(&batch->packer);
+}
+
+void log_batch_work(struct log_batch *batch)
+{
+    struct log *log = batch->log;
+    struct env *env = log->config.env;
+    batch_pack(batch);
+    uint64_t begun = env_now_us(env);
+    int rc = env_file_write(env, batch->segment->file, (uint64_t)batch->head.sector * LOG_RECORD_SECTOR,
+                            batch->buffer.data, batch->buffer.size, &batch->err);
+    if (rc == 0) {
+        rc = env_file_sync(env, batch->segment->file, &batch->err);
+    }
+    for (size_t i = 0; rc == 0 && i < batch->votes_count; i++) {
+        rc = log_votes_write(env, log->votes.file, &batch->votes[i], &batch->err);
+    }
+    if (rc == 0 && batch->votes_count > 0) {
+        rc = env_file_sync(env, log->votes.file, &batch->err);
+    }
+    batch->sync_us = env_now_us(env) - begun;
+    batch->status = rc;
+}
+
+static void batch_job_work(struct env_job *job)
+{
+    log_batch_work(container_of(job, struct log_batch, job));
+}
+
+static void batch_start(struct log *log)
+{
+    if (log->is_in_flight || log->is_failed || log->is_closing) {
+        return;
+    }
+    bool is_begun = log_batch_begin(log);
+    log_keeper_step(log);
+    if (is_begun) {
+        log->is_in_flight = true;
+        log->batch.job.work = batch_job_work;
+        log->batch.job.done = batch_done;
+        env_job_start(log->config.env, ENV_JOB_LOG, &log->batch.job);
+    }
+}
+
+static void task_run(struct env_task *task)
+{
+    batch_start(container_of(task, struct log, task));
+}
+
+/* An entry's record is durable: its slot, if it still is this entry's, gets the place. */
+static void settle_entry(struct log *log, const struct log_pending *record)
+{
+    struct log_group *group = record->group;
+    struct log_slot *slot = record_slot(record);
+    if (!slot) {
+        return; /* replaced or cut meanwhile */
+    }
+    if (slot->segment) {
+        live_remove(log, slot);
+    }
+    slot->segment = log->batch.segment->number;
+    slot->at = record->at;
+    slot->crc = record->crc;
+    slot->is_moved = record->kind == LOG_RECORD_MOVED;
+    log_live_add(log, slot);
+    if (record->kind == LOG_RECORD_ENTRY) {
+        group->durable_index = record->index;
+        group->is_told = true;
+    }
+}
+
+static void free_segments(struct log *log, uint64_t first_segment)
+{
+    size_t gone = 0;
+    while (gone + 1 < log->chain_count && log->chain[gone]->number < first_segment) {
+        CHECK(log->chain[gone]->live_count == 0);
+        segments_push(&log->freed, &log->freed_count, &log->freed_capacity, log->chain[gone++]);
+    }
+    memmove(log->chain, log->chain + gone, (log->chain_count - gone) * sizeof *log->chain);
+    log->chain_count -= gone;
+}
+
+void log_batch_settle(struct log *log)
+{
+    struct log_batch *batch = &log->batch;
+    batch->segment->used += batch->head.sectors;
+    log->sequence = batch->head.sequence;
+    log->first_segment = batch->head.first_segment;
+    log->previous_records = batch->head.records;
+    struct buf table = batch->packer.table;
+    batch->packer.table = batch->copies;
+    batch->copies = table;
+    log->previous_crc = hash_crc32c(0, table.data, table.size);
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct log_pending *record = &batch->records[i];
+        if (record->kind == LOG_RECORD_ENTRY || record->kind == LOG_RECORD_MOVED) {
+            settle_entry(log, record);
+            log->stats.entries += record->kind == LOG_RECORD_ENTRY;
+        }
+    }
+    free_segments(log, log->first_segment);
+    log->stats.batches++;
+    log->stats.bytes += batch->buffer.size;
+    log->stats.syncs_us_total += batch->sync_us;
+    if (batch->sync_us > log->stats.sync_us_max) {
+        log->stats.sync_us_max = batch->sync_us;
+    }
+}
+
+static void batch_tell(struct log *log)
+{
+    const struct log_config *config = &log->config;
+    struct log_batch *batch = &log->batch;
+    size_t told = 0;
+    if (log->told_capacity < batch->count) {
+        log->told_capacity = batch->capacity;
+        log->told = mem_realloc(log->told, log->told_capacity * sizeof *log->told);
+    }
+    for (size_t i = 0; i < batch->count; i++) {
+        const struct log_pending *record = &batch->records[i];
+        if (record->group->is_told) {
+            record->group->is_told = false;
+            log->told[told++] = record->group;
+        }
+        if (record->kind == LOG_RECORD_STATE && !record->is_silent && config->on_state_durable) {
+            config->on_state_durable(config->ctx, record->group->number, record->index, record->term);
+        }
+    }
+    for (size_t i = 0; i < told && config->on_durable; i++) {
+        const struct log_index *index = &log->told[i]->index;
+        uint64_t durable = log->told[i]->durable_index;
+        if (durable + 1 >= index->log_start) {
+            config->on_durable(config->ctx, log->told[i]->number, durable, log_index_term(index, durable));
+        }
+    }
+    if (config->on_batch) {
+        config->on_batch(config->ctx);
+    }
+}
+
+static void batch_release(struct log_batch *batch)
+{
+    for (size_t i = 0; i < batch->count; i++) {
+        blob_unref(batch->records[i].payload);
+    }
+    batch->count = 0;
+    if (batch->buffer.capacity > 4 * LIMIT_LOG_BATCH_BYTES) {
+        buf_fini(&batch->buffer);
+        batch->buffer = (struct buf){ 0 };
+    }
+}
+
+static void log_fail(struct log *log, const struct err *err)
+{
+    if (log->is_failed || log->is_closing) {
+        return;
+    }
+    log->is_failed = true;
+    LOG_ERROR(log->config.logger, "event=log_failed text=\"%s\"", err->text);
+    if (log->config.on_failure) {
+        log->config.on_failure(log->config.ctx, err);
+    }
+}
+
+static void close_step(struct log *log);
+
+static void batch_done(struct env_job *job)
+{
+    struct log_batch *batch = container_of(job, struct log_batch, job);
+    struct log *log = batch->log;
+    log->is_in_flight = false;
+    log->is_telling = true;
+    if (batch->status < 0 || log->is_failed) {
+        batch_release(batch);
+        log_fail(log, &batch->err);
+    } else {
+        bool has_moved = batch->count > 0 && batch->records[batch->count - 1].kind == LOG_RECORD_MOVED;
+        log_batch_settle(log);
+        if (!log->is_closing) {
+            batch_tell(log);
+        }
+        batch_release(batch);
+        cache_evict(log);
+        move_step(log);
+        /* What was moved frees the oldest segment only with a batch that says so; it may not wait for one by chance. */
+        log->is_flush_wanted = has_moved && log->chain_count > 1 && log->chain[0]->live_count == 0;
+        if (log->pending.count > 0 || log->moves.count > 0 || log->is_flush_wanted) {
+            schedule(log);
+        }
+        log_keeper_step(log);
+    }
+    log->is_telling = false;
+    close_step(log);
+}
+
+/* --- Segment files beside the writer. */
+
+static void keeper_work(struct env_job *job)
+{
+    struct log_keeper *keeper = container_of(job, struct log_keeper, job);
+    struct env *env = keeper->log->config.env;
+    const char *directory = keeper->log->directory;
+    keeper->status = 0;
+    if (keeper->remove) {
+        char path[512];
+        log_segment_path(path, directory, keeper->remove, "log");
+        keeper->status = env_file_remove(env, path, &keeper->err);
+        if (keeper->status == 0) {
+            keeper->status = env_dir_sync(env, directory, &keeper->err);
+        }
+    } else {
+        keeper->status =
+            log_segment_make(env, directory, &keeper->header, keeper->reuse, &keeper->file, &keeper->err);
+    }
+}
+
+static void retry_fire(struct env_timer *timer)
+{
+    struct log *log = container_of(timer, struct log, retry);
+    log->is_retry_due = true;
+    log_keeper_step(log);
+}
+
+static void keeper_done(struct env_job *job)
+{
+    struct log_keeper *keeper = container_of(job, struct log_keeper, job);
+    struct log *log = keeper->log;
+    keeper->is_busy = false;
+    log->is_telling = true;
+    if (keeper->status == ERR_DISK_FULL) {
+        LOG_WARN(log->config.logger, "event=log_segment_refused text=\"%s\"", keeper->err.text);
+        log->is_spare_refused = true;
+        if (!log->is_closing) {
+            env_timer_start(log->config.env, &log->retry, LOG_SPARE_RETRY_US);
+        }
+    } else if (keeper->status < 0) {
+        log_fail(log, &keeper->err);
+    } else if (!keeper->remove) {
+        struct log_segment *spare = MEM_NEW(struct log_segment);
+        spare->number = (uint32_t)keeper->header.number;
+        spare->file = keeper->file;
+        spare->sectors = log->segment_sectors;
+        spare->used = 1;
+        log->spares[log->spare_count++] = spare;
+        log->next_number++;
+        log->stats.recycled += keeper->reuse != 0;
+        log->is_spare_refused = false;
+        if (log->pending.count > 0) {
+            schedule(log);
+        }
+    }
+    log->is_telling = false;
+    log_keeper_step(log);
+    close_step(log);
+}
+
+/* A freed segment that no read uses (and that has the right size, if it shall be reused) leaves the list; 0 = none. */
+static uint32_t freed_take(struct log *log, bool is_to_reuse)
+{
+    for (size_t i = 0; i < log->freed_count; i++) {
+        struct log_segment *segment = log->freed[i];
+        if (segment->readers == 0 && (!is_to_reuse || segment->sectors == log->segment_sectors)) {
+            uint32_t number = segment->number;
+            env_file_close(log->config.env, segment->file);
+            mem_free(segment);
+            log->freed[i] = log->freed[--log->freed_count];
+            return number;
+        }
+    }
+    return 0;
+}
+
+static void keeper_start(struct log *log, uint64_t reuse, uint64_t remove)
+{
+    struct log_keeper *keeper = &log->keeper;
+    uint32_t last = log->spare_count ? log->spares[log->spare_count - 1]->number : log_current(log)->number;
+    keeper->header = (struct log_record_segment){ .owner = log->owner,
+                                                  .number = log->next_number,
+                                                  .previous = last,
+                                                  .bytes = log->config.segment_bytes,
+                                                  .kind = LOG_RECORD_NORMAL };
+    keeper->reuse = reuse;
+    keeper->remove = remove;
+    keeper->is_busy = true;
+    keeper->job.work = keeper_work;
+    keeper->job.done = keeper_done;
+    env_job_start(log->config.env, ENV_JOB_READ, &keeper->job);
+}
+
+void log_keeper_step(struct log *log)
+{
+    log->stats.segments = log->chain_count + log->spare_count + log->freed_count;
+    if (log->keeper.is_busy || log->is_failed || log->is_closing) {
+        return;
+    }
+    if (log->spare_count < LOG_SPARES) {
+        uint32_t reuse = freed_take(log, true);
+        if (reuse != 0 || !log->is_spare_refused || log->is_retry_due) {
+            log->is_retry_due = false;
+            keeper_start(log, reuse, 0);
+        }
+    } else if (log->freed_count > LOG_FREED_MAX) {
+        uint32_t remove = freed_take(log, false);
+        if (remove != 0) {
+            keeper_start(log, 0, remove);
+        }
+    }
+}
+
+void log_arm(struct log *log)
+{
+    log->task.run = task_run;
+    log->retry.fire = retry_fire;
+    log->batch.log = log->keeper.log = log;
+    list_init(&log->readings);
+}
+
+/* --- Reading. */
+
+struct blob *log_peek(struct log *log, uint32_t group_number, uint64_t index)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    return log_index_has(&group->index, index) ? log_index_at(&group->index, index)->blob : NULL;
+}
+
+uint32_t log_in_memory(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max, uint32_t bytes_max,
+                       uint32_t *bytes)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    uint32_t count = 0;
+    uint64_t sum = 0;
+    while (count < count_max && log_index_has(&group->index, first + count)) {
+        const struct log_slot *slot = log_index_at(&group->index, first + count);
+        if (!slot->blob || (count > 0 && sum + slot->size > bytes_max)) {
+            break;
+        }
+        sum += slot->size;
+        count++;
+    }
+    *bytes = (uint32_t)sum;
+    return count;
+}
+
+static struct log_reading *reading_new(struct log *log)
+{
+    struct log_reading *reading = MEM_NEW(struct log_reading);
+    reading->log = log;
+    list_append(&log->readings, &reading->link);
+    return reading;
+}
+
+static void reading_free(struct log_reading *reading)
+{
+    for (uint32_t i = 0; i < reading->count; i++) {
+        if (reading->items[i].segment) {
+            reading->items[i].segment->readers--;
+        }
+        blob_unref(reading->items[i].payload);
+    }
+    list_remove(&reading->link);
+    mem_free(reading->items);
+    mem_free(reading);
+}
+
+static void reading_add(struct log_reading *reading, struct log_group *group, uint64_t index)
+{
+    if (reading->count == reading->capacity) {
+        reading->capacity = reading->capacity ? reading->capacity * 2 : 16;
+        reading->items = mem_realloc(reading->items, reading->capacity * sizeof *reading->items);
+    }
+    const struct log_slot *slot = log_index_at(&group->index, index);
+    struct log_item *item = &reading->items[reading->count++];
+    *item = (struct log_item){ .index = index,
+                               .term = log_index_term(&group->index, index),
+                               .place = { slot->segment, slot->at, slot->size, slot->crc } };
+    if (slot->blob) {
+        item->payload = blob_ref(slot->blob);
+    } else {
+        CHECK(slot->segment);
+        item->segment = log_segment_find(reading->log, slot->segment);
+        item->segment->readers++;
+    }
+}
+
+static void reading_collect(struct log_reading *reading, struct log_group *group, uint64_t first, uint32_t count_max,
+                            uint32_t bytes_max)
+{
+    uint64_t sum = 0;
+    if (bytes_max > LOG_READ_BYTES_MAX) {
+        bytes_max = LOG_READ_BYTES_MAX;
+    }
+    reading->group = group;
+    reading->first = first;
+    for (uint32_t i = 0; i < count_max && log_index_has(&group->index, first + i); i++) {
+        sum += log_index_at(&group->index, first + i)->size;
+        if (i > 0 && sum > bytes_max) {
+            break;
+        }
+        reading_add(reading, group, first + i);
+    }
+}
+
+static void read_work(struct env_job *job)
+{
+    struct log_reading *reading = container_of(job, struct log_reading, job);
+    struct log_segment_window window = { 0 };
+    for (uint32_t i = 0; i < reading->count && reading->status == 0; i++) {
+        struct log_item *item = &reading->items[i];
+        if (item->segment) {
+            item->payload = blob_new(item->place.size);
+            reading->status = log_segment_read(reading->log->config.env, item->segment->file, item->segment->sectors, &item->place,
+                                               &window, item->payload->data, &reading->err);
+        }
+    }
+    log_segment_window_fini(&window);
+}
+
+static void read_done(struct env_job *job)
+{
+    struct log_reading *reading = container_of(job, struct log_reading, job);
+    struct log *log = reading->log;
+    for (uint32_t i = 0; i < reading->count; i++) {
+        if (reading->items[i].segment) {
+            log->stats.read_bytes += reading->items[i].place.size;
+        }
+    }
+    if (reading->status < 0) {
+        LOG_ERROR(log->config.logger, "event=log_read_failed text=\"%s\"", reading->err.text);
+    }
+    log->is_telling = true;
+    reading->finish(reading);
+    reading_free(reading);
+    log->is_telling = false;
+    log_keeper_step(log);
+    close_step(log);
+}
+
+static void reading_start(struct log_reading *reading, void (*finish)(struct log_reading *reading))
+{
+    reading->finish = finish;
+    reading->job.work = read_work;
+    reading->job.done = read_done;
+    env_job_start(reading->log->config.env, ENV_JOB_READ, &reading->job);
+}
+
+/* The entry is the same as when the read began (it may have moved). */
+static bool item_is_current(const struct log_group *group, const struct log_item *item)
+{
+    return log_index_has(&group->index, item->index) && log_index_term(&group->index, item->index) == item->term;
+}
+
+static void read_finish(struct log_reading *reading)
+{
+    if (reading->log->is_closing) {
+        return;
+    }
+    if (reading->status < 0) {
+        reading->done(reading->ctx, reading->status, reading->first, NULL, 0);
+        return;
+    }
+    struct blob **payloads = mem_alloc((reading->count + 1) * sizeof *payloads);
+    uint32_t count = 0;
+    while (count < reading->count && item_is_current(reading->group, &reading->items[count])) {
+        payloads[count] = reading->items[count].payload;
+        reading->items[count++].payload = NULL;
+    }
+    reading->done(reading->ctx, 0, reading->first, payloads, count);
+    mem_free(payloads);
+}
+
+void log_read(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max, uint32_t bytes_max,
+              void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count), void *ctx)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group && !log->is_closing);
+    struct log_reading *reading = reading_new(log);
+    reading->done = done;
+    reading->ctx = ctx;
+    reading_collect(reading, group, first, count_max, bytes_max);
+    reading_start(reading, read_finish);
+}
+
+int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max, uint32_t bytes_max,
+                 struct blob **payloads, uint32_t *count_out, struct err *err)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    struct log_reading *reading = reading_new(log);
+    reading_collect(reading, group, first, count_max, bytes_max);
+    read_work(&reading->job);
+    int rc = reading->status;
+    if (rc < 0) {
+        err_set(err, rc, "group %u: %s", group_number, reading->err.text);
+    } else if (reading->count == 0) {
+        rc = err_set(err, ERR_NOT_FOUND, "group %u: the log does not hold entry %llu", group_number,
+                     (unsigned long long)first);
+    } else {
+        for (uint32_t i = 0; i < reading->count; i++) {
+            payloads[i] = reading->items[i].payload;
+            reading->items[i].payload = NULL;
+        }
+        *count_out = reading->count;
+    }
+    reading_free(reading);
+    return rc;
+}
+
+/* --- Moving what pins the oldest segment. */
+
+/* Adds the group's entries that lie in the segment. Places ascend with the index but for moved entries. */
+static void move_collect(struct log_reading *reading, struct log_group *group, uint32_t segment, uint64_t *bytes)
+{
+    for (uint64_t i = group->index.log_start; i <= group->index.last_index && *bytes < LOG_MOVE_BYTES; i++) {
+        const struct log_slot *slot = log_index_at(&group->index, i);
+        if (slot->segment == segment) {
+            *bytes += slot->size;
+            reading_add(reading, group, i);
+        } else if (!slot->is_moved) {
+            return;
+        }
+    }
+}
+
+static void move_finish(struct log_reading *reading)
+{
+    struct log *log = reading->log;
+    log->moving = NULL;
+    if (reading->status < 0) {
+        log_fail(log, &reading->err);
+        return;
+    }
+    for (uint32_t i = 0; i < reading->count && !log->is_closing && !log->is_failed; i++) {
+        const struct log_item *item = &reading->items[i];
+        if (item_is_current(reading->group, item)) {
+            struct log_pending record = { .group = reading->group,
+                                          .kind = LOG_RECORD_MOVED,
+                                          .index = item->index,
+                                          .term = item->term,
+                                          .payload = item->payload,
+                                          .old_segment = item->place.segment,
+                                          .old_at = item->place.at };
+            log_pending_add(&log->moves, &record);
+        }
+    }
+    if (log->moves.count > 0) {
+        schedule(log);
+    }
+}
+
+static void move_step(struct log *log)
+{
+    if (log->moving || log->moves.count > 0 || log->chain_count <= LOG_CHAIN_MAX || log->is_failed ||
+        log->is_closing) {
+        return;
+    }
+    const struct log_segment *oldest = log->chain[0];
+    if (oldest->live_count == 0 || oldest->live_bytes >= log->config.segment_bytes / 4) {
+        return;
+    }
+    for (size_t i = 0; i < log->group_count; i++) {
+        struct log_reading *reading = reading_new(log);
+        uint64_t bytes = 0;
+        reading->group = log->groups[i];
+        move_collect(reading, log->groups[i], oldest->number, &bytes);
+        if (reading->count > 0) {
+            log->moving = reading;
+            reading_start(reading, move_finish);
+            return;
+        }
+        reading_free(reading);
+    }
+}
+
+/* --- Cutting, room, end. */
+
+void log_cut(struct log *log, uint32_t group_number, uint64_t log_start, uint64_t start_term)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    if (log_start <= group->index.log_start) {
+        return;
+    }
+    for (uint64_t i = group->index.log_start; i < log_start && i <= group->index.last_index; i++) {
+        drop_slot(log, log_index_at(&group->index, i));
+    }
+    log_index_cut(&group->index, log_start, start_term);
+    if (group->durable_index + 1 < log_start) {
+        group->durable_index = log_start - 1;
+    }
+    add_start(log, group);
+}
+
+uint64_t log_live_bytes(const struct log *log)
+{
+    uint64_t sum = 0;
+    for (size_t i = 0; i < log->chain_count; i++) {
+        sum += (uint64_t)log->chain[i]->used * LOG_RECORD_SECTOR;
+    }
+    return sum;
+}
+
+int log_admit(const struct log *log, size_t bytes)
+{
+    if (log->is_failed) {
+        return ERR_IO;
+    }
+    if (log->is_spare_refused && log->spare_count < LOG_SPARES) {
+        return ERR_DISK_FULL;
+    }
+    if (log->pending.bytes + bytes > LOG_PENDING_BYTES_MAX) {
+        return ERR_BUSY;
+    }
+    return 0;
+}
+
+const struct log_stats *log_stats(const struct log *log)
+{
+    return &log->stats;
+}
+
+static void pendings_fini(struct log_pendings *pendings)
+{
+    while (pendings->count > 0) {
+        blob_unref(pending_take(pendings).payload);
+    }
+    mem_free(pendings->items);
+}
+
+static void segments_fini(struct log *log, struct log_segment **segments, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        env_file_close(log->config.env, segments[i]->file);
+        mem_free(segments[i]);
+    }
+}
+
+static void batch_fini(struct log_batch *batch)
+{
+    batch_release(batch);
+    mem_free(batch->records);
+    mem_free(batch->votes);
+    buf_fini(&batch->buffer);
+    buf_fini(&batch->copies);
+    buf_fini(&batch->packer.table);
+}
+
+static void group_free(struct log *log, struct log_group *group)
+{
+    for (uint64_t i = group->index.log_start; i <= group->index.last_index; i++) {
+        cache_drop(log, log_index_at(&group->index, i));
+    }
+    log_index_fini(&group->index);
+    mem_free(group);
+}
+
+void log_free(struct log *log)
+{
+    struct env *env = log->config.env;
+    list_remove(&log->task.link);
+    env_timer_stop(env, &log->retry);
+    LIST_FOR_SAFE(link, &log->readings) {
+        reading_free(container_of(link, struct log_reading, link));
+    }
+    batch_fini(&log->batch);
+    pendings_fini(&log->pending);
+    pendings_fini(&log->moves);
+    for (size_t i = 0; i < log->group_count; i++) {
+        group_free(log, log->groups[i]);
+    }
+    segments_fini(log, log->chain, log->chain_count);
+    segments_fini(log, log->spares, log->spare_count);
+    segments_fini(log, log->freed, log->freed_count);
+    if (log->votes.file) {
+        env_file_close(env, log->votes.file);
+    }
+    hashtab_fini(&log->by_number);
+    mem_free(log->groups);
+    mem_free(log->chain);
+    mem_free(log->freed);
+    mem_free(log->told);
+    mem_free(log->cached);
+    mem_free(log->directory);
+    mem_free(log);
+}
+
+/* Writes what is gathered, here and now. */
+static void close_flush(struct log *log)
+{
+    while (!log->is_failed && log_batch_begin(log)) {
+        log_batch_work(&log->batch);
+        if (log->batch.status < 0) {
+            LOG_ERROR(log->config.logger, "event=log_failed text=\"%s\"", log->batch.err.text);
+            log->is_failed = true;
+        } else {
+            log_batch_settle(log);
+        }
+        batch_release(&log->batch);
+    }
+}
+
+static void close_step(struct log *log)
+{
+    if (!log->is_closing || log->is_in_flight || log->is_telling || log->keeper.is_busy ||
+        !list_is_empty(&log->readings)) {
+        return;
+    }
+    close_flush(log);
+    log_free(log);
+}
+
+void log_close(struct log *log)
+{
+    log->is_closing = true;
+    log->is_flush_wanted = false;
+    close_step(log);
+}
+
+void log_abandon(struct log *log)
+{
+    log_free(log);
+}

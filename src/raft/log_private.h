@@ -1,0 +1,198 @@
+/* What log.c (writing, reading, keeping) and log_recover.c (opening) share; for nobody else. */
+#ifndef RAFT_LOG_PRIVATE_H
+#define RAFT_LOG_PRIVATE_H
+
+#include "base/hashtab.h"
+#include "base/limits.h"
+#include "raft/log.h"
+#include "raft/log_index.h"
+#include "raft/log_votes.h"
+
+enum {
+    /* Segments made ahead: one to go on with, one kept for what must be written on a full disk. */
+    LOG_SPARES = 2,
+    /* Files of freed segments kept for reuse beyond that; more are removed. */
+    LOG_FREED_MAX = 2,
+    /* From this many segments on, what little the oldest holds is written again. */
+    LOG_CHAIN_MAX = 8,
+    /* What one round of moving or one log_read reads at most. */
+    LOG_READ_BYTES_MAX = 8 << 20,
+    LOG_MOVE_BYTES = 1 << 20,
+    /* Gathered and not yet in a batch; more: log_admit says ERR_BUSY. */
+    LOG_PENDING_BYTES_MAX = 64 << 20,
+    LOG_SEGMENT_BYTES_MIN = 64 << 10,
+    /* A segment that could not be made for want of space is tried again after. */
+    LOG_SPARE_RETRY_US = 1000000,
+};
+
+struct log_group {
+    uint32_t number;
+    uint64_t replica;
+    struct log_index index;
+    uint64_t durable_index;
+    uint64_t term, vote;
+    struct log_vote votes; /* its pair in the votes file and what was written there last */
+    bool has_pair;
+    bool is_told;          /* in the list of those to tell about this batch */
+    struct log_group_start start;
+};
+
+struct log_segment {
+    uint32_t number;
+    struct env_file *file;
+    uint32_t sectors;    /* of the file */
+    uint32_t used;       /* of them, header included */
+    uint32_t live_count; /* entries whose place is here */
+    uint64_t live_bytes;
+    uint32_t readers;    /* items of reads in flight */
+};
+
+/* A record that waits for a batch or is in one. */
+struct log_pending {
+    struct log_group *group;
+    uint64_t index, term;
+    struct blob *payload; /* referenced, or NULL */
+    uint32_t crc;         /* filled by the job */
+    uint32_t at;          /* content position, from when the batch is laid out */
+    uint32_t old_segment, old_at; /* where the slot says the entry is until this record is durable */
+    uint8_t kind;
+    bool is_silent; /* a checkpoint's: nobody waits for it */
+};
+
+struct log_pendings {
+    struct log_pending *items;
+    size_t first, count, capacity; /* items first … first + count - 1 wait */
+    uint64_t bytes;
+};
+
+struct log_batch {
+    struct env_job job;
+    struct log *log;
+    struct log_record_packer packer;
+    struct log_record_head head;
+    struct log_segment *segment;
+    struct log_pending *records;
+    size_t count, capacity;
+    struct log_vote *votes;
+    size_t votes_count, votes_capacity;
+    struct buf buffer;
+    struct buf copies; /* the previous batch's record headers */
+    uint64_t sync_us;
+    int status;
+    struct err err;
+};
+
+/* Makes and removes segment files beside the writer. */
+struct log_keeper {
+    struct env_job job;
+    struct log *log;
+    bool is_busy;
+    struct log_record_segment header; /* number 0: remove only */
+    uint64_t reuse, remove;
+    struct env_file *file;
+    int status;
+    struct err err;
+};
+
+struct log_item {
+    uint64_t index, term;
+    struct log_place place;
+    struct log_segment *segment; /* NULL: payload was in memory */
+    struct blob *payload;
+};
+
+struct log_reading {
+    struct env_job job;
+    struct list link; /* in log->readings */
+    struct log *log;
+    struct log_group *group;
+    uint64_t first;
+    struct log_item *items;
+    uint32_t count, capacity;
+    void (*finish)(struct log_reading *reading); /* on the loop; reading is freed afterwards */
+    void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count);
+    void *ctx;
+    int status;
+    struct err err;
+};
+
+struct log_cached {
+    struct log_group *group;
+    uint64_t index;
+    struct blob *payload; /* borrowed: the slot holds the reference */
+};
+
+struct log {
+    struct log_config config;
+    char *directory;
+    struct log_record_owner owner;
+    uint32_t segment_sectors;
+    uint32_t batch_bytes; /* soft size */
+    uint32_t entry_bytes_max;
+
+    struct hashtab by_number;
+    struct log_group **groups; /* in order of their number at start, later ones behind */
+    size_t group_count, group_capacity, start_count;
+
+    struct log_segment **chain; /* in use, oldest first; the last is being written */
+    size_t chain_count, chain_capacity;
+    struct log_segment *spares[LOG_SPARES];
+    uint32_t spare_count;
+    bool is_spare_refused; /* the last attempt to make one found no space */
+    bool is_retry_due;
+    struct log_segment **freed;
+    size_t freed_count, freed_capacity;
+    uint64_t next_number;
+    struct log_keeper keeper;
+    struct env_timer retry;
+
+    struct log_pendings pending, moves;
+    uint32_t serial; /* of pending entries */
+    bool is_flush_wanted;
+    struct env_task task;
+    struct log_batch batch;
+    bool is_in_flight;
+    uint64_t sequence;      /* of the last batch */
+    uint64_t first_segment; /* as last written */
+    uint32_t previous_records, previous_crc;
+    struct log_group **told;
+    size_t told_capacity;
+
+    struct log_votes votes;
+
+    struct log_cached *cached; /* ring, oldest first */
+    size_t cached_first, cached_count, cached_capacity;
+    size_t cached_blobs;
+    uint64_t cached_bytes;
+
+    struct list readings;
+    struct log_reading *moving;
+    bool is_failed, is_closing, is_telling;
+    struct log_stats stats;
+};
+
+static inline struct log_segment *log_current(const struct log *log)
+{
+    return log->chain[log->chain_count - 1];
+}
+struct log_group *log_group_find(const struct log *log, uint32_t number);
+struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica, uint64_t log_start,
+                                uint64_t start_term);
+struct log_segment *log_segment_find(const struct log *log, uint32_t number);
+struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors,
+                                  uint32_t used);
+void log_live_add(struct log *log, struct log_slot *slot);
+/* Queues a record; takes a reference to the payload. */
+void log_pending_add(struct log_pendings *pendings, const struct log_pending *record);
+/* Lays out the next batch from what waits: false when nothing does, or no segment has room. */
+bool log_batch_begin(struct log *log);
+/* Writes and syncs it; blocks. The job's work. */
+void log_batch_work(struct log_batch *batch);
+/* Its places become the entries' places. */
+void log_batch_settle(struct log *log);
+void log_keeper_step(struct log *log);
+/* Sets the callbacks of task and timer. */
+void log_arm(struct log *log);
+void log_free(struct log *log);
+
+#endif

@@ -1,0 +1,557 @@
+/* The log's format on disk. The formats stand in log_record.h; here are the rules that tell a torn tail from damage.
+ *
+ * The writer has one batch in flight: batch n + 1 is written only after batch n was synced. Hence:
+ *
+ * I1  A head of a later batch, intact or not, proves the batches before it durable: whatever is wrong there is damage.
+ * I2  In the last batch a sector is new (this generation's tags), old (an older tag, zeroes, or one of each: the write did not
+ *     reach it, or reached half of it), or bad. Only old sectors excuse what is missing; a bad one is damage.
+ * I3  What the last batch's new sectors hold by themselves must be right: a header or payload that lies in new sectors only
+ *     and fails its checksum is damage, though other sectors are old.
+ * I4  A batch whose sectors are all new and that fails a checksum is damage.
+ *
+ * A bad sector at the very end may be rot in bytes nobody wrote in this generation. It can't be told from a damaged batch, so
+ * it is damage too: never the other way round.
+ *
+ * Thread: any. */
+#include "raft/log_record.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "base/check.h"
+#include "base/hash.h"
+
+enum { TAG_BYTES = 8, KIND_HEAD = 1, KIND_BODY = 2 };
+enum { MAGIC_BATCH = 0x31544243, MAGIC_VOTE = 0x31545643 }; /* "CBT1", "CVT1" */
+static const char MAGIC_SEGMENT[8] = { 'C', 'A', 'I', 'R', 'N', 'L', 'O', 'G' };
+
+/* --- Files' own sectors. */
+
+static uint32_t sector_crc(const uint8_t *sector, size_t crc_at)
+{
+    static const uint8_t zero[4];
+    uint32_t crc = hash_crc32c(0, sector, crc_at);
+    crc = hash_crc32c(crc, zero, 4);
+    return hash_crc32c(crc, sector + crc_at + 4, LOG_RECORD_SECTOR - crc_at - 4);
+}
+
+void log_record_pack_segment(const struct log_record_segment *segment, uint8_t out[LOG_RECORD_SECTOR])
+{
+    memset(out, 0, LOG_RECORD_SECTOR);
+    memcpy(out, MAGIC_SEGMENT, 8);
+    put_u32(out + 8, LOG_RECORD_FORMAT);
+    memcpy(out + 16, segment->owner.cluster_id, 16);
+    put_u64(out + 32, segment->owner.node_id);
+    put_u64(out + 40, segment->number);
+    put_u64(out + 48, segment->previous);
+    put_u64(out + 56, segment->bytes);
+    put_u32(out + 64, segment->kind);
+    put_u32(out + 12, sector_crc(out, 12));
+}
+
+int log_record_unpack_segment(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_segment *out,
+                              struct err *err)
+{
+    if (memcmp(in, MAGIC_SEGMENT, 8) != 0) {
+        return err_set(err, ERR_CORRUPT, "offset 0: not a log segment (wrong magic)");
+    }
+    if (get_u32(in + 12) != sector_crc(in, 12)) {
+        return err_set(err, ERR_CORRUPT, "offset 0: the segment header fails its checksum");
+    }
+    if (get_u32(in + 8) != LOG_RECORD_FORMAT) {
+        return err_set(err, ERR_FORMAT, "log format %u, this build knows %d", get_u32(in + 8),
+                       LOG_RECORD_FORMAT);
+    }
+    struct log_record_segment segment = {
+        .owner.node_id = get_u64(in + 32),
+        .number = get_u64(in + 40),
+        .previous = get_u64(in + 48),
+        .bytes = get_u64(in + 56),
+        .kind = get_u32(in + 64),
+    };
+    memcpy(segment.owner.cluster_id, in + 16, 16);
+    if (segment.kind != LOG_RECORD_NORMAL && segment.kind != LOG_RECORD_RECOVERY) {
+        return err_set(err, ERR_CORRUPT, "offset 0: unknown kind of segment %u", segment.kind);
+    }
+    *out = segment;
+    return 0;
+}
+
+void log_record_pack_vote(const struct log_record_vote *vote, uint8_t out[LOG_RECORD_SECTOR])
+{
+    memset(out, 0, LOG_RECORD_SECTOR);
+    put_u32(out, MAGIC_VOTE);
+    put_u32(out + 8, vote->group);
+    put_u64(out + 16, vote->replica);
+    put_u64(out + 24, vote->sequence);
+    put_u64(out + 32, vote->term);
+    put_u64(out + 40, vote->vote);
+    memcpy(out + 48, vote->owner.cluster_id, 16);
+    put_u64(out + 64, vote->owner.node_id);
+    put_u32(out + 4, sector_crc(out, 4));
+}
+
+static bool is_zero(const uint8_t *bytes, size_t size)
+{
+    return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
+}
+
+int log_record_unpack_vote(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_vote *out)
+{
+    if (is_zero(in, LOG_RECORD_SECTOR)) {
+        return ERR_NOT_FOUND;
+    }
+    if (get_u32(in) != MAGIC_VOTE || get_u32(in + 4) != sector_crc(in, 4)) {
+        return ERR_CORRUPT;
+    }
+    out->group = get_u32(in + 8);
+    out->replica = get_u64(in + 16);
+    out->sequence = get_u64(in + 24);
+    out->term = get_u64(in + 32);
+    out->vote = get_u64(in + 40);
+    memcpy(out->owner.cluster_id, in + 48, 16);
+    out->owner.node_id = get_u64(in + 64);
+    return 0;
+}
+
+/* --- Sectors. */
+
+static uint64_t tag_of(uint32_t segment, uint32_t sector, uint32_t kind, bool is_back)
+{
+    uint8_t bytes[16];
+    put_u64(bytes, segment);
+    put_u32(bytes + 8, sector);
+    put_u32(bytes + 12, kind | (is_back ? 256 : 0));
+    return (uint64_t)hash_crc32c(0, bytes, sizeof bytes) << 32 | segment;
+}
+
+static uint32_t seed_of(uint64_t segment, uint32_t sector)
+{
+    uint8_t bytes[12];
+    put_u64(bytes, segment);
+    put_u32(bytes + 8, sector);
+    return hash_crc32c(0, bytes, sizeof bytes);
+}
+
+enum tag_state { TAG_HEAD, TAG_BODY, TAG_OLD, TAG_ZERO, TAG_BAD };
+
+static enum tag_state tag_state(uint64_t tag, uint64_t segment, uint32_t sector, bool is_back)
+{
+    if (tag == 0) {
+        return TAG_ZERO;
+    }
+    uint32_t generation = (uint32_t)tag;
+    bool is_head = tag == tag_of(generation, sector, KIND_HEAD, is_back);
+    if (!is_head && tag != tag_of(generation, sector, KIND_BODY, is_back)) {
+        return TAG_BAD;
+    }
+    if (generation < segment) {
+        return TAG_OLD;
+    }
+    if (generation > segment) {
+        return TAG_BAD; /* numbers only grow: a misdirected write */
+    }
+    return is_head ? TAG_HEAD : TAG_BODY;
+}
+
+enum log_record_sector log_record_sector_of(const uint8_t *sector, uint64_t segment, uint32_t index)
+{
+    enum tag_state front = tag_state(get_u64(sector), segment, index, false);
+    enum tag_state back = tag_state(get_u64(sector + LOG_RECORD_SECTOR - TAG_BYTES), segment, index, true);
+    if (front == TAG_BAD || back == TAG_BAD) {
+        return LOG_RECORD_SECTOR_BAD;
+    }
+    if (front == TAG_ZERO && back == TAG_ZERO) {
+        return is_zero(sector, LOG_RECORD_SECTOR) ? LOG_RECORD_SECTOR_OLD : LOG_RECORD_SECTOR_BAD;
+    }
+    if (front == TAG_OLD || front == TAG_ZERO || back == TAG_OLD || back == TAG_ZERO) {
+        return LOG_RECORD_SECTOR_OLD;
+    }
+    if (front != back) {
+        return LOG_RECORD_SECTOR_BAD;
+    }
+    return front == TAG_HEAD ? LOG_RECORD_SECTOR_HEAD : LOG_RECORD_SECTOR_BODY;
+}
+
+/* Where a content position stands in an image that begins with first_sector. */
+static size_t raw_of(uint32_t at, uint32_t first_sector)
+{
+    return (size_t)(at / LOG_RECORD_CONTENT - first_sector) * LOG_RECORD_SECTOR + TAG_BYTES + at % LOG_RECORD_CONTENT;
+}
+
+static uint32_t run_of(uint32_t at, uint32_t size)
+{
+    uint32_t left = LOG_RECORD_CONTENT - at % LOG_RECORD_CONTENT;
+    return size < left ? size : left;
+}
+
+void log_record_copy(const uint8_t *image, uint32_t first_sector, uint32_t at, uint32_t size, uint8_t *out)
+{
+    while (size > 0) {
+        uint32_t run = run_of(at, size);
+        memcpy(out, image + raw_of(at, first_sector), run);
+        out += run;
+        at += run;
+        size -= run;
+    }
+}
+
+static uint32_t content_crc(const uint8_t *image, uint32_t at, uint32_t size)
+{
+    uint32_t crc = 0;
+    while (size > 0) {
+        uint32_t run = run_of(at, size);
+        crc = hash_crc32c(crc, image + raw_of(at, 0), run);
+        at += run;
+        size -= run;
+    }
+    return crc;
+}
+
+/* --- Writing. */
+
+static uint64_t content_bytes(uint32_t records, uint32_t copies, uint64_t payload_bytes)
+{
+    return LOG_RECORD_HEAD + ((uint64_t)records + copies) * LOG_RECORD_HEADER + payload_bytes;
+}
+
+uint32_t log_record_sectors(uint32_t records, uint32_t copies, uint64_t payload_bytes)
+{
+    uint64_t sectors = (content_bytes(records, copies, payload_bytes) + LOG_RECORD_CONTENT - 1) / LOG_RECORD_CONTENT;
+    return sectors > UINT32_MAX ? UINT32_MAX : (uint32_t)sectors;
+}
+
+uint32_t log_record_payload_at(uint32_t sector, uint32_t records, uint32_t copies)
+{
+    return sector * LOG_RECORD_CONTENT + (uint32_t)content_bytes(records, copies, 0);
+}
+
+void log_record_pack_begin(struct log_record_packer *packer, const struct log_record_head *head, uint8_t *buffer)
+{
+    CHECK(head->segment > 0 && head->segment < UINT32_MAX);
+    CHECK(head->sectors == log_record_sectors(head->records, head->copies, head->payload_bytes));
+    packer->head = *head;
+    packer->buffer = buffer;
+    packer->seed = packer->table_crc = seed_of(head->segment, head->sector);
+    packer->added = 0;
+    packer->at = head->sector * LOG_RECORD_CONTENT + LOG_RECORD_HEAD;
+    buf_clear(&packer->table);
+}
+
+static void pack_bytes(struct log_record_packer *packer, const uint8_t *data, uint32_t size)
+{
+    while (size > 0) {
+        uint32_t run = run_of(packer->at, size);
+        memcpy(packer->buffer + raw_of(packer->at, packer->head.sector), data, run);
+        data += run;
+        packer->at += run;
+        size -= run;
+    }
+}
+
+void log_record_pack_add(struct log_record_packer *packer, const struct log_record *record)
+{
+    CHECK(packer->added++ < packer->head.records);
+    CHECK(record->length <= LOG_RECORD_PAYLOAD_MAX);
+    uint8_t *out = buf_extend(&packer->table, LOG_RECORD_HEADER);
+    put_u32(out + 4, record->group);
+    put_u64(out + 8, record->replica);
+    put_u64(out + 16, record->index);
+    put_u64(out + 24, record->term);
+    put_u32(out + 32, record->length | (uint32_t)record->kind << 24);
+    put_u32(out + 36, record->crc);
+    put_u32(out, hash_crc32c(packer->seed, out + 4, LOG_RECORD_HEADER - 4));
+}
+
+void log_record_pack_copies(struct log_record_packer *packer, struct span copies)
+{
+    CHECK(packer->added == packer->head.records);
+    CHECK(copies.size == (size_t)packer->head.copies * LOG_RECORD_HEADER);
+    packer->table_crc = hash_crc32c(packer->table_crc, packer->table.data, packer->table.size);
+    packer->table_crc = hash_crc32c(packer->table_crc, copies.data, copies.size);
+    pack_bytes(packer, packer->table.data, (uint32_t)packer->table.size);
+    pack_bytes(packer, copies.data, (uint32_t)copies.size);
+}
+
+void log_record_pack_payload(struct log_record_packer *packer, struct span payload)
+{
+    pack_bytes(packer, payload.data, (uint32_t)payload.size);
+}
+
+static void pack_head(const struct log_record_packer *packer, uint8_t *out)
+{
+    const struct log_record_head *head = &packer->head;
+    memset(out, 0, LOG_RECORD_HEAD);
+    put_u32(out, MAGIC_BATCH);
+    put_u64(out + 8, head->segment);
+    put_u32(out + 16, head->sector);
+    put_u32(out + 20, head->sectors);
+    put_u64(out + 24, head->sequence);
+    put_u32(out + 32, head->records);
+    put_u32(out + 36, head->copies);
+    put_u32(out + 40, packer->table_crc);
+    put_u32(out + 44, head->payload_bytes);
+    put_u64(out + 48, head->durable_segment);
+    put_u32(out + 56, head->durable_sector);
+    put_u32(out + 60, head->previous_crc);
+    put_u64(out + 64, head->first_segment);
+    put_u32(out + 72, head->previous_records);
+    put_u32(out + 4, hash_crc32c(packer->seed, out + 8, LOG_RECORD_HEAD - 8));
+}
+
+void log_record_pack_finish(struct log_record_packer *packer)
+{
+    const struct log_record_head *head = &packer->head;
+    uint32_t end = (head->sector + head->sectors) * LOG_RECORD_CONTENT;
+    CHECK(packer->at == head->sector * LOG_RECORD_CONTENT +
+                            (uint32_t)content_bytes(head->records, head->copies, head->payload_bytes));
+    CHECK(end - packer->at < LOG_RECORD_CONTENT);
+    if (packer->at < end) {
+        memset(packer->buffer + raw_of(packer->at, head->sector), 0, end - packer->at);
+    }
+    pack_head(packer, packer->buffer + TAG_BYTES);
+    for (uint32_t i = 0; i < head->sectors; i++) {
+        uint8_t *sector = packer->buffer + (size_t)i * LOG_RECORD_SECTOR;
+        uint32_t kind = i == 0 ? KIND_HEAD : KIND_BODY;
+        put_u64(sector, tag_of((uint32_t)head->segment, head->sector + i, kind, false));
+        put_u64(sector + LOG_RECORD_SECTOR - TAG_BYTES,
+                tag_of((uint32_t)head->segment, head->sector + i, kind, true));
+    }
+}
+
+/* --- Reading. */
+
+static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(scan->reason, sizeof scan->reason, format, args);
+    va_end(args);
+    scan->bad_sector = sector;
+    return LOG_RECORD_DAMAGED;
+}
+
+void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors, uint64_t segment)
+{
+    *scan = (struct log_record_scan){ .image = image, .segment = segment, .sectors = sectors, .next = 1 };
+}
+
+void log_record_scan_end(struct log_record_scan *scan)
+{
+    buf_fini(&scan->table);
+}
+
+static enum log_record_sector sector_state(const struct log_record_scan *scan, uint32_t sector)
+{
+    return log_record_sector_of(scan->image + (size_t)sector * LOG_RECORD_SECTOR, scan->segment, sector);
+}
+
+/* The last sector of this generation at or behind `from`; 0 = none. *head becomes the first that begins a batch, 0 = none. */
+static uint32_t last_new_sector(const struct log_record_scan *scan, uint32_t from, uint32_t *head)
+{
+    uint32_t last = 0;
+    *head = 0;
+    for (uint32_t i = from; i < scan->sectors; i++) {
+        enum log_record_sector state = sector_state(scan, i);
+        if (state == LOG_RECORD_SECTOR_HEAD && *head == 0) {
+            *head = i;
+        }
+        if (state == LOG_RECORD_SECTOR_HEAD || state == LOG_RECORD_SECTOR_BODY) {
+            last = i;
+        }
+    }
+    return last;
+}
+
+/* The sector where a batch would begin holds old bytes: the end, or a batch whose head was not written. */
+static enum log_record_found scan_without_head(struct log_record_scan *scan)
+{
+    uint32_t later;
+    uint32_t last = last_new_sector(scan, scan->next, &later);
+    if (later != 0) {
+        return damaged(scan, scan->next, "a batch is missing here, but a later one begins at offset %llu",
+                       (unsigned long long)later * LOG_RECORD_SECTOR);
+    }
+    for (uint32_t i = scan->next; i < last; i++) {
+        if (sector_state(scan, i) == LOG_RECORD_SECTOR_BAD) {
+            return damaged(scan, i, "a sector of the last batch is damaged");
+        }
+    }
+    return last == 0 ? LOG_RECORD_END : LOG_RECORD_TORN;
+}
+
+int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index, struct log_record_head *out)
+{
+    const uint8_t *in = sector + TAG_BYTES;
+    if (log_record_sector_of(sector, segment, index) != LOG_RECORD_SECTOR_HEAD || get_u32(in) != MAGIC_BATCH ||
+        get_u32(in + 4) != hash_crc32c(seed_of(segment, index), in + 8, LOG_RECORD_HEAD - 8)) {
+        return ERR_CORRUPT;
+    }
+    *out = (struct log_record_head){
+        .segment = get_u64(in + 8),
+        .sector = get_u32(in + 16),
+        .sectors = get_u32(in + 20),
+        .sequence = get_u64(in + 24),
+        .records = get_u32(in + 32),
+        .copies = get_u32(in + 36),
+        .table_crc = get_u32(in + 40),
+        .payload_bytes = get_u32(in + 44),
+        .durable_segment = get_u64(in + 48),
+        .durable_sector = get_u32(in + 56),
+        .previous_crc = get_u32(in + 60),
+        .first_segment = get_u64(in + 64),
+        .previous_records = get_u32(in + 72),
+    };
+    return 0;
+}
+
+static bool head_is_sound(const struct log_record_scan *scan, const struct log_record_head *head)
+{
+    return head->segment == scan->segment && head->sector == scan->next && head->sectors >= 1 &&
+           head->sectors <= scan->sectors - scan->next && head->copies <= LOG_RECORD_COPIES_MAX &&
+           head->sectors == log_record_sectors(head->records, head->copies, head->payload_bytes) &&
+           head->first_segment <= head->segment && head->first_segment > 0 &&
+           (scan->sequence == 0 || head->sequence == scan->sequence + 1);
+}
+
+static void unpack_record(const uint8_t *in, struct log_record *out)
+{
+    uint32_t length = get_u32(in + 32);
+    out->kind = (uint8_t)(length >> 24);
+    out->group = get_u32(in + 4);
+    out->replica = get_u64(in + 8);
+    out->index = get_u64(in + 16);
+    out->term = get_u64(in + 24);
+    out->length = length & LOG_RECORD_PAYLOAD_MAX;
+    out->crc = get_u32(in + 36);
+}
+
+/* All of the content positions' sectors are new. */
+static bool range_is_new(const struct log_record_scan *scan, uint32_t at, uint32_t size)
+{
+    if (size == 0) {
+        return true;
+    }
+    for (uint32_t i = at / LOG_RECORD_CONTENT; i <= (at + size - 1) / LOG_RECORD_CONTENT; i++) {
+        if (sector_state(scan, i) == LOG_RECORD_SECTOR_OLD) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Checks what the new sectors of the batch hold: everything, if none is old (I3, I4). */
+static enum log_record_found scan_records(struct log_record_scan *scan, const struct log_record_head *head, bool is_torn)
+{
+    uint32_t seed = seed_of(head->segment, head->sector);
+    uint32_t table_at = head->sector * LOG_RECORD_CONTENT + LOG_RECORD_HEAD;
+    uint32_t table_bytes = (head->records + head->copies) * LOG_RECORD_HEADER;
+    buf_clear(&scan->table);
+    log_record_copy(scan->image, 0, table_at, table_bytes, buf_extend(&scan->table, table_bytes));
+    if ((!is_torn || range_is_new(scan, table_at, table_bytes)) &&
+        hash_crc32c(seed, scan->table.data, table_bytes) != head->table_crc) {
+        return damaged(scan, head->sector, "the record headers fail their checksum");
+    }
+    uint32_t at = log_record_payload_at(head->sector, head->records, head->copies);
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < head->records; i++) {
+        const uint8_t *in = scan->table.data + (size_t)i * LOG_RECORD_HEADER;
+        uint32_t header_at = table_at + i * LOG_RECORD_HEADER;
+        if (is_torn && !range_is_new(scan, header_at, LOG_RECORD_HEADER)) {
+            return LOG_RECORD_TORN; /* what follows can't be placed */
+        }
+        struct log_record record;
+        unpack_record(in, &record);
+        sum += record.length;
+        if (get_u32(in) != hash_crc32c(seed, in + 4, LOG_RECORD_HEADER - 4) || record.kind == 0 ||
+            record.kind > LOG_RECORD_KIND_MAX || sum > head->payload_bytes) {
+            return damaged(scan, header_at / LOG_RECORD_CONTENT, "the header of record %u is damaged", i);
+        }
+        if ((!is_torn || range_is_new(scan, at, record.length)) &&
+            content_crc(scan->image, at, record.length) != record.crc) {
+            return damaged(scan, at / LOG_RECORD_CONTENT, "the payload of group %u index %llu fails its checksum",
+                           record.group, (unsigned long long)record.index);
+        }
+        at += record.length;
+    }
+    if (sum != head->payload_bytes) {
+        return damaged(scan, head->sector, "the record lengths do not add up");
+    }
+    return is_torn ? LOG_RECORD_TORN : LOG_RECORD_BATCH;
+}
+
+static enum log_record_found scan_body(struct log_record_scan *scan, const struct log_record_head *head)
+{
+    uint32_t end = head->sector + head->sectors, missing = 0;
+    for (uint32_t i = head->sector + 1; i < end; i++) {
+        enum log_record_sector state = sector_state(scan, i);
+        if (state == LOG_RECORD_SECTOR_BAD || state == LOG_RECORD_SECTOR_HEAD) {
+            return damaged(scan, i, "a sector inside a batch is damaged");
+        }
+        if (state == LOG_RECORD_SECTOR_OLD && missing == 0) {
+            missing = i;
+        }
+    }
+    if (missing != 0) {
+        uint32_t later;
+        if (last_new_sector(scan, end, &later) != 0) {
+            return damaged(scan, missing, "a sector holds old bytes, but a later batch follows");
+        }
+    }
+    return scan_records(scan, head, missing != 0);
+}
+
+enum log_record_found log_record_scan_next(struct log_record_scan *scan)
+{
+    scan->has_head = false;
+    if (scan->next >= scan->sectors) {
+        return LOG_RECORD_END;
+    }
+    switch (sector_state(scan, scan->next)) {
+    case LOG_RECORD_SECTOR_OLD:
+        return scan_without_head(scan);
+    case LOG_RECORD_SECTOR_BAD:
+        return damaged(scan, scan->next, "the sector is neither of this segment nor what was there before");
+    case LOG_RECORD_SECTOR_BODY:
+        return damaged(scan, scan->next, "a batch should begin here");
+    case LOG_RECORD_SECTOR_HEAD:
+        break;
+    }
+    struct log_record_head head;
+    const uint8_t *sector = scan->image + (size_t)scan->next * LOG_RECORD_SECTOR;
+    if (log_record_unpack_head(sector, scan->segment, scan->next, &head) < 0) {
+        return damaged(scan, scan->next, "the head of a batch fails its checksum");
+    }
+    if (!head_is_sound(scan, &head)) {
+        return damaged(scan, scan->next, "the head of a batch contradicts its place (sequence %llu after %llu)",
+                       (unsigned long long)head.sequence, (unsigned long long)scan->sequence);
+    }
+    enum log_record_found found = scan_body(scan, &head);
+    if (found == LOG_RECORD_BATCH || found == LOG_RECORD_TORN) {
+        scan->head = head;
+        scan->has_head = true;
+    }
+    if (found == LOG_RECORD_BATCH) {
+        scan->next += head.sectors;
+        scan->sequence = head.sequence;
+    }
+    return found;
+}
+
+void log_record_scan_record(const struct log_record_scan *scan, uint32_t i, struct log_record *record)
+{
+    const struct log_record_head *head = &scan->head;
+    CHECK(scan->has_head && i < head->records);
+    uint32_t at = i == 0 ? log_record_payload_at(head->sector, head->records, head->copies)
+                         : record->at + record->length;
+    unpack_record(scan->table.data + (size_t)i * LOG_RECORD_HEADER, record);
+    record->at = at;
+}
+
+const char *log_record_kind_name(uint8_t kind)
+{
+    static const char *const names[] = { "?", "entry", "state", "start", "moved" };
+    return names[kind <= LOG_RECORD_KIND_MAX ? kind : 0];
+}

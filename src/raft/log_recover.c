@@ -1,0 +1,848 @@
+/* Opening the log: finds the end, tells a torn tail from damage, rebuilds the index, and writes again what was not proven durable.
+ *
+ * 1  The tail segment is the newest that holds a whole batch. Newer ones are spares, or were just begun: their first batch is
+ *    torn. A NORMAL segment is begun only after the one before was durable to its end, so then a torn tail there is damage; a
+ *    RECOVERY segment may be begun behind a torn tail.
+ *    Its START records, a checkpoint of all groups among them, say where each group's log begins: entries before are passed over.
+ * 2  The chain goes from the tail by the headers' `previous` down to the first_segment of the tail's last batch. A segment that
+ *    misses there is damage.
+ * 3  Each segment of the chain is replayed to the durable position that the next one's first batch names. All of that is
+ *    proven: whatever is wrong there, old bytes included, is damage. What stands behind that position was repeated by a
+ *    recovery, in the next segment, and is not looked at.
+ * 4  In the tail every batch but the last is proven by the one behind it. The last may stand in the page cache only: its entries
+ *    go to a fresh RECOVERY segment whose first batch names the position before it. That is synced, and so are the votes.
+ * 5  Only then unneeded files are removed.
+ *
+ * Replay. START makes a group known, or cuts it; STATE: the newer term wins, in one term the vote that was given; ENTRY replaces
+ * what is behind; MOVED gives an entry a place. Since old segments go, an ENTRY may arrive before those that precede it: that
+ * leaves holes, which later MOVED records fill. A hole that is left at the end is damage.
+ *
+ * Thread: the loop's, before it runs; blocks. */
+#include "raft/log.h"
+
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "raft/log_private.h"
+
+/* Holes over all groups; they come from segments whose few entries were moved. */
+enum { HOLES_MAX = 1 << 22 };
+
+/* A file NUMBER.log. */
+struct found {
+    struct log_record_segment header;
+    struct env_file *file;
+    bool is_in_chain;
+};
+
+struct recovery {
+    struct log *log;
+    struct err *err;
+    struct found *found; /* by number */
+    size_t count, capacity;
+    uint64_t *spares; /* numbers of .spare files */
+    size_t spare_count, spare_capacity;
+    uint64_t number_max;
+    uint8_t *image;
+    size_t tail; /* position in found; count = the log is empty */
+    size_t *chain;
+    size_t chain_count;
+    uint64_t sequence;         /* of the last batch replayed */
+    uint32_t last_sector;      /* where the tail's last batch begins */
+    struct log_pendings last;  /* its entries */
+    struct log_vote *votes;
+    size_t vote_count, vote_capacity;
+    uint64_t holes;
+};
+
+static int damage(struct recovery *recovery, const struct found *found, uint32_t sector, const char *reason)
+{
+    return err_set(recovery->err, ERR_CORRUPT, "log damaged: segment %016llx offset %llu: %s",
+                   (unsigned long long)found->header.number, (unsigned long long)sector * LOG_RECORD_SECTOR, reason);
+}
+
+/* --- Files. */
+
+static void list_each(void *ctx, const char *name)
+{
+    struct recovery *recovery = ctx;
+    uint64_t number;
+    bool is_spare;
+    if (!log_segment_parse(name, &number, &is_spare)) {
+        return;
+    }
+    if (number > recovery->number_max) {
+        recovery->number_max = number;
+    }
+    if (is_spare) {
+        if (recovery->spare_count == recovery->spare_capacity) {
+            recovery->spare_capacity = recovery->spare_capacity ? recovery->spare_capacity * 2 : 4;
+            recovery->spares =
+                mem_realloc(recovery->spares, recovery->spare_capacity * sizeof *recovery->spares);
+        }
+        recovery->spares[recovery->spare_count++] = number;
+        return;
+    }
+    if (recovery->count == recovery->capacity) {
+        recovery->capacity = recovery->capacity ? recovery->capacity * 2 : 16;
+        recovery->found = mem_realloc(recovery->found, recovery->capacity * sizeof *recovery->found);
+    }
+    recovery->found[recovery->count++] = (struct found){ .header.number = number };
+}
+
+static int compare_found(const void *a, const void *b)
+{
+    const struct found *one = a, *other = b;
+    return (one->header.number > other->header.number) - (one->header.number < other->header.number);
+}
+
+static int find_files(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    int rc = env_dir_make(log->config.env, log->directory, recovery->err);
+    if (rc == 0) {
+        rc = env_dir_list(log->config.env, log->directory, list_each, recovery, recovery->err);
+    }
+    if (recovery->count > 1) {
+        qsort(recovery->found, recovery->count, sizeof *recovery->found, compare_found);
+    }
+    for (size_t i = 0; rc == 0 && i < recovery->count; i++) {
+        struct found *found = &recovery->found[i];
+        uint64_t number = found->header.number;
+        rc = log_segment_open(log->config.env, log->directory, number, &log->owner, &found->header, &found->file,
+                              recovery->err);
+        if (rc < 0) {
+            err_prefix(recovery->err, "log segment %016llx", (unsigned long long)number);
+        }
+    }
+    return rc;
+}
+
+static struct found *find_number(struct recovery *recovery, uint64_t number)
+{
+    struct found key = { .header.number = number };
+    return bsearch(&key, recovery->found, recovery->count, sizeof *recovery->found, compare_found);
+}
+
+static uint32_t sectors_of(const struct found *found)
+{
+    return (uint32_t)(found->header.bytes / LOG_RECORD_SECTOR);
+}
+
+static int load(struct recovery *recovery, const struct found *found)
+{
+    size_t got;
+    recovery->image = mem_realloc(recovery->image, found->header.bytes);
+    int rc = env_file_read(recovery->log->config.env, found->file, 0, recovery->image, found->header.bytes, &got,
+                           recovery->err);
+    if (rc == 0 && got < found->header.bytes) {
+        return damage(recovery, found, (uint32_t)(got / LOG_RECORD_SECTOR), "the file ends early");
+    }
+    return rc;
+}
+
+/* --- The tail (1). */
+
+/* What a segment newer than the tail says of the tail. */
+struct newer {
+    bool is_begun; /* a NORMAL one, torn: the tail must be whole … */
+    bool has_head;
+    struct log_record_head head; /* … and end where this says */
+};
+
+static int check_tail(struct recovery *recovery, const struct found *found, const struct newer *newer,
+                      enum log_record_found state, uint32_t end)
+{
+    if (newer->is_begun && state == LOG_RECORD_TORN) {
+        return damage(recovery, found, end, "a batch is incomplete, but a later segment was begun");
+    }
+    if (newer->has_head &&
+        (newer->head.durable_segment != found->header.number || newer->head.durable_sector != end)) {
+        return damage(recovery, found, end, "the segment does not end where the next one says");
+    }
+    if (state == LOG_RECORD_TORN) {
+        LOG_INFO(recovery->log->config.logger, "event=log_tail_cut segment=%016llx offset=%llu",
+                 (unsigned long long)found->header.number, (unsigned long long)end * LOG_RECORD_SECTOR);
+    }
+    return 0;
+}
+
+static const char *apply_start(struct recovery *recovery, const struct log_record *record)
+{
+    struct log *log = recovery->log;
+    struct log_group *group = log_group_find(log, record->group);
+    if (record->index == 0) {
+        return "a group's log begins at index 0";
+    }
+    if (!group) {
+        log_group_new(log, record->group, record->replica, record->index, record->term);
+    } else if (group->replica != record->replica) {
+        return "a record of an unknown group or replica";
+    } else if (record->index > group->index.log_start) {
+        log_index_cut(&group->index, record->index, record->term);
+    }
+    return NULL;
+}
+
+static int apply_starts(struct recovery *recovery, const struct found *found, const struct log_record_scan *scan)
+{
+    struct log_record record;
+    for (uint32_t i = 0; i < scan->head.records; i++) {
+        log_record_scan_record(scan, i, &record);
+        const char *reason = record.kind == LOG_RECORD_START ? apply_start(recovery, &record) : NULL;
+        if (reason) {
+            return damage(recovery, found, scan->head.sector, reason);
+        }
+    }
+    return 0;
+}
+
+/* What a segment was begun behind must be there, or segments were lost. Holds because spares are made and used in order, and
+ * removed from the last to the first. */
+static int check_newer(struct recovery *recovery)
+{
+    size_t i = recovery->tail == recovery->count ? 0 : recovery->tail + 1;
+    for (; i < recovery->count; i++) {
+        const struct log_record_segment *header = &recovery->found[i].header;
+        if (header->kind == LOG_RECORD_NORMAL && header->previous != 0 && !find_number(recovery, header->previous)) {
+            return err_set(recovery->err, ERR_CORRUPT, "log damaged: segment %016llx is missing before %016llx",
+                           (unsigned long long)header->previous, (unsigned long long)header->number);
+        }
+    }
+    return 0;
+}
+
+static int find_tail(struct recovery *recovery)
+{
+    struct newer newer = { 0 };
+    for (size_t i = recovery->count; i-- > 0;) {
+        struct found *found = &recovery->found[i];
+        struct log_record_scan scan;
+        enum log_record_found state;
+        uint32_t batches = 0;
+        int rc = load(recovery, found);
+        if (rc < 0) {
+            return rc;
+        }
+        log_record_scan_begin(&scan, recovery->image, sectors_of(found), found->header.number);
+        while (rc == 0 && (state = log_record_scan_next(&scan)) == LOG_RECORD_BATCH) {
+            rc = apply_starts(recovery, found, &scan);
+            recovery->last_sector = scan.head.sector;
+            batches++;
+        }
+        if (rc < 0) {
+            state = LOG_RECORD_END;
+        } else if (state == LOG_RECORD_DAMAGED) {
+            rc = damage(recovery, found, scan.bad_sector, scan.reason);
+        } else if (batches > 0) {
+            rc = check_tail(recovery, found, &newer, state, scan.next);
+            recovery->tail = i;
+        } else if (state == LOG_RECORD_TORN && found->header.kind == LOG_RECORD_NORMAL) {
+            newer.is_begun = true;
+            if (scan.has_head) {
+                newer.has_head = true;
+                newer.head = scan.head;
+            }
+        }
+        log_record_scan_end(&scan);
+        if (rc < 0 || batches > 0) {
+            return rc;
+        }
+    }
+    recovery->tail = recovery->count;
+    return 0;
+}
+
+/* --- The chain (2). */
+
+/* first_segment of the tail's last batch; its image is loaded. */
+static uint64_t tail_first_segment(struct recovery *recovery)
+{
+    const struct found *tail = &recovery->found[recovery->tail];
+    struct log_record_head head;
+    const uint8_t *sector = recovery->image + (size_t)recovery->last_sector * LOG_RECORD_SECTOR;
+    CHECK(log_record_unpack_head(sector, tail->header.number, recovery->last_sector, &head) == 0);
+    return head.first_segment;
+}
+
+static int find_chain(struct recovery *recovery)
+{
+    recovery->chain = mem_alloc(recovery->count * sizeof *recovery->chain);
+    uint64_t first = tail_first_segment(recovery);
+    struct found *found = &recovery->found[recovery->tail];
+    size_t at = recovery->count; /* filled from the back */
+    for (;;) {
+        CHECK(at > 0); /* numbers descend: no segment comes twice */
+        recovery->chain[--at] = (size_t)(found - recovery->found);
+        found->is_in_chain = true;
+        if (found->header.number == first) {
+            break;
+        }
+        uint64_t previous = found->header.previous;
+        struct found *before = previous >= first ? find_number(recovery, previous) : NULL;
+        if (!before) {
+            return err_set(recovery->err, ERR_CORRUPT,
+                           "log damaged: segment %016llx is missing before %016llx (needed from %016llx on)",
+                           (unsigned long long)previous, (unsigned long long)found->header.number,
+                           (unsigned long long)first);
+        }
+        found = before;
+    }
+    recovery->chain_count = recovery->count - at;
+    memmove(recovery->chain, recovery->chain + at, recovery->chain_count * sizeof *recovery->chain);
+    return 0;
+}
+
+/* --- Replay (3). */
+
+static const char *push_holes(struct recovery *recovery, struct log_group *group, uint64_t to)
+{
+    uint64_t holes = to - group->index.last_index - 1;
+    if (to < group->index.last_index || holes > HOLES_MAX - recovery->holes) {
+        return "an entry's index is impossible";
+    }
+    recovery->holes += holes;
+    while (group->index.last_index + 1 < to) {
+        log_index_push(&group->index);
+    }
+    return NULL;
+}
+
+static void set_place(struct log_slot *slot, const struct log_record *record, uint32_t segment)
+{
+    slot->segment = segment;
+    slot->at = record->at;
+    slot->size = record->length & LOG_RECORD_PAYLOAD_MAX;
+    slot->crc = record->crc;
+    slot->is_moved = record->kind == LOG_RECORD_MOVED;
+    slot->term = record->term;
+}
+
+static const char *apply_entry(struct recovery *recovery, struct log_group *group, const struct log_record *record,
+                               uint32_t segment)
+{
+    struct log_index *index = &group->index;
+    const char *reason = NULL;
+    if (record->index < index->log_start) { /* cut meanwhile */
+        if (record->kind == LOG_RECORD_ENTRY) {
+            log_index_truncate(index, index->log_start); /* what it replaced goes all the same */
+        }
+        return NULL;
+    }
+    if (record->kind == LOG_RECORD_MOVED && record->index <= index->last_index) {
+        struct log_slot *slot = log_index_at(index, record->index);
+        if (slot->segment && slot->term != record->term) {
+            return "a moved entry has another term than the entry";
+        }
+        set_place(slot, record, segment);
+        return NULL;
+    }
+    if (record->index <= index->last_index) {
+        log_index_truncate(index, record->index);
+    } else {
+        reason = push_holes(recovery, group, record->index);
+    }
+    if (!reason) {
+        set_place(log_index_push(index), record, segment);
+    }
+    return reason;
+}
+
+/* The newer of two states; one term has one vote. */
+static const char *apply_state(struct log_group *group, uint64_t term, uint64_t vote)
+{
+    if (term == group->term && vote != 0 && group->vote != 0 && vote != group->vote) {
+        return "two votes in one term";
+    }
+    if (term > group->term || (term == group->term && group->vote == 0)) {
+        group->term = term;
+        group->vote = vote;
+    }
+    return NULL;
+}
+
+static const char *apply(struct recovery *recovery, const struct log_record *record, uint32_t segment)
+{
+    if (record->kind == LOG_RECORD_START) {
+        return apply_start(recovery, record);
+    }
+    struct log_group *group = log_group_find(recovery->log, record->group);
+    if (!group || group->replica != record->replica) {
+        return "a record of an unknown group or replica";
+    }
+    if (record->kind == LOG_RECORD_STATE) {
+        return apply_state(group, record->index, record->term);
+    }
+    return apply_entry(recovery, group, record, segment);
+}
+
+/* Keeps the payloads of the tail's last batch: they will be written again (4). */
+static void keep_last(struct recovery *recovery, const struct log_record_scan *scan)
+{
+    struct log_record record;
+    for (uint32_t i = 0; i < scan->head.records; i++) {
+        log_record_scan_record(scan, i, &record);
+        if (record.kind != LOG_RECORD_ENTRY && record.kind != LOG_RECORD_MOVED) {
+            continue;
+        }
+        struct log_group *group = log_group_find(recovery->log, record.group);
+        struct blob *payload = blob_new(record.length);
+        log_record_copy(scan->image, 0, record.at, record.length, payload->data);
+        struct log_pending pending = { .group = group,
+                                       .kind = record.kind,
+                                       .index = record.index,
+                                       .term = record.term,
+                                       .payload = payload,
+                                       .old_segment = (uint32_t)scan->segment,
+                                       .old_at = record.at };
+        log_pending_add(&recovery->last, &pending);
+        blob_unref(payload);
+    }
+}
+
+static int replay_batch(struct recovery *recovery, const struct found *found, const struct log_record_scan *scan)
+{
+    struct log_record record;
+    for (uint32_t i = 0; i < scan->head.records; i++) {
+        log_record_scan_record(scan, i, &record);
+        const char *reason = apply(recovery, &record, (uint32_t)scan->segment);
+        if (reason) {
+            return damage(recovery, found, scan->head.sector, reason);
+        }
+    }
+    return 0;
+}
+
+/* Replays the segment up to sector `end`; 0 = as far as it goes (the tail). */
+static int replay_segment(struct recovery *recovery, struct found *found, uint32_t end)
+{
+    struct log_record_scan scan;
+    enum log_record_found state = LOG_RECORD_END;
+    int rc = load(recovery, found);
+    if (rc < 0) {
+        return rc;
+    }
+    log_record_scan_begin(&scan, recovery->image, sectors_of(found), found->header.number);
+    scan.sequence = recovery->sequence;
+    while (rc == 0 && (end == 0 || scan.next < end) && (state = log_record_scan_next(&scan)) == LOG_RECORD_BATCH) {
+        rc = replay_batch(recovery, found, &scan);
+        if (rc == 0 && end == 0 && scan.head.sector == recovery->last_sector) {
+            keep_last(recovery, &scan);
+        }
+    }
+    if (rc == 0 && end != 0 && scan.next != end) {
+        bool has_reason = state == LOG_RECORD_DAMAGED;
+        rc = damage(recovery, found, has_reason ? scan.bad_sector : scan.next,
+                    has_reason ? scan.reason : "a batch that was durable is missing");
+    } else if (rc == 0 && state == LOG_RECORD_DAMAGED) {
+        rc = damage(recovery, found, scan.bad_sector, scan.reason);
+    }
+    recovery->sequence = scan.sequence;
+    if (rc == 0) {
+        log_chain_add(recovery->log, (uint32_t)found->header.number, found->file, sectors_of(found), scan.next);
+        found->file = NULL;
+    }
+    log_record_scan_end(&scan);
+    return rc;
+}
+
+/* Up to where the segment is proven, by the first batch of the one behind it. */
+static int proven_end(struct recovery *recovery, const struct found *found, const struct found *next, uint32_t *end)
+{
+    uint8_t sector[LOG_RECORD_SECTOR];
+    struct log_record_head head;
+    size_t got;
+    int rc = env_file_read(recovery->log->config.env, next->file, LOG_RECORD_SECTOR, sector, sizeof sector, &got,
+                           recovery->err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (got < sizeof sector || log_record_unpack_head(sector, next->header.number, 1, &head) < 0) {
+        return damage(recovery, next, 1, "the head of the first batch fails its checksum");
+    }
+    if (head.durable_segment != found->header.number || head.durable_sector < 1 ||
+        head.durable_sector > sectors_of(found)) {
+        return damage(recovery, next, 1, "the durable position is not in the segment before");
+    }
+    *end = head.durable_sector;
+    return 0;
+}
+
+static int replay(struct recovery *recovery)
+{
+    for (size_t i = 0; i < recovery->chain_count; i++) {
+        struct found *found = &recovery->found[recovery->chain[i]];
+        uint32_t end = 0;
+        int rc = 0;
+        if (i + 1 < recovery->chain_count) {
+            rc = proven_end(recovery, found, &recovery->found[recovery->chain[i + 1]], &end);
+        }
+        /* end 1: a recovery repeated everything that stands in it. */
+        if (rc == 0) {
+            rc = replay_segment(recovery, found, end);
+        }
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    return 0;
+}
+
+/* --- Votes. */
+
+static void vote_each(void *ctx, const struct log_vote *vote)
+{
+    struct recovery *recovery = ctx;
+    if (recovery->vote_count == recovery->vote_capacity) {
+        recovery->vote_capacity = recovery->vote_capacity ? recovery->vote_capacity * 2 : 64;
+        recovery->votes = mem_realloc(recovery->votes, recovery->vote_capacity * sizeof *recovery->votes);
+    }
+    recovery->votes[recovery->vote_count++] = *vote;
+}
+
+static int merge_votes(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    int rc = log_votes_open(&log->votes, log->config.env, log->config.logger, log->directory, &log->owner, vote_each,
+                            recovery, recovery->err);
+    if (rc < 0) {
+        return rc;
+    }
+    if (recovery->vote_count > 0 && recovery->count == 0) {
+        return err_set(recovery->err, ERR_CORRUPT, "log damaged: there are votes but no segment");
+    }
+    for (size_t i = 0; rc == 0 && i < recovery->vote_count; i++) {
+        const struct log_vote *vote = &recovery->votes[i];
+        struct log_group *group = log_group_find(log, vote->record.group);
+        if (!group || group->replica != vote->record.replica || group->has_pair) {
+            /* The batch that made the group known was torn: nothing was promised. */
+            rc = log_votes_erase(log->config.env, log->votes.file, vote->pair, recovery->err);
+            continue;
+        }
+        group->votes = *vote;
+        group->has_pair = true;
+        const char *reason = apply_state(group, vote->record.term, vote->record.vote);
+        if (reason) {
+            rc = err_set(recovery->err, ERR_CORRUPT, "log damaged: votes file: group %u: %s", group->number, reason);
+        }
+    }
+    return rc;
+}
+
+/* Every group's state into the copy that is older, all synced: the page cache may show what the disk does not have. */
+static int rewrite_votes(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    for (size_t i = 0; i < log->group_count; i++) {
+        struct log_group *group = log->groups[i];
+        if (group->term == 0) {
+            continue;
+        }
+        if (!group->has_pair) {
+            group->votes = (struct log_vote){ .pair = log->votes.pairs++ };
+            group->has_pair = true;
+        }
+        group->votes.record = (struct log_record_vote){ .owner = log->owner,
+                                                        .group = group->number,
+                                                        .replica = group->replica,
+                                                        .sequence = group->votes.record.sequence + 1,
+                                                        .term = group->term,
+                                                        .vote = group->vote };
+        int rc = log_votes_write(log->config.env, log->votes.file, &group->votes, recovery->err);
+        if (rc < 0) {
+            return rc;
+        }
+        group->votes.copy = !group->votes.copy;
+    }
+    return env_file_sync(log->config.env, log->votes.file, recovery->err);
+}
+
+/* --- The index, when all is replayed. */
+
+static int finish_group(struct recovery *recovery, struct log_group *group)
+{
+    struct log_index *index = &group->index;
+    uint64_t last = index->last_index, term = index->start_term;
+    for (uint64_t i = index->log_start; i <= last; i++) {
+        struct log_slot *slot = log_index_at(index, i);
+        if (slot->segment == 0) {
+            return err_set(recovery->err, ERR_CORRUPT, "log damaged: group %u: entry %llu of %llu to %llu is missing",
+                           group->number, (unsigned long long)i, (unsigned long long)index->log_start,
+                           (unsigned long long)last);
+        }
+        if (slot->term < term) {
+            return err_set(recovery->err, ERR_CORRUPT, "log damaged: group %u: the term of entry %llu goes back",
+                           group->number, (unsigned long long)i);
+        }
+        term = slot->term;
+        slot->blob = NULL;
+        log_live_add(recovery->log, slot);
+        index->last_index = i; /* for push_term: the entry just pushed */
+        log_index_push_term(index, term);
+    }
+    if (group->term < term) {
+        group->term = term; /* entries of a term were accepted in it, and no vote given */
+        group->vote = 0;
+    }
+    group->durable_index = last;
+    return 0;
+}
+
+static int compare_groups(const void *a, const void *b)
+{
+    const struct log_group *one = *(struct log_group *const *)a, *other = *(struct log_group *const *)b;
+    return (one->number > other->number) - (one->number < other->number);
+}
+
+static int finish_groups(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    if (log->group_count > 1) {
+        qsort(log->groups, log->group_count, sizeof *log->groups, compare_groups);
+    }
+    for (size_t i = 0; i < log->group_count; i++) {
+        int rc = finish_group(recovery, log->groups[i]);
+        if (rc < 0) {
+            return rc;
+        }
+    }
+    log->start_count = log->group_count;
+    return 0;
+}
+
+static void tell_starts(struct log *log)
+{
+    for (size_t i = 0; i < log->group_count; i++) {
+        struct log_group *group = log->groups[i];
+        struct log_index *index = &group->index;
+        group->is_told = false;
+        group->start = (struct log_group_start){ .group = group->number,
+                                                 .replica = group->replica,
+                                                 .raft = { .term = group->term,
+                                                           .vote = group->vote,
+                                                           .log_start = index->log_start,
+                                                           .start_term = index->start_term,
+                                                           .last_index = index->last_index,
+                                                           .runs = index->runs,
+                                                           .run_count = index->run_count,
+                                                           .commit = index->log_start - 1 } };
+    }
+}
+
+/* --- The fresh segment (4). */
+
+/* A file that nothing needs and that has the right size, the newest (see check_newer); 0 = none. */
+static uint64_t reusable(struct recovery *recovery)
+{
+    for (size_t i = recovery->count; i-- > 0;) {
+        struct found *found = &recovery->found[i];
+        if (!found->is_in_chain && found->file && found->header.bytes == recovery->log->config.segment_bytes) {
+            env_file_close(recovery->log->config.env, found->file);
+            found->file = NULL;
+            found->is_in_chain = true; /* it will not be there to be removed */
+            return found->header.number;
+        }
+    }
+    return 0;
+}
+
+static int make_segment(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    bool is_empty = recovery->tail == recovery->count;
+    struct log_record_segment header = {
+        .owner = log->owner,
+        .number = recovery->number_max + 1,
+        .previous = is_empty ? 0 : recovery->found[recovery->tail].header.number,
+        .bytes = log->config.segment_bytes,
+        .kind = is_empty ? LOG_RECORD_NORMAL : LOG_RECORD_RECOVERY,
+    };
+    struct env_file *file;
+    int rc = log_segment_make(log->config.env, log->directory, &header, reusable(recovery), &file, recovery->err);
+    if (rc < 0) {
+        err_prefix(recovery->err, "new log segment");
+        return rc;
+    }
+    log_chain_add(log, (uint32_t)header.number, file, log->segment_sectors, 1);
+    log->next_number = header.number + 1;
+    log->first_segment = log->chain[0]->number;
+    return 0;
+}
+
+/* Those of the last batch's entries that are not replaced or cut by the same batch. */
+static void take_last(struct recovery *recovery)
+{
+    for (size_t i = 0; i < recovery->last.count; i++) {
+        struct log_pending *record = &recovery->last.items[recovery->last.first + i];
+        const struct log_index *index = &record->group->index;
+        if (log_index_has(index, record->index)) {
+            const struct log_slot *slot = log_index_at(index, record->index);
+            if (slot->segment == record->old_segment && slot->at == record->old_at) {
+                log_pending_add(&recovery->log->pending, record);
+            }
+        }
+        blob_unref(record->payload);
+    }
+    recovery->last.count = 0;
+}
+
+static int rewrite_last(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    struct log_batch *batch = &log->batch;
+    uint32_t soft = log->batch_bytes;
+    if (recovery->tail == recovery->count) {
+        return 0;
+    }
+    take_last(recovery);
+    if (log_record_sectors((uint32_t)log->pending.count + 2 * (uint32_t)log->group_count, 0, log->pending.bytes) >=
+        log->segment_sectors) {
+        return err_set(recovery->err, ERR_USAGE, "log: %llu bytes a segment are too few for what the log holds",
+                       (unsigned long long)log->config.segment_bytes);
+    }
+    log->sequence = recovery->sequence - 1; /* the repetition bears the number of what it repeats */
+    log->batch_bytes = UINT32_MAX;          /* in one piece */
+    log->is_flush_wanted = true;
+    CHECK(log_batch_begin(log) && log->pending.count == 0);
+    log->batch_bytes = soft;
+    batch->head.durable_segment = recovery->found[recovery->tail].header.number;
+    batch->head.durable_sector = recovery->last_sector;
+    log_batch_work(batch);
+    if (batch->status < 0) {
+        return err_set(recovery->err, batch->status, "log: %s", batch->err.text);
+    }
+    log_batch_settle(log);
+    for (size_t i = 0; i < batch->count; i++) {
+        blob_unref(batch->records[i].payload);
+    }
+    batch->count = 0;
+    return 0;
+}
+
+/* (5) */
+static int remove_files(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    char path[512];
+    int rc = 0;
+    for (size_t i = 0; rc == 0 && i < recovery->spare_count; i++) {
+        log_segment_path(path, log->directory, recovery->spares[i], "spare");
+        rc = env_file_remove(log->config.env, path, recovery->err);
+    }
+    for (size_t i = recovery->count; rc == 0 && i-- > 0;) {
+        if (!recovery->found[i].is_in_chain) {
+            log_segment_path(path, log->directory, recovery->found[i].header.number, "log");
+            rc = env_file_remove(log->config.env, path, recovery->err);
+            if (rc == 0) {
+                rc = env_dir_sync(log->config.env, log->directory, recovery->err);
+            }
+        }
+    }
+    return rc;
+}
+
+/* --- */
+
+static int recover(struct recovery *recovery)
+{
+    int rc = find_files(recovery);
+    if (rc == 0) {
+        rc = find_tail(recovery);
+    }
+    if (rc == 0) {
+        rc = check_newer(recovery);
+    }
+    if (rc == 0 && recovery->tail < recovery->count) {
+        rc = find_chain(recovery);
+        if (rc == 0) {
+            rc = replay(recovery);
+        }
+    }
+    if (rc < 0 || (rc = merge_votes(recovery)) < 0 || (rc = finish_groups(recovery)) < 0 ||
+        (rc = make_segment(recovery)) < 0 || (rc = rewrite_last(recovery)) < 0 ||
+        (rc = rewrite_votes(recovery)) < 0) {
+        return rc;
+    }
+    tell_starts(recovery->log);
+    return remove_files(recovery);
+}
+
+static void recovery_fini(struct recovery *recovery)
+{
+    for (size_t i = 0; i < recovery->count; i++) {
+        if (recovery->found[i].file) {
+            env_file_close(recovery->log->config.env, recovery->found[i].file);
+        }
+    }
+    for (size_t i = 0; i < recovery->last.count; i++) {
+        blob_unref(recovery->last.items[recovery->last.first + i].payload);
+    }
+    mem_free(recovery->last.items);
+    mem_free(recovery->found);
+    mem_free(recovery->spares);
+    mem_free(recovery->image);
+    mem_free(recovery->chain);
+    mem_free(recovery->votes);
+}
+
+/* Before the index is finished its slots hold terms where blobs will stand. */
+static void forget_groups(struct log *log)
+{
+    for (size_t i = 0; i < log->group_count; i++) {
+        struct log_index *index = &log->groups[i]->index;
+        for (uint64_t k = index->log_start; k <= index->last_index; k++) {
+            log_index_at(index, k)->blob = NULL;
+        }
+    }
+}
+
+static struct log *log_new(const struct log_config *config)
+{
+    struct log *log = MEM_NEW(struct log);
+    log->config = *config;
+    if (log->config.segment_bytes == 0) {
+        log->config.segment_bytes = LIMIT_LOG_SEGMENT_BYTES;
+    }
+    if (log->config.cache_bytes == 0) {
+        log->config.cache_bytes = 64 << 20;
+    }
+    uint64_t bytes = log->config.segment_bytes;
+    log->directory = mem_strdup(config->directory);
+    memcpy(log->owner.cluster_id, config->cluster_id, 16);
+    log->owner.node_id = config->node_id;
+    log->segment_sectors = (uint32_t)(bytes / LOG_RECORD_SECTOR);
+    log->batch_bytes = bytes / 4 < LIMIT_LOG_BATCH_BYTES ? (uint32_t)(bytes / 4) : LIMIT_LOG_BATCH_BYTES;
+    log->entry_bytes_max = bytes / 2 < LIMIT_ENTRY_BYTES ? (uint32_t)(bytes / 2) : LIMIT_ENTRY_BYTES;
+    log_arm(log);
+    return log;
+}
+
+int log_open(const struct log_config *config, struct log **out, struct err *err)
+{
+    struct err own;
+    if (!err) {
+        err = &own;
+    }
+    uint64_t bytes = config->segment_bytes ? config->segment_bytes : LIMIT_LOG_SEGMENT_BYTES;
+    if (bytes < LOG_SEGMENT_BYTES_MIN || bytes > 1u << 31 || bytes % LOG_RECORD_SECTOR != 0 ||
+        strlen(config->directory) > 400) {
+        return err_set(err, ERR_USAGE, "log: %llu bytes a segment, or the length of the directory's name, are not possible",
+                       (unsigned long long)bytes);
+    }
+    struct log *log = log_new(config);
+    struct recovery recovery = { .log = log, .err = err };
+    int rc = recover(&recovery);
+    recovery_fini(&recovery);
+    if (rc < 0) {
+        if (log->start_count == 0) {
+            forget_groups(log);
+        }
+        log_free(log);
+        return rc;
+    }
+    LOG_INFO(log->config.logger, "event=log_open groups=%zu segments=%zu sequence=%llu", log->group_count,
+             log->chain_count, (unsigned long long)log->sequence);
+    log_keeper_step(log);
+    *out = log;
+    return 0;
+}
