@@ -184,20 +184,18 @@ static void the_number_of_sessions_is_bounded(void **state)
     session_table_fini(&table);
 }
 
-static struct session_table load_all(struct span changes, size_t expected)
+static void load_all(struct session_table *table, struct span changes, size_t expected)
 {
-    struct session_table table;
-    session_table_init(&table);
+    session_table_init(table);
     struct reader reader = reader_of(changes);
     struct session_change change;
     size_t count = 0;
     while (session_change_next(&reader, &change)) {
-        assert_int_equal(session_table_load(&table, change.id, change.value, NULL), 0);
+        assert_int_equal(session_table_load(table, change.id, change.value, NULL), 0);
         count++;
     }
-    session_table_load_end(&table);
+    session_table_load_end(table);
     assert_int_equal(count, expected);
-    return table;
 }
 
 static void packed_sessions_come_back(void **state)
@@ -211,7 +209,8 @@ static void packed_sessions_come_back(void **state)
     write_at(&table, 2, 9, 4, 4);
     struct buf changes = { 0 };
     session_table_pack(&table, &changes);
-    struct session_table loaded = load_all(buf_span(&changes), 3);
+    struct session_table loaded;
+    load_all(&loaded, buf_span(&changes), 3);
     struct session_result known;
     struct command retry = numbered(2, 8, 4, 5), answered = numbered(2, 3, 1, 5);
     assert_int_equal(session_admit(&loaded, &retry, &known), 1);
