@@ -355,20 +355,29 @@ static void settle(struct partition *partition, const struct raft_entry *entries
         } else {
             append_noop(partition);
         }
-        out->append = false;
-        out->append_count = 0;
     }
+    raft_effects_clear_log(&partition->raft);
     partition_wake(partition);
 }
 
 /* --- Events */
 
+/* Whether raft_flush has something to say after a tick: most ticks of most groups have not. */
+static bool has_news(const struct raft *raft)
+{
+    const struct raft_effects *out = &raft->out;
+    bool has = out->persist_state || out->append || out->message_count > 0 || out->role_changed ||
+               out->transfer_done || out->read_round_wanted || raft->transfer_to != 0;
+    for (int i = 0; !has && raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        has = raft->progress[i].heartbeat_due;
+    }
+    return has;
+}
+
 void partition_tick(struct partition *partition, uint64_t now_ms)
 {
-    struct raft_effects *out = &partition->raft.out;
     raft_tick(&partition->raft, now_ms);
-    if (out->persist_state || out->append || out->message_count > 0 || out->role_changed ||
-        out->transfer_done || out->fetch_count > 0) {
+    if (has_news(&partition->raft)) {
         settle(partition, NULL, NULL);
     }
 }
@@ -466,8 +475,7 @@ static void propose_queued(struct partition *partition)
     }
     log_append(partition->host.log, partition->group.group, first, partition->host.scratch->terms,
                partition->host.scratch->blobs, count);
-    raft->out.append = false;
-    raft->out.append_count = 0;
+    raft_effects_clear_log(raft);
     partition->stats.proposals += count;
     if (!list_is_empty(&partition->queued)) {
         partition_wake(partition);
@@ -711,7 +719,7 @@ void partition_turn(struct partition *partition)
         raft->out.role_changed = false;
         note_role(partition);
     }
-    raft->out.transfer_done = raft->out.commit_advanced = raft->out.reads_confirmed = false;
+    raft_effects_clear(raft);
     apply_committed(partition);
     settle_reads(partition);
     tell_done(partition);
