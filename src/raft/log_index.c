@@ -116,7 +116,9 @@ void log_index_cut(struct log_index *index, uint64_t log_start, uint64_t start_t
            (gone + 1 < index->run_count ? index->runs[gone + 1].first : index->last_index + 1) <= log_start) {
         gone++;
     }
-    memmove(index->runs, index->runs + gone, (index->run_count - gone) * sizeof *index->runs);
+    if (gone > 0) {
+        memmove(index->runs, index->runs + gone, (index->run_count - gone) * sizeof *index->runs);
+    }
     index->run_count -= gone;
     if (index->run_count && index->runs[0].first < log_start) {
         index->runs[0].first = log_start;
