@@ -260,7 +260,7 @@ static inline struct world_packet world_packet_take(struct world *world, int at)
 
 static inline struct world_packet world_packet_copy(const struct world_packet *packet)
 {
-    struct world_packet copy = *packet;
+    struct world_packet copy = { .message = packet->message };
     size_t bytes = packet->message.count * sizeof(*packet->entries);
     if (packet->message.count) {
         copy.entries = malloc(bytes);
@@ -325,6 +325,14 @@ static inline struct world_packet world_take(struct world *world, int from, int 
         fail_msg("no %s from %d to %d", raft_message_name((uint8_t)type), from, to);
     }
     return world_packet_take(world, at);
+}
+
+/* Takes one and looks at its message only: it is lost. */
+static inline struct raft_message world_look(struct world *world, int from, int to, int type)
+{
+    struct world_packet packet = world_take(world, from, to, type);
+    free(packet.entries);
+    return packet.message;
 }
 
 /* Takes one, looks at its message, delivers it. */

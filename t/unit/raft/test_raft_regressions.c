@@ -87,7 +87,7 @@ static void s2_follower_acks_only_the_verified_prefix(void **state)
                                    .commit = 4 };
     const struct world_entry same[] = { { 1, 2001 } };
     world_say(w, append, same);
-    struct raft_message reply = world_take(w, 2, 1, RAFT_APPEND_REPLY).message;
+    struct raft_message reply = world_look(w, 2, 1, RAFT_APPEND_REPLY);
     assert_true(reply.granted);
     assert_int_equal(reply.index, 2);
     assert_int_equal(world_raft(w, 2)->durable_index, 4); /* it has more, and says nothing of it */
@@ -109,12 +109,12 @@ static void s2_verification_ends_with_the_term(void **state)
         .type = RAFT_APPEND, .from = 1, .to = 2, .term = 2, .index = 4, .log_term = 1, .sequence = 1
     };
     world_say(w, append, NULL);
-    assert_int_equal(world_take(w, 2, 1, RAFT_APPEND_REPLY).message.index, 4);
+    assert_int_equal(world_look(w, 2, 1, RAFT_APPEND_REPLY).index, 4);
     append.from = 3;
     append.term = 3;
     append.index = 2;
     world_say(w, append, NULL);
-    struct raft_message reply = world_take(w, 2, 3, RAFT_APPEND_REPLY).message;
+    struct raft_message reply = world_look(w, 2, 3, RAFT_APPEND_REPLY);
     assert_true(reply.granted);
     assert_int_equal(reply.index, 2);
     world_free(w);
@@ -138,16 +138,16 @@ static void s3_leader_grants_no_second_vote_in_its_term(void **state)
     world_turn(w, 1);
     world_drop(w, 1, 0, 0);
     world_say(w, vote, NULL);
-    assert_false(world_take(w, 1, 2, RAFT_VOTE_REPLY).message.granted);
+    assert_false(world_look(w, 1, 2, RAFT_VOTE_REPLY).granted);
     assert_int_equal(leader->role, RAFT_LEADER);
     assert_int_equal(leader->vote, 1);
     /* In the next term it has one vote, and only one. */
     vote.term++;
     world_say(w, vote, NULL);
-    assert_true(world_take(w, 1, 2, RAFT_VOTE_REPLY).message.granted);
+    assert_true(world_look(w, 1, 2, RAFT_VOTE_REPLY).granted);
     vote.from = 3;
     world_say(w, vote, NULL);
-    assert_false(world_take(w, 1, 3, RAFT_VOTE_REPLY).message.granted);
+    assert_false(world_look(w, 1, 3, RAFT_VOTE_REPLY).granted);
     world_free(w);
 }
 
@@ -166,12 +166,12 @@ static void s3_vote_is_durable_before_it_leaves(void **state)
     world_say(w, vote, NULL);
     assert_int_equal(world_count(w, 2, 0, 0), 0);
     world_sync(w, 2);
-    assert_true(world_take(w, 2, 3, RAFT_VOTE_REPLY).message.granted);
+    assert_true(world_look(w, 2, 3, RAFT_VOTE_REPLY).granted);
     world_restart(w, 2);
     assert_int_equal(world_raft(w, 2)->vote, 3);
     vote.from = 1;
     world_say(w, vote, NULL);
-    assert_false(world_take(w, 2, 1, RAFT_VOTE_REPLY).message.granted);
+    assert_false(world_look(w, 2, 1, RAFT_VOTE_REPLY).granted);
     world_free(w);
 }
 
@@ -190,7 +190,7 @@ static void s3_durable_term_is_not_a_durable_vote(void **state)
     assert_int_equal(world_count(w, 2, 0, 0), 0);
     world_sync_one(&w->nodes[2]); /* (4, 1) */
     world_turn(w, 2);
-    assert_true(world_take(w, 2, 1, RAFT_VOTE_REPLY).message.granted);
+    assert_true(world_look(w, 2, 1, RAFT_VOTE_REPLY).granted);
     world_free(w);
 }
 
@@ -246,12 +246,12 @@ static void s5_answer_goes_to_the_sender(void **state)
         .type = RAFT_APPEND, .from = 3, .to = 2, .term = 4, .sequence = 9
     };
     world_say(w, append, NULL);
-    struct raft_message reply = world_take(w, 2, 3, RAFT_APPEND_REPLY).message;
+    struct raft_message reply = world_look(w, 2, 3, RAFT_APPEND_REPLY);
     assert_false(reply.granted);
     assert_int_equal(reply.term, 5);
     struct raft_message read = { .type = RAFT_READ, .from = 1, .to = 2, .term = 3, .sequence = 2 };
     world_say(w, read, NULL);
-    reply = world_take(w, 2, 1, RAFT_READ_REPLY).message;
+    reply = world_look(w, 2, 1, RAFT_READ_REPLY);
     assert_false(reply.granted);
     assert_int_equal(world_raft(w, 2)->leader, 0);
     world_free(w);
@@ -279,7 +279,7 @@ static void r6_reply_of_an_old_term_is_dropped(void **state)
     world_say(w, vote, NULL);
     world_sync(w, 2); /* the entries of term 1 are durable now, and the vote of term 2 */
     assert_int_equal(world_count(w, 2, 0, RAFT_APPEND_REPLY), 0);
-    struct raft_message reply = world_take(w, 2, 3, RAFT_VOTE_REPLY).message;
+    struct raft_message reply = world_look(w, 2, 3, RAFT_VOTE_REPLY);
     assert_int_equal(reply.term, 2);
     assert_int_equal(world_count(w, 2, 0, 0), 0);
     world_free(w);
@@ -302,7 +302,7 @@ static void r6_held_campaign_is_dropped_by_a_newer_term(void **state)
     world_say(w, append, NULL);
     world_sync(w, 1);
     assert_int_equal(world_count(w, 1, 0, RAFT_VOTE), 0);
-    assert_int_equal(world_take(w, 1, 3, RAFT_APPEND_REPLY).message.term, 8);
+    assert_int_equal(world_look(w, 1, 3, RAFT_APPEND_REPLY).term, 8);
     world_free(w);
 }
 
@@ -358,7 +358,7 @@ static void r7_candidate_claims_only_durable_entries(void **state)
     world_time_out(w, 1);
     struct raft_message ask = world_pass(w, 1, 2, RAFT_PRE_VOTE);
     assert_int_equal(ask.index, 1);
-    assert_false(world_take(w, 2, 1, RAFT_PRE_VOTE_REPLY).message.granted);
+    assert_false(world_look(w, 2, 1, RAFT_PRE_VOTE_REPLY).granted);
     world_free(w);
 }
 
@@ -412,7 +412,7 @@ static void r7_late_word_of_a_replaced_suffix_is_ignored(void **state)
     world_turn(w, 2);
     world_sync(w, 2);
     assert_int_equal(raft->durable_index, 2);
-    assert_int_equal(world_take(w, 2, 3, RAFT_APPEND_REPLY).message.index, 2);
+    assert_int_equal(world_look(w, 2, 3, RAFT_APPEND_REPLY).index, 2);
     world_free(w);
 }
 
@@ -652,7 +652,7 @@ static void r20_bytes_in_flight_are_bounded(void **state)
     for (int i = 0; i < 10; i++) {
         raft_peer_reset(leader, 3);
         world_turn(w, 1);
-        struct raft_message probe = world_take(w, 1, 3, RAFT_APPEND).message;
+        struct raft_message probe = world_look(w, 1, 3, RAFT_APPEND);
         assert_int_equal(probe.count, 0);
         assert_int_equal(world_count(w, 1, 3, RAFT_APPEND), 0);
         assert_int_equal(slow->inflight_bytes, 0);
