@@ -1,0 +1,474 @@
+/* Links: one connection a node, opened when first needed and kept.
+ *
+ *   IDLE ──link_connect──▶ CONNECTING ──link_on_connected──▶ HELLO ──hello_answered──▶ READY
+ *     ▲                        │                               │                        │
+ *     └──link_timer_fired── BACKOFF ◀────────── link_fail ─────┴────────────────────────┘
+ *
+ * What waits for a link stands in its queue (operations) or among its questions until READY; then the end of the step packs it
+ * into frames, all of which leave in one transport call. link_fail tells every waiter and every sender: they go elsewhere.
+ *
+ * Invariants
+ *   I1  Every flight stands in exactly one link's table and list; it leaves both before its owner is told.
+ *   I2  A link that is not READY has no flights and nothing in `out`. */
+#include <stdio.h>
+
+#include "client/core_inner.h"
+
+enum { LINK_BUF_KEEP_BYTES = 256 << 10 };
+
+static void link_timer_fired(struct core *core, struct timer *timer)
+{
+    struct link *link = container_of(timer, struct link, timer);
+    if (link->state == LINK_BACKOFF) {
+        link->state = LINK_IDLE;
+        if (!list_is_empty(&link->queue) || !list_is_empty(&link->questions)) {
+            link_connect(core, link);
+        }
+        return;
+    }
+    CHECK(link->state == LINK_CONNECTING || link->state == LINK_HELLO);
+    link_fail(core, link, link->state == LINK_HELLO ? "no answer to the hello" : "connecting takes too long");
+}
+
+struct link *link_get(struct core *core, const char *address)
+{
+    LIST_FOR (at, &core->links) {
+        struct link *link = container_of(at, struct link, node);
+        if (strcmp(link->address, address) == 0) {
+            return link;
+        }
+    }
+    struct link *link = MEM_NEW(struct link);
+    link->address = mem_strdup(address);
+    link->timer.fire = link_timer_fired;
+    list_init(&link->sent);
+    list_init(&link->queue);
+    list_init(&link->questions);
+    list_append(&core->links, &link->node);
+    return link;
+}
+
+struct link *link_find_number(struct core *core, uint64_t number)
+{
+    LIST_FOR (at, &core->links) {
+        struct link *link = container_of(at, struct link, node);
+        if (link->number == number && number) {
+            return link;
+        }
+    }
+    return NULL;
+}
+
+void link_free(struct core *core, struct link *link)
+{
+    if (link->state != LINK_IDLE && link->state != LINK_BACKOFF) {
+        link_fail(core, link, "closing");
+    }
+    CHECK(list_is_empty(&link->queue) && list_is_empty(&link->questions) && list_is_empty(&link->sent));
+    timer_clear(core, &link->timer);
+    list_remove(&link->node);
+    hashtab_fini(&link->flights);
+    buf_fini(&link->in);
+    buf_fini(&link->out);
+    mem_free(link->parts);
+    mem_free(link->address);
+    mem_free(link);
+}
+
+bool link_is_usable(const struct link *link)
+{
+    return link->state != LINK_BACKOFF;
+}
+
+/* --- Coming up */
+
+void link_connect(struct core *core, struct link *link)
+{
+    if (link->state != LINK_IDLE) {
+        return;
+    }
+    link->state = LINK_CONNECTING;
+    link->number = core->next_link++;
+    timer_set(core, &link->timer, core->now_us + CORE_HELLO_TIMEOUT_US);
+    core->transport->connect(core->transport_ctx, link->number, link->address);
+}
+
+void link_on_connected(struct core *core, struct link *link)
+{
+    link->state = LINK_HELLO;
+    Cairn__V1__Hello hello = CAIRN__V1__HELLO__INIT;
+    hello.protocol_min = hello.protocol_max = FRAME_VERSION;
+    hello.name = core->program;
+    hello.epoch = core->topology ? core->topology->epoch : 0;
+    hello.time = core->time;
+    if (core->has_cluster) {
+        hello.cluster_id = (ProtobufCBinaryData){ sizeof core->cluster_id, core->cluster_id };
+    }
+    struct frame frame = { .type = FRAME_HELLO, .request_id = core->next_request++ };
+    link_send_frame(core, link, &frame, &hello.base, NULL, 0);
+    link_flush(core, link);
+}
+
+/* 0, or why this link is of no use. */
+static int hello_judge(struct core *core, struct link *link, const struct frame *frame, struct err *err)
+{
+    if (frame->type == FRAME_HELLO_OK && frame->status) {
+        return err_set(err, ERR_CONNECT, "refused: %s", err_info(frame->status)->text);
+    }
+    Cairn__V1__Hello *hello = cairn__v1__hello__unpack(&core->allocator, frame->message.size, frame->message.data);
+    if (frame->type != FRAME_HELLO_OK || !hello) {
+        return err_set(err, ERR_PROTOCOL, "malformed answer to the hello");
+    }
+    if (hello->cluster_id.len && hello->cluster_id.len != sizeof core->cluster_id) {
+        return err_set(err, ERR_PROTOCOL, "malformed cluster id");
+    }
+    if (hello->protocol_min > FRAME_VERSION || (hello->protocol_max && hello->protocol_max < FRAME_VERSION)) {
+        return err_set(err, ERR_PROTOCOL_VERSION, "no common protocol version");
+    }
+    if (core->has_cluster && hello->cluster_id.len &&
+        memcmp(core->cluster_id, hello->cluster_id.data, sizeof core->cluster_id) != 0) {
+        return err_set(err, ERR_CLUSTER_MISMATCH, "belongs to another cluster");
+    }
+    link->node_id = hello->node_id;
+    if (hello->time > core->time) {
+        core->time = hello->time;
+    }
+    return 0;
+}
+
+static void hello_answered(struct core *core, struct link *link, const struct frame *frame)
+{
+    struct err err;
+    if (hello_judge(core, link, frame, &err)) {
+        link->failures += 4; /* it will say the same again soon */
+        link_fail(core, link, err.text);
+        return;
+    }
+    link->state = LINK_READY;
+    link->failures = 0;
+    timer_clear(core, &link->timer);
+    core->was_reached = true;
+}
+
+/* --- Going down */
+
+static void flight_lost(struct core *core, struct flight *flight)
+{
+    struct question *question = flight->question;
+    if (question) {
+        question->flight = NULL;
+        question->link = NULL;
+        question->answered(core, question, NULL);
+    } else if (flight->count) {
+        exchange_lost(core, flight);
+    }
+    mem_free(flight);
+}
+
+static void link_forget_bytes(struct link *link)
+{
+    buf_clear(&link->out);
+    link->part_count = 0;
+    buf_fini(&link->in);
+    memset(&link->in, 0, sizeof link->in);
+}
+
+void link_fail(struct core *core, struct link *link, const char *reason)
+{
+    CHECK(link->state != LINK_BACKOFF);
+    snprintf(core->trouble, sizeof core->trouble, "%s: %s", link->address, reason);
+    if (link->number) {
+        core->transport->close(core->transport_ctx, link->number);
+        link->number = 0;
+    }
+    bool was_ready = link->state == LINK_READY;
+    link->state = LINK_BACKOFF;
+    link_forget_bytes(link);
+    timer_set(core, &link->timer, core->now_us + core_backoff(core, link->failures, CORE_LINK_BACKOFF_MIN_US,
+                                                              CORE_LINK_BACKOFF_MAX_US));
+    link->failures++;
+    if (was_ready) {
+        core->stats.reconnects++;
+        route_want_topology(core, NULL); /* whoever is reached next knows the new primaries */
+    }
+    struct list *node;
+    while ((node = list_take_first(&link->sent))) {
+        struct flight *flight = container_of(node, struct flight, node);
+        hashtab_take(&link->flights, flight->id);
+        flight_lost(core, flight);
+    }
+    while ((node = list_take_first(&link->questions))) {
+        struct question *question = container_of(node, struct question, node);
+        question->link = NULL;
+        question->answered(core, question, NULL);
+    }
+    while (!list_is_empty(&link->queue)) {
+        struct operation *operation = container_of(link->queue.next, struct operation, node);
+        operation->avoid = link->node_id;
+        operation_retry(core, operation, core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT, true);
+    }
+}
+
+/* --- Frames in */
+
+static int flight_answered(struct core *core, struct flight *flight, const struct frame *frame)
+{
+    struct question *question = flight->question;
+    if (question) {
+        question->flight = NULL;
+        question->link = NULL;
+        int status = question->answered(core, question, frame);
+        if (status) {
+            question->answered(core, question, NULL);
+        }
+        return status;
+    }
+    if (!flight->count) {
+        return 0; /* a withdrawn question */
+    }
+    int status = exchange_answered(core, flight, frame);
+    if (status) {
+        exchange_lost(core, flight);
+    }
+    return status;
+}
+
+/* 0, or the link can't go on. */
+static int link_on_frame(struct core *core, struct link *link, const struct frame *frame)
+{
+    link->heard_us = core->now_us;
+    if (frame->time > core->time) {
+        core->time = frame->time;
+    }
+    if (link->state == LINK_HELLO) {
+        hello_answered(core, link, frame);
+        return 0;
+    }
+    if (frame->type != FRAME_RESPONSE) {
+        return ERR_PROTOCOL;
+    }
+    if (core->topology && frame->epoch > core->topology->epoch) {
+        route_want_topology(core, link);
+    }
+    struct flight *flight = hashtab_take(&link->flights, frame->request_id);
+    if (!flight) {
+        return ERR_PROTOCOL; /* no request of ours: a flight stays until its answer, also when nobody waits for it */
+    }
+    list_remove(&flight->node);
+    int status = flight_answered(core, flight, frame);
+    mem_free(flight);
+    return status;
+}
+
+/* Handles the whole frames at the beginning of bytes; returns how many bytes they were, or -1 when the link failed. */
+static ssize_t link_take_frames(struct core *core, struct link *link, struct span bytes, size_t *need)
+{
+    size_t done = 0;
+    uint64_t number = link->number;
+    for (;;) {
+        struct frame frame;
+        struct err err = { 0 };
+        int64_t size = frame_parse(span_of(bytes.data + done, bytes.size - done), &frame, need, &err);
+        if (size == 0) {
+            return (ssize_t)done;
+        }
+        int status = size < 0 ? (int)size : link_on_frame(core, link, &frame);
+        arena_reset(&core->arena);
+        if (status && link->number == number) {
+            link_fail(core, link, size < 0 ? err.text : err_info(status)->text);
+        }
+        if (link->number != number) {
+            return -1;
+        }
+        done += (size_t)size;
+    }
+}
+
+/* Frames are read where they arrived; only the beginning of one that isn't complete is kept, in link->in. */
+void link_on_bytes(struct core *core, struct link *link, struct span bytes)
+{
+    size_t need = FRAME_HEADER_BYTES;
+    while (link->in.size && bytes.size) { /* at most twice: the header's end, then the frame's */
+        struct frame probe;
+        int64_t known = frame_parse(buf_span(&link->in), &probe, &need, NULL);
+        size_t missing = known == 0 && need > link->in.size ? need - link->in.size : 1;
+        size_t more = missing < bytes.size ? missing : bytes.size;
+        buf_append(&link->in, bytes.data, more);
+        bytes = span_of(bytes.data + more, bytes.size - more);
+        struct buf whole = link->in; /* link_fail clears link->in: the frame must outlive that */
+        memset(&link->in, 0, sizeof link->in);
+        ssize_t taken = link_take_frames(core, link, buf_span(&whole), &need);
+        if (taken < 0) {
+            buf_fini(&whole);
+            return;
+        }
+        buf_consume(&whole, (size_t)taken);
+        if (whole.size == 0 && whole.capacity > LINK_BUF_KEEP_BYTES) {
+            buf_fini(&whole);
+            memset(&whole, 0, sizeof whole);
+        }
+        buf_fini(&link->in);
+        link->in = whole;
+    }
+    if (!bytes.size) {
+        return;
+    }
+    ssize_t taken = link_take_frames(core, link, bytes, &need);
+    if (taken >= 0 && (size_t)taken < bytes.size) {
+        buf_reserve(&link->in, need);
+        buf_append(&link->in, bytes.data + taken, bytes.size - (size_t)taken);
+    }
+}
+
+/* --- Frames out */
+
+static void link_add_part(struct link *link, const void *bytes, size_t offset, size_t size)
+{
+    if (link->part_count == link->part_capacity) {
+        link->part_capacity = link->part_capacity ? link->part_capacity * 2 : 16;
+        link->parts = mem_realloc(link->parts, link->part_capacity * sizeof *link->parts);
+    }
+    link->parts[link->part_count++] = (struct link_part){ bytes, offset, size };
+}
+
+/* link->out grew from `before`: extends the last part when that is where it ended. */
+static void link_note_out(struct link *link, size_t before)
+{
+    struct link_part *last = link->part_count ? &link->parts[link->part_count - 1] : NULL;
+    if (last && !last->bytes) {
+        last->size += link->out.size - before;
+    } else {
+        link_add_part(link, NULL, before, link->out.size - before);
+    }
+}
+
+void link_send_frame(struct core *core, struct link *link, const struct frame *frame, const ProtobufCMessage *message,
+                     const struct span *payloads, size_t payload_count)
+{
+    buf_clear(&core->scratch);
+    size_t message_size = protobuf_c_message_get_packed_size(message);
+    size_t payload_size = 0;
+    for (size_t i = 0; i < payload_count; i++) {
+        payload_size += payloads[i].size;
+    }
+    bool is_copied = payload_count > 1 || payload_size <= CORE_COPY_BYTES;
+    CHECK(message_size <= LIMIT_MESSAGE_BYTES && message_size + payload_size <= LIMIT_FRAME_BYTES);
+    protobuf_c_message_pack(message, buf_extend(&core->scratch, message_size));
+    struct frame whole = *frame;
+    whole.message = span_of(NULL, message_size);
+    whole.payload = payload_count == 1 ? payloads[0] : span_of(NULL, 0);
+    if (payload_count > 1) {
+        for (size_t i = 0; i < payload_count; i++) {
+            buf_append_span(&core->scratch, payloads[i]);
+        }
+        whole.payload = span_of(core->scratch.data + message_size, payload_size);
+    }
+    whole.message.data = core->scratch.data;
+    whole.epoch = core->topology ? core->topology->epoch : 0;
+    whole.time = core->time;
+
+    size_t before = link->out.size;
+    frame_pack_head(&whole, &link->out);
+    if (is_copied) {
+        buf_append_span(&link->out, whole.payload);
+    }
+    link_note_out(link, before);
+    if (!is_copied) {
+        link_add_part(link, whole.payload.data, 0, whole.payload.size);
+    }
+    core->stats.frames_sent++;
+}
+
+struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count)
+{
+    CHECK(link->state == LINK_READY);
+    struct flight *flight = mem_zalloc(sizeof *flight + count * sizeof flight->operations[0]);
+    flight->link = link;
+    flight->id = core->next_request++;
+    flight->verb = verb;
+    flight->count = count;
+    if (list_is_empty(&link->sent)) {
+        link->heard_us = core->now_us;
+    }
+    list_append(&link->sent, &flight->node);
+    hashtab_put(&link->flights, flight->id, flight);
+    return flight;
+}
+
+static void link_send_questions(struct core *core, struct link *link)
+{
+    struct list *node;
+    while ((node = list_take_first(&link->questions))) {
+        struct question *question = container_of(node, struct question, node);
+        struct flight *flight = link_add_flight(core, link, 0, 0);
+        flight->question = question;
+        question->flight = flight;
+        question->send(core, question, flight->id);
+    }
+}
+
+/* Hands everything that was packed to the transport, in one call. */
+void link_flush(struct core *core, struct link *link)
+{
+    if (!link->part_count) {
+        return;
+    }
+    struct span *spans = arena_alloc(&core->arena, link->part_count * sizeof *spans);
+    for (size_t i = 0; i < link->part_count; i++) {
+        const struct link_part *part = &link->parts[i];
+        spans[i] = span_of(part->bytes ? part->bytes : link->out.data + part->offset, part->size);
+        core->stats.bytes_sent += part->size;
+    }
+    core->transport->send(core->transport_ctx, link->number, spans, link->part_count);
+    link->part_count = 0;
+    if (link->out.capacity > LINK_BUF_KEEP_BYTES) {
+        buf_fini(&link->out);
+        memset(&link->out, 0, sizeof link->out);
+    }
+    buf_clear(&link->out);
+}
+
+/* A READY link that owes answers but says nothing is as good as lost. */
+static bool link_is_dumb(const struct core *core, const struct link *link)
+{
+    return link->state == LINK_READY && !list_is_empty(&link->sent) &&
+           core->now_us - link->heard_us > CORE_SILENCE_US;
+}
+
+void link_flush_all(struct core *core)
+{
+    LIST_FOR (at, &core->links) {
+        struct link *link = container_of(at, struct link, node);
+        if (link_is_dumb(core, link)) {
+            link_fail(core, link, "no answer");
+        }
+        if (link->state != LINK_READY) {
+            continue;
+        }
+        link_send_questions(core, link);
+        exchange_send_queue(core, link);
+        link_flush(core, link);
+        arena_reset(&core->arena);
+    }
+}
+
+/* --- Questions */
+
+void question_ask(struct core *core, struct question *question, struct link *link)
+{
+    CHECK(!question->link && !question->flight && link_is_usable(link));
+    question->link = link;
+    list_append(&link->questions, &question->node);
+    link_connect(core, link);
+}
+
+void question_withdraw(struct question *question)
+{
+    if (question->flight) {
+        question->flight->question = NULL;
+        question->flight = NULL;
+    } else if (question->link) {
+        list_remove(&question->node);
+    }
+    question->link = NULL;
+}
