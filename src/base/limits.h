@@ -43,6 +43,10 @@ enum {
     /* The log: segment size, soft size of a batch (one entry may exceed it). */
     LIMIT_LOG_SEGMENT_BYTES = 32 << 20,
     LIMIT_LOG_BATCH_BYTES = 1 << 20,
+    /* A configuration file. Larger: refused. */
+    LIMIT_CONFIG_BYTES = 64 << 10,
+    /* Nodes in one process (--in-process). */
+    LIMIT_PROCESS_NODES = 9,
 };
 
 _Static_assert(LIMIT_ENTRY_BYTES * 2 < LIMIT_LOG_SEGMENT_BYTES, "a batch of one entry fits a segment");
