@@ -736,16 +736,23 @@ void config_to_node(const struct config *config, struct node_config *out)
     };
 }
 
+void config_copy(const struct config *config, struct config *out)
+{
+    config_init(out);
+    for (int i = 0; i < CONFIG_PARAMS; i++) {
+        /* An empty text is only ever the default. */
+        enum config_source source = *config->texts[i] ? config->sources[i] : CONFIG_DEFAULT;
+        CHECK(config_set(out, i, config->texts[i], source, "", NULL) == 0);
+    }
+}
+
 void config_of_member(const struct config *config, unsigned number, struct config *out)
 {
     struct buf bootstrap = { 0 };
     char name[16], listen[32];
     char *data = mem_printf("%s/n%u", config->data, number);
 
-    config_init(out);
-    for (int i = 0; i < CONFIG_PARAMS; i++) {
-        CHECK(config_set(out, i, config->texts[i], config->sources[i], "", NULL) == 0);
-    }
+    config_copy(config, out);
     for (unsigned i = 1; i <= config->in_process; i++) {
         buf_printf(&bootstrap, "%sn%u=127.0.0.1:%u", i > 1 ? "," : "", i,
                    (unsigned)config->port_base + i - 1);

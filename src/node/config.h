@@ -45,6 +45,8 @@ enum config_action { CONFIG_RUN, CONFIG_CHECK, CONFIG_HELP, CONFIG_VERSION };
 int config_load(struct env *env, int argc, char *const *argv, char *const *environment,
                 struct config *out, enum config_action *action, struct err *err);
 void config_fini(struct config *config);
+/* A copy that needs a config_fini of its own. */
+void config_copy(const struct config *config, struct config *out);
 
 /* What node_start takes; strings borrow from config. on_stopped and ctx stay NULL. */
 void config_to_node(const struct config *config, struct node_config *out);
