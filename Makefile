@@ -84,7 +84,7 @@ $(BUILD)/bin/cairn: $(call links,tools $(NEEDS_tools))
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ -Wl,--whole-archive $(call ARCHIVE,tools) -Wl,--no-whole-archive \
-	  -Wl,--start-group $(filter-out $(call ARCHIVE,tools),$(filter %.a,$^)) -Wl,--end-group $(LIBS) -lpq
+	  -Wl,--start-group $(filter-out $(call ARCHIVE,tools),$(filter %.a,$^)) -Wl,--end-group $(LIBS) -lpq -ljansson
 
 FUSE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard fuse/*.c))
 $(BUILD)/obj/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
@@ -97,10 +97,10 @@ $(BUILD)/obj/src/tools/%.o: CPPFLAGS += -I$(shell $(PG_CONFIG) --includedir 2>/d
 
 # The client library as one archive, for the extension and for others.
 CLIENT_LAYERS := client $(NEEDS_client)
+# (ar's script keeps members of the same name apart; extracting them would lose one.)
 $(BUILD)/lib/libcairn.a: $(call links,$(CLIENT_LAYERS))
-	@rm -f $@ && rm -rf $(BUILD)/obj/libcairn && mkdir -p $(BUILD)/obj/libcairn
-	@for a in $^; do (cd $(BUILD)/obj/libcairn && ar x $(CURDIR)/$$a); done
-	@ar rcs $@ $(BUILD)/obj/libcairn/*.o
+	@rm -f $@
+	@{ echo "create $@"; for a in $^; do echo "addlib $$a"; done; echo save; echo end; } | ar -M
 
 .PHONY: pgext
 pgext: $(BUILD)/lib/libcairn.a ## build the PostgreSQL extension into build/pgext
