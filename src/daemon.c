@@ -160,8 +160,6 @@ static void host_stopped(void *ctx, int status, const char *text)
                   err_info(status)->name);
         atomic_store(&host->daemon->exit_code, 1);
         daemon_stop_all(host->daemon);
-    } else {
-        LOG_INFO(&host->logger, "stopped");
     }
     env_uv_stop(host->env);
 }
