@@ -443,8 +443,6 @@ static void copy_config(struct node *node, const struct node_config *config)
     own->cluster_name = mem_strdup(config->cluster_name ? config->cluster_name : "cairn");
     own->bootstrap = config->bootstrap ? mem_strdup(config->bootstrap)
                                        : mem_printf("%s=%s", own->name, own->advertise);
-    own->zone = mem_strdup(config->zone ? config->zone : "");
-    own->host = mem_strdup(config->host ? config->host : "");
     own->partitions = config->partitions ? config->partitions : 128;
     own->replicas = config->replicas ? config->replicas : 3;
     own->election_timeout_ms = config->election_timeout_ms ? config->election_timeout_ms : 600;
@@ -456,10 +454,8 @@ static void copy_config(struct node *node, const struct node_config *config)
 
 static void free_config(struct node *node)
 {
-    const char *strings[] = { node->config.name,      node->config.data,
-                              node->config.listen,    node->config.advertise,
-                              node->config.bootstrap, node->config.cluster_name,
-                              node->config.zone,      node->config.host };
+    const char *strings[] = { node->config.name,      node->config.data,      node->config.listen,
+                              node->config.advertise, node->config.bootstrap, node->config.cluster_name };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
         mem_free((void *)strings[i]);
     }

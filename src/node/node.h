@@ -25,8 +25,6 @@ struct node_config {
     bool insecure;             /* may listen elsewhere than on loopback */
     const char *cluster_name;
     uint32_t partitions, replicas;
-    const char *zone, *host;
-    uint32_t weight;
     uint32_t election_timeout_ms, heartbeat_ms;
     uint64_t flush_bytes;      /* overlay bytes that start a flush */
     uint64_t flush_idle_ms;    /* flush what is there when nothing was written for so long */

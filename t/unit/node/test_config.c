@@ -111,7 +111,6 @@ static void a_standalone_node_needs_a_folder_only(void **state)
     assert_string_equal(node.advertise, "127.0.0.1:7400");
     assert_true(node.standalone);
     assert_null(node.bootstrap);
-    assert_null(node.zone);
     assert_int_equal(node.partitions, 128);
     assert_int_equal(node.replicas, 3);
     assert_int_equal(node.election_timeout_ms, 600);
@@ -131,9 +130,9 @@ static void each_source_wins_over_the_one_before(void **state)
     struct config config;
     char line[200], file_variable[100];
     char *environment[] = { "PATH=/bin",
-                            "CAIRN_ZONE=environment",
-                            "CAIRN_HOST=environment",
-                            "CAIRN_WEIGHT=",
+                            "CAIRN_ADVERTISE=environment:1",
+                            "CAIRN_NAME=environment",
+                            "CAIRN_REPLICAS=",
                             "CAIRN_ENDPOINTS=127.0.0.1:7401",
                             "CAIRN_ELECTION_TIMEOUT_MS=2s",
                             file_variable,
@@ -141,28 +140,28 @@ static void each_source_wins_over_the_one_before(void **state)
 
     write_file(fixture, "# a comment\n"
                         "cluster-name = file # another\n"
-                        "zone=file\n"
+                        "advertise=file:1\n"
                         "\n"
-                        "  host = file\r\n"
-                        "weight = 7\n"
+                        "  name = file\r\n"
+                        "replicas = 7\n"
                         "data = \"/with blank # and hash\"\n"
                         "standalone = yes");
     snprintf(file_variable, sizeof file_variable, "CAIRN_CONFIG=%s", fixture->path);
     for (int by_environment = 0; by_environment < 2; by_environment++) {
         environment[6] = by_environment ? file_variable : NULL;
-        snprintf(line, sizeof line, "--host=command %s%s", by_environment ? "" : "--config ",
+        snprintf(line, sizeof line, "--name=command %s%s", by_environment ? "" : "--config ",
                  by_environment ? "" : fixture->path);
         assert_loads(fixture, line, environment, &config);
         assert_string_equal(config.cluster_name, "file");
-        assert_string_equal(config.zone, "environment");
-        assert_string_equal(config.host, "command");
+        assert_string_equal(config.advertise, "environment:1");
+        assert_string_equal(config.name, "command");
         assert_string_equal(config.data, "/with blank # and hash");
-        assert_int_equal(config.weight, 7);
+        assert_int_equal(config.replicas, 7);
         assert_int_equal(config.election_timeout_ms, 2000);
         assert_true(config.standalone);
         assert_int_equal(config.sources[CONFIG_cluster_name], CONFIG_FILE);
-        assert_int_equal(config.sources[CONFIG_zone], CONFIG_ENVIRONMENT);
-        assert_int_equal(config.sources[CONFIG_host], CONFIG_COMMAND_LINE);
+        assert_int_equal(config.sources[CONFIG_advertise], CONFIG_ENVIRONMENT);
+        assert_int_equal(config.sources[CONFIG_name], CONFIG_COMMAND_LINE);
         assert_int_equal(config.sources[CONFIG_listen], CONFIG_DEFAULT);
         config_fini(&config);
     }
@@ -320,10 +319,10 @@ static void the_file_is_judged_with_its_line(void **state)
     } bad[] = {
         { "standalone = yes\nzone\n", ":2: must be `name = value`" },
         { "zoen = z\n", ":1: zoen: no such option; did you mean zone?" },
-        { "zone = a\nzone = b\n", ":2: zone: stands in the file twice" },
-        { "zone = \"a\n", ":1: zone: the quoted value has no end" },
+        { "name = a\nname = b\n", ":2: name: stands in the file twice" },
+        { "name = \"a\n", ":1: name: the quoted value has no end" },
         { "\n\nreplicas = 12\n", ":3: replicas: '12'" },
-        { "zone =\n", ":1: zone: must be 1 to" },
+        { "name =\n", ":1: name: must be 1 to" },
         { "= x\n", ":1: " },
     };
     struct fixture *fixture = *state;
@@ -399,7 +398,7 @@ static void what_is_printed_can_be_read_again(void **state)
     char line[128];
 
     write_file(fixture, "data = \"/with # blank\"\nzone = z\nheartbeat-ms = 50ms\n");
-    snprintf(line, sizeof line, "--config %s --standalone --weight 3", fixture->path);
+    snprintf(line, sizeof line, "--config %s --standalone --replicas 5", fixture->path);
     assert_loads(fixture, line, no_environment, &config);
     config_print(&config, &out);
     buf_append(&out, "", 1);
@@ -439,13 +438,13 @@ static void only_what_is_live_is_reloaded(void **state)
     struct buf rest = { 0 };
 
     assert_loads(*state, "--standalone --data /d", no_environment, &config);
-    assert_loads(*state, "--standalone --data /e --log-level debug --weight 2", no_environment,
+    assert_loads(*state, "--standalone --data /e --log-level debug --replicas 2", no_environment,
                  &newer);
     config_reload(&config, &newer, &rest);
     assert_int_equal(config.log_level, LOGGER_DEBUG);
     assert_string_equal(config.data, "/d");
-    assert_int_equal(config.weight, 1);
-    assert_true(span_equal(buf_span(&rest), span_of_string("data, weight")));
+    assert_int_equal(config.replicas, 3);
+    assert_true(span_equal(buf_span(&rest), span_of_string("data, replicas")));
     buf_clear(&rest);
     config_reload(&config, &config, &rest);
     assert_int_equal(rest.size, 0);
