@@ -221,7 +221,7 @@ static void values_are_judged(void **state)
         { "--log-level loud", "error, warn, info or debug" },
         { "--insecure=perhaps", "neither yes nor no" },
         { "--cluster-name=", "1 to 63 bytes" },
-        { "--zone 0123456789012345678901234567890123456789012345678901234567890123",
+        { "--cluster-name 0123456789012345678901234567890123456789012345678901234567890123",
           "1 to 63 bytes" },
         { "--listen 127.0.0.1", "not HOST:PORT" },
         { "--listen 127.0.0.1:", "not HOST:PORT" },
@@ -317,8 +317,8 @@ static void the_file_is_judged_with_its_line(void **state)
     static const struct {
         const char *file, *text;
     } bad[] = {
-        { "standalone = yes\nzone\n", ":2: must be `name = value`" },
-        { "zoen = z\n", ":1: zoen: no such option; did you mean zone?" },
+        { "standalone = yes\nname\n", ":2: must be `name = value`" },
+        { "naem = z\n", ":1: naem: no such option; did you mean name?" },
         { "name = a\nname = b\n", ":2: name: stands in the file twice" },
         { "name = \"a\n", ":1: name: the quoted value has no end" },
         { "\n\nreplicas = 12\n", ":3: replicas: '12'" },
@@ -397,7 +397,7 @@ static void what_is_printed_can_be_read_again(void **state)
     struct buf out = { 0 };
     char line[128];
 
-    write_file(fixture, "data = \"/with # blank\"\nzone = z\nheartbeat-ms = 50ms\n");
+    write_file(fixture, "data = \"/with # blank\"\nname = z\nheartbeat-ms = 50ms\n");
     snprintf(line, sizeof line, "--config %s --standalone --replicas 5", fixture->path);
     assert_loads(fixture, line, no_environment, &config);
     config_print(&config, &out);
