@@ -1,25 +1,25 @@
-/* The log: one write-ahead log for all groups of a node. Here is what runs while the node runs; opening stands in log_recover.c,
- * the format and what is torn or damaged in log_record.h.
+/* The log: one write-ahead log for all groups of a node. Here is what runs while the node runs;
+ * opening stands in log_recover.c, the format and what is torn or damaged in log_record.h.
  *
- *   log_append ─► pending ─► log_batch_begin ─► log_batch_work (job: pack, write, sync, votes) ─► batch_done ─► callbacks
- *                    ▲            lays out        one in flight                                     places, live counts
- *                    └── gathers while one is in flight
+ *   log_append ─► pending ─► log_batch_begin ─► log_batch_work (job: pack, write, sync, votes) ─►
+ * batch_done ─► callbacks ▲            lays out        one in flight places, live counts └──
+ * gathers while one is in flight
  *
- * Segments. chain[0 … n-1] hold the log, the last is written. A segment is fresh (spare) → current → full → free → recycled. Each
- * begins with a checkpoint: start and state of every group, so that only entries tie an old segment to life. It is free when
- * none of its entries is live and a durable batch says so (first_segment in its head); what made the entries dead is
- * in that batch or before. Quiet groups would pin old segments: beyond LOG_CHAIN_MAX, when the oldest is less than a quarter
- * live, its entries are read and written again as MOVED records.
+ * Segments. chain[0 … n-1] hold the log, the last is written. A segment is fresh (spare) → current
+ * → full → free → recycled. Each begins with a checkpoint: start and state of every group, so that
+ * only entries tie an old segment to life. It is free when none of its entries is live and a
+ * durable batch says so (first_segment in its head); what made the entries dead is in that batch or
+ * before. Quiet groups would pin old segments: beyond LOG_CHAIN_MAX, when the oldest is less than a
+ * quarter live, its entries are read and written again as MOVED records.
  *
  * Invariants
- * I1  One batch in flight; the next is laid out only after the sync of the last. So every head's durable position is the end
- *     of the batch before.
- * I2  An entry's slot names a place only when that place is durable; until then the payload is in memory.
- * I3  Nothing is told durable that lies behind a failed write or sync: after one, no job is started and no callback made but
- *     on_failure.
- * I4  first_segment grows only in a batch that takes all that is pending, so the cuts and replacements that freed the segments
- *     are durable with it or before.
- * I5  A segment leaves the chain only at the front, and its file is touched only when no read uses it.
+ * I1  One batch in flight; the next is laid out only after the sync of the last. So every head's
+ * durable position is the end of the batch before. I2  An entry's slot names a place only when that
+ * place is durable; until then the payload is in memory. I3  Nothing is told durable that lies
+ * behind a failed write or sync: after one, no job is started and no callback made but on_failure.
+ * I4  first_segment grows only in a batch that takes all that is pending, so the cuts and
+ * replacements that freed the segments are durable with it or before. I5  A segment leaves the
+ * chain only at the front, and its file is touched only when no read uses it.
  *
  * Thread: loop; log_batch_work, keeper_work and read_work in jobs, on what was handed to them. */
 #include "raft/log.h"
@@ -55,7 +55,8 @@ struct log_segment *log_segment_find(const struct log *log, uint32_t number)
     return log->chain[low];
 }
 
-static void segments_push(struct log_segment ***list, size_t *count, size_t *capacity, struct log_segment *segment)
+static void segments_push(struct log_segment ***list, size_t *count, size_t *capacity,
+                          struct log_segment *segment)
 {
     if (*count == *capacity) {
         *capacity = *capacity ? *capacity * 2 : 8;
@@ -64,8 +65,8 @@ static void segments_push(struct log_segment ***list, size_t *count, size_t *cap
     (*list)[(*count)++] = segment;
 }
 
-struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors,
-                                  uint32_t used)
+struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file,
+                                  uint32_t sectors, uint32_t used)
 {
     CHECK(log->chain_count == 0 || log_current(log)->number < number);
     struct log_segment *segment = MEM_NEW(struct log_segment);
@@ -81,11 +82,13 @@ void log_pending_add(struct log_pendings *pendings, const struct log_pending *re
 {
     if (pendings->first + pendings->count == pendings->capacity) {
         if (pendings->first > pendings->capacity / 2) {
-            memmove(pendings->items, pendings->items + pendings->first, pendings->count * sizeof *pendings->items);
+            memmove(pendings->items, pendings->items + pendings->first,
+                    pendings->count * sizeof *pendings->items);
             pendings->first = 0;
         } else {
             pendings->capacity = pendings->capacity ? pendings->capacity * 2 : 64;
-            pendings->items = mem_realloc(pendings->items, pendings->capacity * sizeof *pendings->items);
+            pendings->items =
+                mem_realloc(pendings->items, pendings->capacity * sizeof *pendings->items);
         }
     }
     struct log_pending *item = &pendings->items[pendings->first + pendings->count++];
@@ -169,9 +172,11 @@ static void cache_compact(struct log *log)
     log->cached_count = kept;
 }
 
-static void cache_add(struct log *log, struct log_group *group, uint64_t index, struct log_slot *slot)
+static void cache_add(struct log *log, struct log_group *group, uint64_t index,
+                      struct log_slot *slot)
 {
-    if (log->cached_count == log->cached_capacity && log->cached_count > 2 * log->cached_blobs + 1024) {
+    if (log->cached_count == log->cached_capacity &&
+        log->cached_count > 2 * log->cached_blobs + 1024) {
         cache_compact(log);
     }
     if (log->cached_count == log->cached_capacity) {
@@ -210,8 +215,8 @@ static void cache_evict(struct log *log)
 
 /* --- Groups. */
 
-struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica, uint64_t log_start,
-                                uint64_t start_term)
+struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica,
+                                uint64_t log_start, uint64_t start_term)
 {
     struct log_group *group = MEM_NEW(struct log_group);
     group->number = number;
@@ -256,7 +261,8 @@ static void add_start(struct log *log, struct log_group *group)
     schedule(log);
 }
 
-void log_group_add(struct log *log, uint32_t group_number, uint64_t replica, uint64_t start_index, uint64_t start_term)
+void log_group_add(struct log *log, uint32_t group_number, uint64_t replica, uint64_t start_index,
+                   uint64_t start_term)
 {
     CHECK(!log_group_find(log, group_number));
     /* The checkpoint of all groups takes at most an eighth of a segment. */
@@ -318,7 +324,9 @@ void log_append_state(struct log *log, uint32_t group_number, uint64_t term, uin
     CHECK(term >= group->term);
     group->term = term;
     group->vote = vote;
-    struct log_pending record = { .group = group, .kind = LOG_RECORD_STATE, .index = term, .term = vote };
+    struct log_pending record = {
+        .group = group, .kind = LOG_RECORD_STATE, .index = term, .term = vote
+    };
     log_pending_add(&log->pending, &record);
     schedule(log);
 }
@@ -330,9 +338,10 @@ bool log_is_busy(const struct log *log)
 
 /* --- Batches. */
 
-/* How many of the waiting records fit the soft size, at least one if there is any; adds to *bytes and *payload. */
-static size_t records_that_fit(const struct log *log, const struct log_pendings *pendings, uint64_t *bytes,
-                               uint64_t *payload)
+/* How many of the waiting records fit the soft size, at least one if there is any; adds to *bytes
+ * and *payload. */
+static size_t records_that_fit(const struct log *log, const struct log_pendings *pendings,
+                               uint64_t *bytes, uint64_t *payload)
 {
     size_t count = 0;
     for (; count < pendings->count; count++) {
@@ -356,8 +365,8 @@ static void batch_push(struct log_batch *batch, const struct log_pending *record
     batch->records[batch->count++] = *record;
 }
 
-/* Start and state of every group, at the head of a segment's first batch. They may be newer than what follows in this batch:
- * replay takes the greater start and the newer state. */
+/* Start and state of every group, at the head of a segment's first batch. They may be newer than
+ * what follows in this batch: replay takes the greater start and the newer state. */
 static void batch_push_checkpoint(struct log *log)
 {
     for (size_t i = 0; i < log->group_count; i++) {
@@ -562,8 +571,9 @@ void log_batch_work(struct log_batch *batch)
     struct env *env = log->config.env;
     batch_pack(batch);
     uint64_t begun = env_now_us(env);
-    int rc = env_file_write(env, batch->segment->file, (uint64_t)batch->head.sector * LOG_RECORD_SECTOR,
-                            batch->buffer.data, batch->buffer.size, &batch->err);
+    int rc =
+        env_file_write(env, batch->segment->file, (uint64_t)batch->head.sector * LOG_RECORD_SECTOR,
+                       batch->buffer.data, batch->buffer.size, &batch->err);
     if (rc == 0) {
         rc = env_file_sync(env, batch->segment->file, &batch->err);
     }
@@ -635,6 +645,21 @@ static void free_segments(struct log *log, uint64_t first_segment)
     log->chain_count -= gone;
 }
 
+void log_chain_drop(struct log *log, uint32_t number)
+{
+    for (size_t i = 0; i < log->chain_count; i++) {
+        struct log_segment *segment = log->chain[i];
+        if (segment->number == number) {
+            CHECK(segment->live_count == 0);
+            segments_push(&log->freed, &log->freed_count, &log->freed_capacity, segment);
+            memmove(log->chain + i, log->chain + i + 1,
+                    (log->chain_count - i - 1) * sizeof *log->chain);
+            log->chain_count--;
+            return;
+        }
+    }
+}
+
 void log_batch_settle(struct log *log)
 {
     struct log_batch *batch = &log->batch;
@@ -678,14 +703,16 @@ static void batch_tell(struct log *log)
             log->told[told++] = record->group;
         }
         if (record->kind == LOG_RECORD_STATE && !record->is_silent && config->on_state_durable) {
-            config->on_state_durable(config->ctx, record->group->number, record->index, record->term);
+            config->on_state_durable(config->ctx, record->group->number, record->index,
+                                     record->term);
         }
     }
     for (size_t i = 0; i < told && config->on_durable; i++) {
         const struct log_index *index = &log->told[i]->index;
         uint64_t durable = log->told[i]->durable_index;
         if (durable + 1 >= index->log_start) {
-            config->on_durable(config->ctx, log->told[i]->number, durable, log_index_term(index, durable));
+            config->on_durable(config->ctx, log->told[i]->number, durable,
+                               log_index_term(index, durable));
         }
     }
     if (config->on_batch) {
@@ -729,7 +756,8 @@ static void batch_done(struct env_job *job)
         batch_release(batch);
         log_fail(log, &batch->err);
     } else {
-        bool has_moved = batch->count > 0 && batch->records[batch->count - 1].kind == LOG_RECORD_MOVED;
+        bool has_moved =
+            batch->count > 0 && batch->records[batch->count - 1].kind == LOG_RECORD_MOVED;
         log_batch_settle(log);
         if (!log->is_closing) {
             batch_tell(log);
@@ -737,7 +765,8 @@ static void batch_done(struct env_job *job)
         batch_release(batch);
         cache_evict(log);
         move_step(log);
-        /* What was moved frees the oldest segment only with a batch that says so; it may not wait for one by chance. */
+        /* What was moved frees the oldest segment only with a batch that says so; it may not wait
+         * for one by chance. */
         log->is_flush_wanted = has_moved && log->chain_count > 1 && log->chain[0]->live_count == 0;
         if (log->pending.count > 0 || log->moves.count > 0 || log->is_flush_wanted) {
             schedule(log);
@@ -764,8 +793,8 @@ static void keeper_work(struct env_job *job)
             keeper->status = env_dir_sync(env, directory, &keeper->err);
         }
     } else {
-        keeper->status =
-            log_segment_make(env, directory, &keeper->header, keeper->reuse, &keeper->file, &keeper->err);
+        keeper->status = log_segment_make(env, directory, &keeper->header, keeper->reuse,
+                                          &keeper->file, &keeper->err);
     }
 }
 
@@ -809,7 +838,8 @@ static void keeper_done(struct env_job *job)
     close_step(log);
 }
 
-/* A freed segment that no read uses (and that has the right size, if it shall be reused) leaves the list; 0 = none. */
+/* A freed segment that no read uses (and that has the right size, if it shall be reused) leaves the
+ * list; 0 = none. */
 static uint32_t freed_take(struct log *log, bool is_to_reuse)
 {
     for (size_t i = 0; i < log->freed_count; i++) {
@@ -828,7 +858,8 @@ static uint32_t freed_take(struct log *log, bool is_to_reuse)
 static void keeper_start(struct log *log, uint64_t reuse, uint64_t remove)
 {
     struct log_keeper *keeper = &log->keeper;
-    uint32_t last = log->spare_count ? log->spares[log->spare_count - 1]->number : log_current(log)->number;
+    uint32_t last =
+        log->spare_count ? log->spares[log->spare_count - 1]->number : log_current(log)->number;
     keeper->header = (struct log_record_segment){ .owner = log->owner,
                                                   .number = log->next_number,
                                                   .previous = last,
@@ -879,8 +910,8 @@ struct blob *log_peek(struct log *log, uint32_t group_number, uint64_t index)
     return log_index_has(&group->index, index) ? log_index_at(&group->index, index)->blob : NULL;
 }
 
-uint32_t log_in_memory(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max, uint32_t bytes_max,
-                       uint32_t *bytes)
+uint32_t log_in_memory(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
+                       uint32_t bytes_max, uint32_t *bytes)
 {
     struct log_group *group = log_group_find(log, group_number);
     CHECK(group);
@@ -939,8 +970,8 @@ static void reading_add(struct log_reading *reading, struct log_group *group, ui
     }
 }
 
-static void reading_collect(struct log_reading *reading, struct log_group *group, uint64_t first, uint32_t count_max,
-                            uint32_t bytes_max)
+static void reading_collect(struct log_reading *reading, struct log_group *group, uint64_t first,
+                            uint32_t count_max, uint32_t bytes_max)
 {
     uint64_t sum = 0;
     if (bytes_max > LOG_READ_BYTES_MAX) {
@@ -965,8 +996,9 @@ static void read_work(struct env_job *job)
         struct log_item *item = &reading->items[i];
         if (item->segment) {
             item->payload = blob_new(item->place.size);
-            reading->status = log_segment_read(reading->log->config.env, item->segment->file, item->segment->sectors, &item->place,
-                                               &window, item->payload->data, &reading->err);
+            reading->status = log_segment_read(reading->log->config.env, item->segment->file,
+                                               item->segment->sectors, &item->place, &window,
+                                               item->payload->data, &reading->err);
         }
     }
     log_segment_window_fini(&window);
@@ -1003,7 +1035,8 @@ static void reading_start(struct log_reading *reading, void (*finish)(struct log
 /* The entry is the same as when the read began (it may have moved). */
 static bool item_is_current(const struct log_group *group, const struct log_item *item)
 {
-    return log_index_has(&group->index, item->index) && log_index_term(&group->index, item->index) == item->term;
+    return log_index_has(&group->index, item->index) &&
+           log_index_term(&group->index, item->index) == item->term;
 }
 
 static void read_finish(struct log_reading *reading)
@@ -1025,8 +1058,11 @@ static void read_finish(struct log_reading *reading)
     mem_free(payloads);
 }
 
-void log_read(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max, uint32_t bytes_max,
-              void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count), void *ctx)
+void log_read(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
+              uint32_t bytes_max,
+              void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads,
+                           uint32_t count),
+              void *ctx)
 {
     struct log_group *group = log_group_find(log, group_number);
     CHECK(group && !log->is_closing);
@@ -1037,8 +1073,8 @@ void log_read(struct log *log, uint32_t group_number, uint64_t first, uint32_t c
     reading_start(reading, read_finish);
 }
 
-int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max, uint32_t bytes_max,
-                 struct blob **payloads, uint32_t *count_out, struct err *err)
+int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
+                 uint32_t bytes_max, struct blob **payloads, uint32_t *count_out, struct err *err)
 {
     struct log_group *group = log_group_find(log, group_number);
     CHECK(group);
@@ -1064,10 +1100,13 @@ int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_
 
 /* --- Moving what pins the oldest segment. */
 
-/* Adds the group's entries that lie in the segment. Places ascend with the index but for moved entries. */
-static void move_collect(struct log_reading *reading, struct log_group *group, uint32_t segment, uint64_t *bytes)
+/* Adds the group's entries that lie in the segment. Places ascend with the index but for moved
+ * entries. */
+static void move_collect(struct log_reading *reading, struct log_group *group, uint32_t segment,
+                         uint64_t *bytes)
 {
-    for (uint64_t i = group->index.log_start; i <= group->index.last_index && *bytes < LOG_MOVE_BYTES; i++) {
+    for (uint64_t i = group->index.log_start;
+         i <= group->index.last_index && *bytes < LOG_MOVE_BYTES; i++) {
         const struct log_slot *slot = log_index_at(&group->index, i);
         if (slot->segment == segment) {
             *bytes += slot->size;
@@ -1106,8 +1145,8 @@ static void move_finish(struct log_reading *reading)
 
 static void move_step(struct log *log)
 {
-    if (log->moving || log->moves.count > 0 || log->chain_count <= LOG_CHAIN_MAX || log->is_failed ||
-        log->is_closing) {
+    if (log->moving || log->moves.count > 0 || log->chain_count <= LOG_CHAIN_MAX ||
+        log->is_failed || log->is_closing) {
         return;
     }
     const struct log_segment *oldest = log->chain[0];
@@ -1215,7 +1254,8 @@ void log_free(struct log *log)
     struct env *env = log->config.env;
     list_remove(&log->task.link);
     env_timer_stop(env, &log->retry);
-    LIST_FOR_SAFE(link, &log->readings) {
+    LIST_FOR_SAFE(link, &log->readings)
+    {
         reading_free(container_of(link, struct log_reading, link));
     }
     batch_fini(&log->batch);

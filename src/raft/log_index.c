@@ -1,7 +1,8 @@
 /* One group's entries in the log. Invariants:
  *
- * I1  Slot of entry i is slots[(head + i - log_start) mod capacity]; last_index - log_start + 1 <= capacity.
- * I2  Runs are in order of `first`, the first run begins at or before log_start (when there are entries), terms grow. */
+ * I1  Slot of entry i is slots[(head + i - log_start) mod capacity]; last_index - log_start + 1 <=
+ * capacity. I2  Runs are in order of `first`, the first run begins at or before log_start (when
+ * there are entries), terms grow. */
 #include "raft/log_index.h"
 
 #include "base/check.h"
@@ -11,7 +12,9 @@ enum { CAPACITY_MIN = 16 };
 void log_index_init(struct log_index *index, uint64_t log_start, uint64_t start_term)
 {
     CHECK(log_start >= 1);
-    *index = (struct log_index){ .log_start = log_start, .start_term = start_term, .last_index = log_start - 1 };
+    *index = (struct log_index){ .log_start = log_start,
+                                 .start_term = start_term,
+                                 .last_index = log_start - 1 };
 }
 
 void log_index_fini(struct log_index *index)
@@ -107,13 +110,15 @@ void log_index_cut(struct log_index *index, uint64_t log_start, uint64_t start_t
         index->last_index = log_start - 1;
     }
     if (index->capacity) {
-        index->head = (index->head + (uint32_t)(log_start - index->log_start)) & (index->capacity - 1);
+        index->head =
+            (index->head + (uint32_t)(log_start - index->log_start)) & (index->capacity - 1);
     }
     index->log_start = log_start;
     index->start_term = start_term;
     uint32_t gone = 0;
     while (gone < index->run_count &&
-           (gone + 1 < index->run_count ? index->runs[gone + 1].first : index->last_index + 1) <= log_start) {
+           (gone + 1 < index->run_count ? index->runs[gone + 1].first : index->last_index + 1) <=
+               log_start) {
         gone++;
     }
     if (gone > 0) {

@@ -1,7 +1,9 @@
-/* One group's entries in the log: where each lies, its payload if it is in memory, and the terms as runs.
+/* One group's entries in the log: where each lies, its payload if it is in memory, and the terms as
+ * runs.
  *
- * 24 bytes an entry in a ring that grows; entries log_start … last_index. During recovery an entry may be a hole (its place's
- * segment and serial are 0) until a later record fills it. Memory only; loop thread. */
+ * 24 bytes an entry in a ring that grows; entries log_start … last_index. During recovery an entry
+ * may be a hole (its place's segment and serial are 0) until a later record fills it. Memory only;
+ * loop thread. */
 #ifndef RAFT_LOG_INDEX_H
 #define RAFT_LOG_INDEX_H
 
@@ -48,7 +50,8 @@ struct log_slot *log_index_push(struct log_index *index);
 void log_index_push_term(struct log_index *index, uint64_t term);
 /* Term at an index in log_start - 1 … last_index, 0 outside. */
 uint64_t log_index_term(const struct log_index *index, uint64_t i);
-/* Drops the entries from `first` on, or those before log_start; places and blobs are the caller's business before. */
+/* Drops the entries from `first` on, or those before log_start; places and blobs are the caller's
+ * business before. */
 void log_index_truncate(struct log_index *index, uint64_t first);
 void log_index_cut(struct log_index *index, uint64_t log_start, uint64_t start_term);
 

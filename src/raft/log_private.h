@@ -33,7 +33,7 @@ struct log_group {
     uint64_t term, vote;
     struct log_vote votes; /* its pair in the votes file and what was written there last */
     bool has_pair;
-    bool is_told;          /* in the list of those to tell about this batch */
+    bool is_told; /* in the list of those to tell about this batch */
     struct log_group_start start;
 };
 
@@ -44,7 +44,7 @@ struct log_segment {
     uint32_t used;       /* of them, header included */
     uint32_t live_count; /* entries whose place is here */
     uint64_t live_bytes;
-    uint32_t readers;    /* items of reads in flight */
+    uint32_t readers; /* items of reads in flight */
 };
 
 /* A record that waits for a batch or is in one. */
@@ -54,7 +54,8 @@ struct log_pending {
     struct blob *payload; /* referenced, or NULL */
     uint32_t crc;         /* filled by the job */
     uint32_t at;          /* content position, from when the batch is laid out */
-    uint32_t old_segment, old_at; /* where the slot says the entry is until this record is durable */
+    uint32_t old_segment,
+        old_at; /* where the slot says the entry is until this record is durable */
     uint8_t kind;
     bool is_silent; /* a checkpoint's: nobody waits for it */
 };
@@ -176,11 +177,13 @@ static inline struct log_segment *log_current(const struct log *log)
     return log->chain[log->chain_count - 1];
 }
 struct log_group *log_group_find(const struct log *log, uint32_t number);
-struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica, uint64_t log_start,
-                                uint64_t start_term);
+struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica,
+                                uint64_t log_start, uint64_t start_term);
 struct log_segment *log_segment_find(const struct log *log, uint32_t number);
-struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors,
-                                  uint32_t used);
+struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file,
+                                  uint32_t sectors, uint32_t used);
+/* Frees the segment, if it is in the chain; nothing in it is live. */
+void log_chain_drop(struct log *log, uint32_t number);
 void log_live_add(struct log *log, struct log_slot *slot);
 /* Queues a record; takes a reference to the payload. */
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record);

@@ -1,16 +1,18 @@
-/* The log's format on disk. The formats stand in log_record.h; here are the rules that tell a torn tail from damage.
+/* The log's format on disk. The formats stand in log_record.h; here are the rules that tell a torn
+ * tail from damage.
  *
  * The writer has one batch in flight: batch n + 1 is written only after batch n was synced. Hence:
  *
- * I1  A head of a later batch, intact or not, proves the batches before it durable: whatever is wrong there is damage.
- * I2  In the last batch a sector is new (this generation's tags), old (an older tag, zeroes, or one of each: the write did not
- *     reach it, or reached half of it), or bad. Only old sectors excuse what is missing; a bad one is damage.
- * I3  What the last batch's new sectors hold by themselves must be right: a header or payload that lies in new sectors only
- *     and fails its checksum is damage, though other sectors are old.
- * I4  A batch whose sectors are all new and that fails a checksum is damage.
+ * I1  A head of a later batch, intact or not, proves the batches before it durable: whatever is
+ * wrong there is damage. I2  In the last batch a sector is new (this generation's tags), old (an
+ * older tag, zeroes, or one of each: the write did not reach it, or reached half of it), or bad.
+ * Only old sectors excuse what is missing; a bad one is damage. I3  What the last batch's new
+ * sectors hold by themselves must be right: a header or payload that lies in new sectors only and
+ * fails its checksum is damage, though other sectors are old. I4  A batch whose sectors are all new
+ * and that fails a checksum is damage.
  *
- * A bad sector at the very end may be rot in bytes nobody wrote in this generation. It can't be told from a damaged batch, so
- * it is damage too: never the other way round.
+ * A bad sector at the very end may be rot in bytes nobody wrote in this generation. It can't be
+ * told from a damaged batch, so it is damage too: never the other way round.
  *
  * Thread: any. */
 #include "raft/log_record.h"
@@ -35,7 +37,8 @@ static uint32_t sector_crc(const uint8_t *sector, size_t crc_at)
     return hash_crc32c(crc, sector + crc_at + 4, LOG_RECORD_SECTOR - crc_at - 4);
 }
 
-void log_record_pack_segment(const struct log_record_segment *segment, uint8_t out[LOG_RECORD_SECTOR])
+void log_record_pack_segment(const struct log_record_segment *segment,
+                             uint8_t out[LOG_RECORD_SECTOR])
 {
     memset(out, 0, LOG_RECORD_SECTOR);
     memcpy(out, MAGIC_SEGMENT, 8);
@@ -157,7 +160,8 @@ static enum tag_state tag_state(uint64_t tag, uint64_t segment, uint32_t sector,
 enum log_record_sector log_record_sector_of(const uint8_t *sector, uint64_t segment, uint32_t index)
 {
     enum tag_state front = tag_state(get_u64(sector), segment, index, false);
-    enum tag_state back = tag_state(get_u64(sector + LOG_RECORD_SECTOR - TAG_BYTES), segment, index, true);
+    enum tag_state back =
+        tag_state(get_u64(sector + LOG_RECORD_SECTOR - TAG_BYTES), segment, index, true);
     if (front == TAG_BAD || back == TAG_BAD) {
         return LOG_RECORD_SECTOR_BAD;
     }
@@ -176,7 +180,8 @@ enum log_record_sector log_record_sector_of(const uint8_t *sector, uint64_t segm
 /* Where a content position stands in an image that begins with first_sector. */
 static size_t raw_of(uint32_t at, uint32_t first_sector)
 {
-    return (size_t)(at / LOG_RECORD_CONTENT - first_sector) * LOG_RECORD_SECTOR + TAG_BYTES + at % LOG_RECORD_CONTENT;
+    return (size_t)(at / LOG_RECORD_CONTENT - first_sector) * LOG_RECORD_SECTOR + TAG_BYTES +
+           at % LOG_RECORD_CONTENT;
 }
 
 static uint32_t run_of(uint32_t at, uint32_t size)
@@ -185,7 +190,8 @@ static uint32_t run_of(uint32_t at, uint32_t size)
     return size < left ? size : left;
 }
 
-void log_record_copy(const uint8_t *image, uint32_t first_sector, uint32_t at, uint32_t size, uint8_t *out)
+void log_record_copy(const uint8_t *image, uint32_t first_sector, uint32_t at, uint32_t size,
+                     uint8_t *out)
 {
     while (size > 0) {
         uint32_t run = run_of(at, size);
@@ -217,7 +223,8 @@ static uint64_t content_bytes(uint32_t records, uint32_t copies, uint64_t payloa
 
 uint32_t log_record_sectors(uint32_t records, uint32_t copies, uint64_t payload_bytes)
 {
-    uint64_t sectors = (content_bytes(records, copies, payload_bytes) + LOG_RECORD_CONTENT - 1) / LOG_RECORD_CONTENT;
+    uint64_t sectors = (content_bytes(records, copies, payload_bytes) + LOG_RECORD_CONTENT - 1) /
+                       LOG_RECORD_CONTENT;
     return sectors > UINT32_MAX ? UINT32_MAX : (uint32_t)sectors;
 }
 
@@ -226,7 +233,8 @@ uint32_t log_record_payload_at(uint32_t sector, uint32_t records, uint32_t copie
     return sector * LOG_RECORD_CONTENT + (uint32_t)content_bytes(records, copies, 0);
 }
 
-void log_record_pack_begin(struct log_record_packer *packer, const struct log_record_head *head, uint8_t *buffer)
+void log_record_pack_begin(struct log_record_packer *packer, const struct log_record_head *head,
+                           uint8_t *buffer)
 {
     CHECK(head->segment > 0 && head->segment < UINT32_MAX);
     CHECK(head->sectors == log_record_sectors(head->records, head->copies, head->payload_bytes));
@@ -303,8 +311,9 @@ void log_record_pack_finish(struct log_record_packer *packer)
 {
     const struct log_record_head *head = &packer->head;
     uint32_t end = (head->sector + head->sectors) * LOG_RECORD_CONTENT;
-    CHECK(packer->at == head->sector * LOG_RECORD_CONTENT +
-                            (uint32_t)content_bytes(head->records, head->copies, head->payload_bytes));
+    CHECK(packer->at ==
+          head->sector * LOG_RECORD_CONTENT +
+              (uint32_t)content_bytes(head->records, head->copies, head->payload_bytes));
     CHECK(end - packer->at < LOG_RECORD_CONTENT);
     if (packer->at < end) {
         memset(packer->buffer + raw_of(packer->at, head->sector), 0, end - packer->at);
@@ -321,9 +330,10 @@ void log_record_pack_finish(struct log_record_packer *packer)
 
 /* --- Reading. */
 
-static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector, const char *format, ...)
+static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector,
+                                     const char *format, ...) __attribute__((format(printf, 3, 4)));
+static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector,
+                                     const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -333,9 +343,12 @@ static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sect
     return LOG_RECORD_DAMAGED;
 }
 
-void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors, uint64_t segment)
+void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors,
+                           uint64_t segment)
 {
-    *scan = (struct log_record_scan){ .image = image, .segment = segment, .sectors = sectors, .next = 1 };
+    *scan = (struct log_record_scan){
+        .image = image, .segment = segment, .sectors = sectors, .next = 1
+    };
 }
 
 void log_record_scan_end(struct log_record_scan *scan)
@@ -345,10 +358,12 @@ void log_record_scan_end(struct log_record_scan *scan)
 
 static enum log_record_sector sector_state(const struct log_record_scan *scan, uint32_t sector)
 {
-    return log_record_sector_of(scan->image + (size_t)sector * LOG_RECORD_SECTOR, scan->segment, sector);
+    return log_record_sector_of(scan->image + (size_t)sector * LOG_RECORD_SECTOR, scan->segment,
+                                sector);
 }
 
-/* The last sector of this generation at or behind `from`; 0 = none. *head becomes the first that begins a batch, 0 = none. */
+/* The last sector of this generation at or behind `from`; 0 = none. *head becomes the first that
+ * begins a batch, 0 = none. */
 static uint32_t last_new_sector(const struct log_record_scan *scan, uint32_t from, uint32_t *head)
 {
     uint32_t last = 0;
@@ -365,16 +380,20 @@ static uint32_t last_new_sector(const struct log_record_scan *scan, uint32_t fro
     return last;
 }
 
-/* The sector where a batch would begin holds old bytes: the end, or a batch whose head was not written. */
+/* The sector where a batch would begin holds old bytes: the end, or a batch whose head was not
+ * written. */
 static enum log_record_found scan_without_head(struct log_record_scan *scan)
 {
     uint32_t later;
     uint32_t last = last_new_sector(scan, scan->next, &later);
     if (later != 0) {
-        return damaged(scan, scan->next, "a batch is missing here, but a later one begins at offset %llu",
+        return damaged(scan, scan->next,
+                       "a batch is missing here, but a later one begins at offset %llu",
                        (unsigned long long)later * LOG_RECORD_SECTOR);
     }
-    for (uint32_t i = scan->next; i < last; i++) {
+    /* Without the head nobody knows the batch's end: the sector behind the last new one may be its
+     * last. */
+    for (uint32_t i = scan->next; last != 0 && i <= last + 1 && i < scan->sectors; i++) {
         if (sector_state(scan, i) == LOG_RECORD_SECTOR_BAD) {
             return damaged(scan, i, "a sector of the last batch is damaged");
         }
@@ -382,10 +401,12 @@ static enum log_record_found scan_without_head(struct log_record_scan *scan)
     return last == 0 ? LOG_RECORD_END : LOG_RECORD_TORN;
 }
 
-int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index, struct log_record_head *out)
+int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index,
+                           struct log_record_head *out)
 {
     const uint8_t *in = sector + TAG_BYTES;
-    if (log_record_sector_of(sector, segment, index) != LOG_RECORD_SECTOR_HEAD || get_u32(in) != MAGIC_BATCH ||
+    if (log_record_sector_of(sector, segment, index) != LOG_RECORD_SECTOR_HEAD ||
+        get_u32(in) != MAGIC_BATCH ||
         get_u32(in + 4) != hash_crc32c(seed_of(segment, index), in + 8, LOG_RECORD_HEAD - 8)) {
         return ERR_CORRUPT;
     }
@@ -443,7 +464,8 @@ static bool range_is_new(const struct log_record_scan *scan, uint32_t at, uint32
 }
 
 /* Checks what the new sectors of the batch hold: everything, if none is old (I3, I4). */
-static enum log_record_found scan_records(struct log_record_scan *scan, const struct log_record_head *head, bool is_torn)
+static enum log_record_found scan_records(struct log_record_scan *scan,
+                                          const struct log_record_head *head, bool is_torn)
 {
     uint32_t seed = seed_of(head->segment, head->sector);
     uint32_t table_at = head->sector * LOG_RECORD_CONTENT + LOG_RECORD_HEAD;
@@ -467,12 +489,14 @@ static enum log_record_found scan_records(struct log_record_scan *scan, const st
         sum += record.length;
         if (get_u32(in) != hash_crc32c(seed, in + 4, LOG_RECORD_HEADER - 4) || record.kind == 0 ||
             record.kind > LOG_RECORD_KIND_MAX || sum > head->payload_bytes) {
-            return damaged(scan, header_at / LOG_RECORD_CONTENT, "the header of record %u is damaged", i);
+            return damaged(scan, header_at / LOG_RECORD_CONTENT,
+                           "the header of record %u is damaged", i);
         }
         if ((!is_torn || range_is_new(scan, at, record.length)) &&
             content_crc(scan->image, at, record.length) != record.crc) {
-            return damaged(scan, at / LOG_RECORD_CONTENT, "the payload of group %u index %llu fails its checksum",
-                           record.group, (unsigned long long)record.index);
+            return damaged(scan, at / LOG_RECORD_CONTENT,
+                           "the payload of group %u index %llu fails its checksum", record.group,
+                           (unsigned long long)record.index);
         }
         at += record.length;
     }
@@ -482,7 +506,8 @@ static enum log_record_found scan_records(struct log_record_scan *scan, const st
     return is_torn ? LOG_RECORD_TORN : LOG_RECORD_BATCH;
 }
 
-static enum log_record_found scan_body(struct log_record_scan *scan, const struct log_record_head *head)
+static enum log_record_found scan_body(struct log_record_scan *scan,
+                                       const struct log_record_head *head)
 {
     uint32_t end = head->sector + head->sectors, missing = 0;
     for (uint32_t i = head->sector + 1; i < end; i++) {
@@ -513,7 +538,8 @@ enum log_record_found log_record_scan_next(struct log_record_scan *scan)
     case LOG_RECORD_SECTOR_OLD:
         return scan_without_head(scan);
     case LOG_RECORD_SECTOR_BAD:
-        return damaged(scan, scan->next, "the sector is neither of this segment nor what was there before");
+        return damaged(scan, scan->next,
+                       "the sector is neither of this segment nor what was there before");
     case LOG_RECORD_SECTOR_BODY:
         return damaged(scan, scan->next, "a batch should begin here");
     case LOG_RECORD_SECTOR_HEAD:
@@ -525,7 +551,8 @@ enum log_record_found log_record_scan_next(struct log_record_scan *scan)
         return damaged(scan, scan->next, "the head of a batch fails its checksum");
     }
     if (!head_is_sound(scan, &head)) {
-        return damaged(scan, scan->next, "the head of a batch contradicts its place (sequence %llu after %llu)",
+        return damaged(scan, scan->next,
+                       "the head of a batch contradicts its place (sequence %llu after %llu)",
                        (unsigned long long)head.sequence, (unsigned long long)scan->sequence);
     }
     enum log_record_found found = scan_body(scan, &head);
@@ -540,7 +567,8 @@ enum log_record_found log_record_scan_next(struct log_record_scan *scan)
     return found;
 }
 
-void log_record_scan_record(const struct log_record_scan *scan, uint32_t i, struct log_record *record)
+void log_record_scan_record(const struct log_record_scan *scan, uint32_t i,
+                            struct log_record *record)
 {
     const struct log_record_head *head = &scan->head;
     CHECK(scan->has_head && i < head->records);

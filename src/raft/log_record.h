@@ -1,21 +1,25 @@
-/* The log's format on disk, as pure code: sectors, batches, record headers, segment headers, votes; and the scan that tells a
- * torn tail from damage. No I/O.
+/* The log's format on disk, as pure code: sectors, batches, record headers, segment headers, votes;
+ * and the scan that tells a torn tail from damage. No I/O.
  *
- * Sector. Every 512-byte sector behind a segment's header is framed by two tags, so that each of its halves says which
- * generation (segment number) it belongs to; 496 bytes of content stand between:
+ * Sector. Every 512-byte sector behind a segment's header is framed by two tags, so that each of
+ * its halves says which generation (segment number) it belongs to; 496 bytes of content stand
+ * between:
  *
  *   offset size field
  *        0    8 tag (front): u32 segment number, u32 CRC32C of (number, sector, kind, front)
  *        8  496 content
  *      504    8 tag (back)
  *
- * The kind says whether a batch begins here, so that no payload can look like a batch. A segment is filled once per
- * generation and never appended to after a restart, so a sector with an older generation's tag (or with zeroes, in a file never
- * used) is one that this generation did not write. Sectors are taken to be written whole or torn at a multiple of 8 bytes.
+ * The kind says whether a batch begins here, so that no payload can look like a batch. A segment is
+ * filled once per generation and never appended to after a restart, so a sector with an older
+ * generation's tag (or with zeroes, in a file never used) is one that this generation did not
+ * write. Sectors are taken to be written whole or torn at a multiple of 8 bytes.
  *
- * Content position ("at"): sector * 496 + offset in the content; a batch's content runs on over the tags.
+ * Content position ("at"): sector * 496 + offset in the content; a batch's content runs on over the
+ * tags.
  *
- * Batch: head, record headers, the previous batch's record headers, payloads; zeroes to the end of the last sector.
+ * Batch: head, record headers, the previous batch's record headers, payloads; zeroes to the end of
+ * the last sector.
  *
  *   offset size head
  *        0    4 magic "CBT1"
@@ -25,15 +29,11 @@
  *       20    4 sectors
  *       24    8 sequence: 1, 2, 3 … over all segments
  *       32    4 record headers
- *       36    4 copied headers of the previous batch: all or none (none at a recovery and above LOG_RECORD_COPIES_MAX)
- *       40    4 CRC32C of both tables, seeded alike
- *       44    4 payload bytes
- *       48    8 durable position: segment … everything before it was durable when this batch was written
- *       56    4 … and sector
- *       60    4 CRC32C of the previous batch's record headers, seeded with 0
- *       64    8 oldest segment that is still needed
- *       72    4 number of the previous batch's record headers
- *       76   20 zero
+ *       36    4 copied headers of the previous batch: all or none (none at a recovery and above
+ * LOG_RECORD_COPIES_MAX) 40    4 CRC32C of both tables, seeded alike 44    4 payload bytes 48    8
+ * durable position: segment … everything before it was durable when this batch was written 56    4
+ * … and sector 60    4 CRC32C of the previous batch's record headers, seeded with 0 64    8 oldest
+ * segment that is still needed 72    4 number of the previous batch's record headers 76   20 zero
  *
  *   offset size record header
  *        0    4 CRC32C of bytes 4–39, seeded with the batch's (segment, sector)
@@ -67,8 +67,10 @@ enum {
 enum log_record_kind {
     LOG_RECORD_ENTRY = 1, /* replaces the group's entries from its index on */
     LOG_RECORD_STATE = 2, /* term and vote */
-    LOG_RECORD_START = 3, /* the log begins at index; index - 1 has the term. Makes the group known, and cuts it */
-    LOG_RECORD_MOVED = 4, /* an entry written again, so that its old segment can go; replaces nothing behind it */
+    LOG_RECORD_START =
+        3, /* the log begins at index; index - 1 has the term. Makes the group known, and cuts it */
+    LOG_RECORD_MOVED =
+        4, /* an entry written again, so that its old segment can go; replaces nothing behind it */
     LOG_RECORD_KIND_MAX = 4,
 };
 
@@ -79,7 +81,8 @@ struct log_record {
     uint64_t index, term;
     uint32_t length;
     uint32_t crc; /* of the payload */
-    uint32_t at;  /* content position of the payload in its segment; not in the header, follows from the layout */
+    uint32_t at;  /* content position of the payload in its segment; not in the header, follows from
+                     the layout */
 };
 
 struct log_record_head {
@@ -102,8 +105,10 @@ struct log_record_owner {
 };
 
 enum log_record_segment_kind {
-    LOG_RECORD_NORMAL = 1,   /* its first batch was written after all of the previous segment was durable */
-    LOG_RECORD_RECOVERY = 2, /* its first batch repeats what a restart found unproven at the previous segment's end */
+    LOG_RECORD_NORMAL =
+        1, /* its first batch was written after all of the previous segment was durable */
+    LOG_RECORD_RECOVERY =
+        2, /* its first batch repeats what a restart found unproven at the previous segment's end */
 };
 
 /* A segment file's first sector:
@@ -126,9 +131,11 @@ struct log_record_segment {
     uint32_t kind;
 };
 
-void log_record_pack_segment(const struct log_record_segment *segment, uint8_t out[LOG_RECORD_SECTOR]);
+void log_record_pack_segment(const struct log_record_segment *segment,
+                             uint8_t out[LOG_RECORD_SECTOR]);
 /* ERR_CORRUPT, ERR_FORMAT. Whose it is, is the caller's to compare. */
-int log_record_unpack_segment(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_segment *out, struct err *err);
+int log_record_unpack_segment(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_segment *out,
+                              struct err *err);
 
 /* One copy of a group's vote, a sector of the votes file (see log_votes.h):
  *
@@ -159,8 +166,8 @@ uint32_t log_record_sectors(uint32_t records, uint32_t copies, uint64_t payload_
 /* Content position of the first payload. */
 uint32_t log_record_payload_at(uint32_t sector, uint32_t records, uint32_t copies);
 
-/* Packs one batch: begin, then one add per record, then the payloads in the same order, then finish. `buffer` takes
- * head.sectors * 512 bytes. The copied headers are copied by begin. */
+/* Packs one batch: begin, then one add per record, then the payloads in the same order, then
+ * finish. `buffer` takes head.sectors * 512 bytes. The copied headers are copied by begin. */
 struct log_record_packer {
     struct log_record_head head;
     uint8_t *buffer;
@@ -170,7 +177,8 @@ struct log_record_packer {
     uint32_t table_crc;
     struct buf table; /* headers as packed, for the next batch's copy; kept by the caller */
 };
-void log_record_pack_begin(struct log_record_packer *packer, const struct log_record_head *head, uint8_t *buffer);
+void log_record_pack_begin(struct log_record_packer *packer, const struct log_record_head *head,
+                           uint8_t *buffer);
 void log_record_pack_add(struct log_record_packer *packer, const struct log_record *record);
 /* The previous batch's headers, exactly head.copies of them; after the last add. */
 void log_record_pack_copies(struct log_record_packer *packer, struct span copies);
@@ -182,42 +190,51 @@ void log_record_pack_finish(struct log_record_packer *packer);
 enum log_record_sector {
     LOG_RECORD_SECTOR_HEAD, /* of this segment; a batch begins here */
     LOG_RECORD_SECTOR_BODY, /* of this segment */
-    LOG_RECORD_SECTOR_OLD,  /* holds bytes of an older generation, whole or in part, or was never written */
+    LOG_RECORD_SECTOR_OLD,  /* holds bytes of an older generation, whole or in part, or was never
+                               written */
     LOG_RECORD_SECTOR_BAD,  /* neither: damaged */
 };
-enum log_record_sector log_record_sector_of(const uint8_t *sector, uint64_t segment, uint32_t index);
+enum log_record_sector log_record_sector_of(const uint8_t *sector, uint64_t segment,
+                                            uint32_t index);
 
-/* Copies content without the tags. `image` holds whole sectors beginning with number first_sector; the caller has checked
- * that at … at + size lies within it. */
-void log_record_copy(const uint8_t *image, uint32_t first_sector, uint32_t at, uint32_t size, uint8_t *out);
+/* Copies content without the tags. `image` holds whole sectors beginning with number first_sector;
+ * the caller has checked that at … at + size lies within it. */
+void log_record_copy(const uint8_t *image, uint32_t first_sector, uint32_t at, uint32_t size,
+                     uint8_t *out);
 
-/* The head of the batch that begins in this sector, if its tags and checksum are right: ERR_CORRUPT. */
-int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index, struct log_record_head *out);
+/* The head of the batch that begins in this sector, if its tags and checksum are right:
+ * ERR_CORRUPT. */
+int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index,
+                           struct log_record_head *out);
 
 /* A walk over the batches of one segment image. */
 enum log_record_found {
     LOG_RECORD_BATCH,   /* a whole, verified batch */
     LOG_RECORD_END,     /* nothing was written behind the last batch */
-    LOG_RECORD_TORN,    /* a batch was begun and its missing sectors still hold old bytes; nothing stands behind it */
+    LOG_RECORD_TORN,    /* a batch was begun and its missing sectors still hold old bytes; nothing
+                           stands behind it */
     LOG_RECORD_DAMAGED, /* anything else: see reason, bad_sector */
 };
 struct log_record_scan {
     const uint8_t *image; /* whole segment, header sector included */
     uint64_t segment;
     uint32_t sectors;
-    uint32_t next;     /* sector where the next batch begins */
-    uint64_t sequence; /* of the last batch, 0 before the first: then any is taken */
+    uint32_t next;               /* sector where the next batch begins */
+    uint64_t sequence;           /* of the last batch, 0 before the first: then any is taken */
     struct log_record_head head; /* of the last batch; also of a torn one if has_head */
     bool has_head;
-    struct buf table;  /* its record headers and the copies */
+    struct buf table; /* its record headers and the copies */
     uint32_t bad_sector;
     char reason[128];
 };
-void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors, uint64_t segment);
+void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors,
+                           uint64_t segment);
 /* After anything but LOG_RECORD_BATCH the walk is over. */
 enum log_record_found log_record_scan_next(struct log_record_scan *scan);
-/* Record i of the last batch. Walk from 0 on: `at` follows from the record before; pass the same struct. */
-void log_record_scan_record(const struct log_record_scan *scan, uint32_t i, struct log_record *record);
+/* Record i of the last batch. Walk from 0 on: `at` follows from the record before; pass the same
+ * struct. */
+void log_record_scan_record(const struct log_record_scan *scan, uint32_t i,
+                            struct log_record *record);
 void log_record_scan_end(struct log_record_scan *scan);
 
 const char *log_record_kind_name(uint8_t kind);

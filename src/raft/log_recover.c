@@ -1,21 +1,26 @@
-/* Opening the log: finds the end, tells a torn tail from damage, rebuilds the index, and writes again what was not proven durable.
+/* Opening the log: finds the end, tells a torn tail from damage, rebuilds the index, and writes
+ * again what was not proven durable.
  *
- * 1  The tail segment is the newest that holds a whole batch. Newer ones are spares, or were just begun: their first batch is
- *    torn. A NORMAL segment is begun only after the one before was durable to its end, so then a torn tail there is damage; a
- *    RECOVERY segment may be begun behind a torn tail.
- *    Its START records, a checkpoint of all groups among them, say where each group's log begins: entries before are passed over.
- * 2  The chain goes from the tail by the headers' `previous` down to the first_segment of the tail's last batch. A segment that
- *    misses there is damage.
- * 3  Each segment of the chain is replayed to the durable position that the next one's first batch names. All of that is
- *    proven: whatever is wrong there, old bytes included, is damage. What stands behind that position was repeated by a
- *    recovery, in the next segment, and is not looked at.
- * 4  In the tail every batch but the last is proven by the one behind it. The last may stand in the page cache only: its entries
- *    go to a fresh RECOVERY segment whose first batch names the position before it. That is synced, and so are the votes.
+ * 1  The tail segment is the newest that holds a whole batch. Newer ones are spares, or were just
+ * begun: their first batch is torn. A NORMAL segment is begun only after the one before was durable
+ * to its end, so then a torn tail there is damage; a RECOVERY segment may be begun behind a torn
+ * tail. Its START records, a checkpoint of all groups among them, say where each group's log
+ * begins: entries before are passed over. 2  The chain goes from the tail by the headers'
+ * `previous` down to the first_segment of the tail's last batch. A segment that misses there is
+ * damage. 3  Each segment of the chain is replayed to the durable position that the next one's
+ * first batch names. All of that is proven: whatever is wrong there, old bytes included, is damage.
+ * What stands behind that position was repeated by a recovery, in the next segment, and is not
+ * looked at. 4  In the tail every batch but the last is proven by the one behind it. The last may
+ * stand in the page cache only: its entries go to a fresh RECOVERY segment whose first batch names
+ * the position before it. That is synced, and so are the votes. When it is the only one in its
+ * segment, that segment holds nothing proven and leaves the chain: the fresh one follows the
+ *    segment before.
  * 5  Only then unneeded files are removed.
  *
- * Replay. START makes a group known, or cuts it; STATE: the newer term wins, in one term the vote that was given; ENTRY replaces
- * what is behind; MOVED gives an entry a place. Since old segments go, an ENTRY may arrive before those that precede it: that
- * leaves holes, which later MOVED records fill. A hole that is left at the end is damage.
+ * Replay. START makes a group known, or cuts it; STATE: the newer term wins, in one term the vote
+ * that was given; ENTRY replaces what is behind; MOVED gives an entry a place. Since old segments
+ * go, an ENTRY may arrive before those that precede it: that leaves holes, which later MOVED
+ * records fill. A hole that is left at the end is damage.
  *
  * Thread: the loop's, before it runs; blocks. */
 #include "raft/log.h"
@@ -47,18 +52,20 @@ struct recovery {
     size_t tail; /* position in found; count = the log is empty */
     size_t *chain;
     size_t chain_count;
-    uint64_t sequence;         /* of the last batch replayed */
-    uint32_t last_sector;      /* where the tail's last batch begins */
-    struct log_pendings last;  /* its entries */
+    uint64_t sequence;            /* of the last batch replayed */
+    struct log_record_head last;  /* the tail's last batch */
+    struct log_pendings unproven; /* its entries */
     struct log_vote *votes;
     size_t vote_count, vote_capacity;
     uint64_t holes;
 };
 
-static int damage(struct recovery *recovery, const struct found *found, uint32_t sector, const char *reason)
+static int damage(struct recovery *recovery, const struct found *found, uint32_t sector,
+                  const char *reason)
 {
     return err_set(recovery->err, ERR_CORRUPT, "log damaged: segment %016llx offset %llu: %s",
-                   (unsigned long long)found->header.number, (unsigned long long)sector * LOG_RECORD_SECTOR, reason);
+                   (unsigned long long)found->header.number,
+                   (unsigned long long)sector * LOG_RECORD_SECTOR, reason);
 }
 
 /* --- Files. */
@@ -85,7 +92,8 @@ static void list_each(void *ctx, const char *name)
     }
     if (recovery->count == recovery->capacity) {
         recovery->capacity = recovery->capacity ? recovery->capacity * 2 : 16;
-        recovery->found = mem_realloc(recovery->found, recovery->capacity * sizeof *recovery->found);
+        recovery->found =
+            mem_realloc(recovery->found, recovery->capacity * sizeof *recovery->found);
     }
     recovery->found[recovery->count++] = (struct found){ .header.number = number };
 }
@@ -93,7 +101,8 @@ static void list_each(void *ctx, const char *name)
 static int compare_found(const void *a, const void *b)
 {
     const struct found *one = a, *other = b;
-    return (one->header.number > other->header.number) - (one->header.number < other->header.number);
+    return (one->header.number > other->header.number) -
+           (one->header.number < other->header.number);
 }
 
 static int find_files(struct recovery *recovery)
@@ -109,8 +118,8 @@ static int find_files(struct recovery *recovery)
     for (size_t i = 0; rc == 0 && i < recovery->count; i++) {
         struct found *found = &recovery->found[i];
         uint64_t number = found->header.number;
-        rc = log_segment_open(log->config.env, log->directory, number, &log->owner, &found->header, &found->file,
-                              recovery->err);
+        rc = log_segment_open(log->config.env, log->directory, number, &log->owner, &found->header,
+                              &found->file, recovery->err);
         if (rc < 0) {
             err_prefix(recovery->err, "log segment %016llx", (unsigned long long)number);
         }
@@ -133,8 +142,8 @@ static int load(struct recovery *recovery, const struct found *found)
 {
     size_t got;
     recovery->image = mem_realloc(recovery->image, found->header.bytes);
-    int rc = env_file_read(recovery->log->config.env, found->file, 0, recovery->image, found->header.bytes, &got,
-                           recovery->err);
+    int rc = env_file_read(recovery->log->config.env, found->file, 0, recovery->image,
+                           found->header.bytes, &got, recovery->err);
     if (rc == 0 && got < found->header.bytes) {
         return damage(recovery, found, (uint32_t)(got / LOG_RECORD_SECTOR), "the file ends early");
     }
@@ -150,19 +159,20 @@ struct newer {
     struct log_record_head head; /* … and end where this says */
 };
 
-static int check_tail(struct recovery *recovery, const struct found *found, const struct newer *newer,
-                      enum log_record_found state, uint32_t end)
+static int check_tail(struct recovery *recovery, const struct found *found,
+                      const struct newer *newer, enum log_record_found state, uint32_t end)
 {
     if (newer->is_begun && state == LOG_RECORD_TORN) {
         return damage(recovery, found, end, "a batch is incomplete, but a later segment was begun");
     }
-    if (newer->has_head &&
-        (newer->head.durable_segment != found->header.number || newer->head.durable_sector != end)) {
+    if (newer->has_head && (newer->head.durable_segment != found->header.number ||
+                            newer->head.durable_sector != end)) {
         return damage(recovery, found, end, "the segment does not end where the next one says");
     }
     if (state == LOG_RECORD_TORN) {
         LOG_INFO(recovery->log->config.logger, "event=log_tail_cut segment=%016llx offset=%llu",
-                 (unsigned long long)found->header.number, (unsigned long long)end * LOG_RECORD_SECTOR);
+                 (unsigned long long)found->header.number,
+                 (unsigned long long)end * LOG_RECORD_SECTOR);
     }
     return 0;
 }
@@ -184,12 +194,14 @@ static const char *apply_start(struct recovery *recovery, const struct log_recor
     return NULL;
 }
 
-static int apply_starts(struct recovery *recovery, const struct found *found, const struct log_record_scan *scan)
+static int apply_starts(struct recovery *recovery, const struct found *found,
+                        const struct log_record_scan *scan)
 {
     struct log_record record;
     for (uint32_t i = 0; i < scan->head.records; i++) {
         log_record_scan_record(scan, i, &record);
-        const char *reason = record.kind == LOG_RECORD_START ? apply_start(recovery, &record) : NULL;
+        const char *reason =
+            record.kind == LOG_RECORD_START ? apply_start(recovery, &record) : NULL;
         if (reason) {
             return damage(recovery, found, scan->head.sector, reason);
         }
@@ -197,16 +209,19 @@ static int apply_starts(struct recovery *recovery, const struct found *found, co
     return 0;
 }
 
-/* What a segment was begun behind must be there, or segments were lost. Holds because spares are made and used in order, and
- * removed from the last to the first. */
+/* What a segment was begun behind must be there, or segments were lost. Holds because spares are
+ * made and used in order, and removed from the last to the first. */
 static int check_newer(struct recovery *recovery)
 {
     size_t i = recovery->tail == recovery->count ? 0 : recovery->tail + 1;
     for (; i < recovery->count; i++) {
         const struct log_record_segment *header = &recovery->found[i].header;
-        if (header->kind == LOG_RECORD_NORMAL && header->previous != 0 && !find_number(recovery, header->previous)) {
-            return err_set(recovery->err, ERR_CORRUPT, "log damaged: segment %016llx is missing before %016llx",
-                           (unsigned long long)header->previous, (unsigned long long)header->number);
+        if (header->kind == LOG_RECORD_NORMAL && header->previous != 0 &&
+            !find_number(recovery, header->previous)) {
+            return err_set(recovery->err, ERR_CORRUPT,
+                           "log damaged: segment %016llx is missing before %016llx",
+                           (unsigned long long)header->previous,
+                           (unsigned long long)header->number);
         }
     }
     return 0;
@@ -218,7 +233,7 @@ static int find_tail(struct recovery *recovery)
     for (size_t i = recovery->count; i-- > 0;) {
         struct found *found = &recovery->found[i];
         struct log_record_scan scan;
-        enum log_record_found state;
+        enum log_record_found state = LOG_RECORD_END;
         uint32_t batches = 0;
         int rc = load(recovery, found);
         if (rc < 0) {
@@ -227,7 +242,7 @@ static int find_tail(struct recovery *recovery)
         log_record_scan_begin(&scan, recovery->image, sectors_of(found), found->header.number);
         while (rc == 0 && (state = log_record_scan_next(&scan)) == LOG_RECORD_BATCH) {
             rc = apply_starts(recovery, found, &scan);
-            recovery->last_sector = scan.head.sector;
+            recovery->last = scan.head;
             batches++;
         }
         if (rc < 0) {
@@ -255,20 +270,10 @@ static int find_tail(struct recovery *recovery)
 
 /* --- The chain (2). */
 
-/* first_segment of the tail's last batch; its image is loaded. */
-static uint64_t tail_first_segment(struct recovery *recovery)
-{
-    const struct found *tail = &recovery->found[recovery->tail];
-    struct log_record_head head;
-    const uint8_t *sector = recovery->image + (size_t)recovery->last_sector * LOG_RECORD_SECTOR;
-    CHECK(log_record_unpack_head(sector, tail->header.number, recovery->last_sector, &head) == 0);
-    return head.first_segment;
-}
-
 static int find_chain(struct recovery *recovery)
 {
     recovery->chain = mem_alloc(recovery->count * sizeof *recovery->chain);
-    uint64_t first = tail_first_segment(recovery);
+    uint64_t first = recovery->last.first_segment;
     struct found *found = &recovery->found[recovery->tail];
     size_t at = recovery->count; /* filled from the back */
     for (;;) {
@@ -281,10 +286,11 @@ static int find_chain(struct recovery *recovery)
         uint64_t previous = found->header.previous;
         struct found *before = previous >= first ? find_number(recovery, previous) : NULL;
         if (!before) {
-            return err_set(recovery->err, ERR_CORRUPT,
-                           "log damaged: segment %016llx is missing before %016llx (needed from %016llx on)",
-                           (unsigned long long)previous, (unsigned long long)found->header.number,
-                           (unsigned long long)first);
+            return err_set(
+                recovery->err, ERR_CORRUPT,
+                "log damaged: segment %016llx is missing before %016llx (needed from %016llx on)",
+                (unsigned long long)previous, (unsigned long long)found->header.number,
+                (unsigned long long)first);
         }
         found = before;
     }
@@ -318,8 +324,8 @@ static void set_place(struct log_slot *slot, const struct log_record *record, ui
     slot->term = record->term;
 }
 
-static const char *apply_entry(struct recovery *recovery, struct log_group *group, const struct log_record *record,
-                               uint32_t segment)
+static const char *apply_entry(struct recovery *recovery, struct log_group *group,
+                               const struct log_record *record, uint32_t segment)
 {
     struct log_index *index = &group->index;
     const char *reason = NULL;
@@ -361,7 +367,8 @@ static const char *apply_state(struct log_group *group, uint64_t term, uint64_t 
     return NULL;
 }
 
-static const char *apply(struct recovery *recovery, const struct log_record *record, uint32_t segment)
+static const char *apply(struct recovery *recovery, const struct log_record *record,
+                         uint32_t segment)
 {
     if (record->kind == LOG_RECORD_START) {
         return apply_start(recovery, record);
@@ -395,12 +402,13 @@ static void keep_last(struct recovery *recovery, const struct log_record_scan *s
                                        .payload = payload,
                                        .old_segment = (uint32_t)scan->segment,
                                        .old_at = record.at };
-        log_pending_add(&recovery->last, &pending);
+        log_pending_add(&recovery->unproven, &pending);
         blob_unref(payload);
     }
 }
 
-static int replay_batch(struct recovery *recovery, const struct found *found, const struct log_record_scan *scan)
+static int replay_batch(struct recovery *recovery, const struct found *found,
+                        const struct log_record_scan *scan)
 {
     struct log_record record;
     for (uint32_t i = 0; i < scan->head.records; i++) {
@@ -424,9 +432,10 @@ static int replay_segment(struct recovery *recovery, struct found *found, uint32
     }
     log_record_scan_begin(&scan, recovery->image, sectors_of(found), found->header.number);
     scan.sequence = recovery->sequence;
-    while (rc == 0 && (end == 0 || scan.next < end) && (state = log_record_scan_next(&scan)) == LOG_RECORD_BATCH) {
+    while (rc == 0 && (end == 0 || scan.next < end) &&
+           (state = log_record_scan_next(&scan)) == LOG_RECORD_BATCH) {
         rc = replay_batch(recovery, found, &scan);
-        if (rc == 0 && end == 0 && scan.head.sector == recovery->last_sector) {
+        if (rc == 0 && end == 0 && scan.head.sector == recovery->last.sector) {
             keep_last(recovery, &scan);
         }
     }
@@ -439,7 +448,8 @@ static int replay_segment(struct recovery *recovery, struct found *found, uint32
     }
     recovery->sequence = scan.sequence;
     if (rc == 0) {
-        log_chain_add(recovery->log, (uint32_t)found->header.number, found->file, sectors_of(found), scan.next);
+        log_chain_add(recovery->log, (uint32_t)found->header.number, found->file, sectors_of(found),
+                      scan.next);
         found->file = NULL;
     }
     log_record_scan_end(&scan);
@@ -447,13 +457,14 @@ static int replay_segment(struct recovery *recovery, struct found *found, uint32
 }
 
 /* Up to where the segment is proven, by the first batch of the one behind it. */
-static int proven_end(struct recovery *recovery, const struct found *found, const struct found *next, uint32_t *end)
+static int proven_end(struct recovery *recovery, const struct found *found,
+                      const struct found *next, uint32_t *end)
 {
     uint8_t sector[LOG_RECORD_SECTOR];
     struct log_record_head head;
     size_t got;
-    int rc = env_file_read(recovery->log->config.env, next->file, LOG_RECORD_SECTOR, sector, sizeof sector, &got,
-                           recovery->err);
+    int rc = env_file_read(recovery->log->config.env, next->file, LOG_RECORD_SECTOR, sector,
+                           sizeof sector, &got, recovery->err);
     if (rc < 0) {
         return rc;
     }
@@ -495,7 +506,8 @@ static void vote_each(void *ctx, const struct log_vote *vote)
     struct recovery *recovery = ctx;
     if (recovery->vote_count == recovery->vote_capacity) {
         recovery->vote_capacity = recovery->vote_capacity ? recovery->vote_capacity * 2 : 64;
-        recovery->votes = mem_realloc(recovery->votes, recovery->vote_capacity * sizeof *recovery->votes);
+        recovery->votes =
+            mem_realloc(recovery->votes, recovery->vote_capacity * sizeof *recovery->votes);
     }
     recovery->votes[recovery->vote_count++] = *vote;
 }
@@ -503,8 +515,8 @@ static void vote_each(void *ctx, const struct log_vote *vote)
 static int merge_votes(struct recovery *recovery)
 {
     struct log *log = recovery->log;
-    int rc = log_votes_open(&log->votes, log->config.env, log->config.logger, log->directory, &log->owner, vote_each,
-                            recovery, recovery->err);
+    int rc = log_votes_open(&log->votes, log->config.env, log->config.logger, log->directory,
+                            &log->owner, vote_each, recovery, recovery->err);
     if (rc < 0) {
         return rc;
     }
@@ -523,13 +535,15 @@ static int merge_votes(struct recovery *recovery)
         group->has_pair = true;
         const char *reason = apply_state(group, vote->record.term, vote->record.vote);
         if (reason) {
-            rc = err_set(recovery->err, ERR_CORRUPT, "log damaged: votes file: group %u: %s", group->number, reason);
+            rc = err_set(recovery->err, ERR_CORRUPT, "log damaged: votes file: group %u: %s",
+                         group->number, reason);
         }
     }
     return rc;
 }
 
-/* Every group's state into the copy that is older, all synced: the page cache may show what the disk does not have. */
+/* Every group's state into the copy that is older, all synced: the page cache may show what the
+ * disk does not have. */
 static int rewrite_votes(struct recovery *recovery)
 {
     struct log *log = recovery->log;
@@ -542,12 +556,13 @@ static int rewrite_votes(struct recovery *recovery)
             group->votes = (struct log_vote){ .pair = log->votes.pairs++ };
             group->has_pair = true;
         }
-        group->votes.record = (struct log_record_vote){ .owner = log->owner,
-                                                        .group = group->number,
-                                                        .replica = group->replica,
-                                                        .sequence = group->votes.record.sequence + 1,
-                                                        .term = group->term,
-                                                        .vote = group->vote };
+        group->votes.record =
+            (struct log_record_vote){ .owner = log->owner,
+                                      .group = group->number,
+                                      .replica = group->replica,
+                                      .sequence = group->votes.record.sequence + 1,
+                                      .term = group->term,
+                                      .vote = group->vote };
         int rc = log_votes_write(log->config.env, log->votes.file, &group->votes, recovery->err);
         if (rc < 0) {
             return rc;
@@ -566,13 +581,15 @@ static int finish_group(struct recovery *recovery, struct log_group *group)
     for (uint64_t i = index->log_start; i <= last; i++) {
         struct log_slot *slot = log_index_at(index, i);
         if (slot->segment == 0) {
-            return err_set(recovery->err, ERR_CORRUPT, "log damaged: group %u: entry %llu of %llu to %llu is missing",
-                           group->number, (unsigned long long)i, (unsigned long long)index->log_start,
-                           (unsigned long long)last);
+            return err_set(recovery->err, ERR_CORRUPT,
+                           "log damaged: group %u: entry %llu of %llu to %llu is missing",
+                           group->number, (unsigned long long)i,
+                           (unsigned long long)index->log_start, (unsigned long long)last);
         }
         if (slot->term < term) {
-            return err_set(recovery->err, ERR_CORRUPT, "log damaged: group %u: the term of entry %llu goes back",
-                           group->number, (unsigned long long)i);
+            return err_set(recovery->err, ERR_CORRUPT,
+                           "log damaged: group %u: the term of entry %llu goes back", group->number,
+                           (unsigned long long)i);
         }
         term = slot->term;
         slot->blob = NULL;
@@ -590,7 +607,8 @@ static int finish_group(struct recovery *recovery, struct log_group *group)
 
 static int compare_groups(const void *a, const void *b)
 {
-    const struct log_group *one = *(struct log_group *const *)a, *other = *(struct log_group *const *)b;
+    const struct log_group *one = *(struct log_group *const *)a,
+                           *other = *(struct log_group *const *)b;
     return (one->number > other->number) - (one->number < other->number);
 }
 
@@ -631,12 +649,15 @@ static void tell_starts(struct log *log)
 
 /* --- The fresh segment (4). */
 
-/* A file that nothing needs and that has the right size, the newest (see check_newer); 0 = none. */
+/* A file that nothing needs and that has the right size, the newest (see check_newer); 0 = none.
+ * Never one older than the tail: that it is free may be the word of a batch that is not proven. */
 static uint64_t reusable(struct recovery *recovery)
 {
-    for (size_t i = recovery->count; i-- > 0;) {
+    for (size_t i = recovery->count;
+         i-- > 0 && (i > recovery->tail || recovery->tail == recovery->count);) {
         struct found *found = &recovery->found[i];
-        if (!found->is_in_chain && found->file && found->header.bytes == recovery->log->config.segment_bytes) {
+        if (!found->is_in_chain && found->file &&
+            found->header.bytes == recovery->log->config.segment_bytes) {
             env_file_close(recovery->log->config.env, found->file);
             found->file = NULL;
             found->is_in_chain = true; /* it will not be there to be removed */
@@ -646,19 +667,29 @@ static uint64_t reusable(struct recovery *recovery)
     return 0;
 }
 
+/* All that the tail segment holds is the batch that will be repeated. */
+static bool tail_is_unproven(const struct recovery *recovery)
+{
+    return recovery->last.sector == 1;
+}
+
 static int make_segment(struct recovery *recovery)
 {
     struct log *log = recovery->log;
     bool is_empty = recovery->tail == recovery->count;
+    const struct found *tail = is_empty ? NULL : &recovery->found[recovery->tail];
     struct log_record_segment header = {
         .owner = log->owner,
         .number = recovery->number_max + 1,
-        .previous = is_empty ? 0 : recovery->found[recovery->tail].header.number,
+        .previous = is_empty                     ? 0
+                    : tail_is_unproven(recovery) ? tail->header.previous
+                                                 : tail->header.number,
         .bytes = log->config.segment_bytes,
         .kind = is_empty ? LOG_RECORD_NORMAL : LOG_RECORD_RECOVERY,
     };
     struct env_file *file;
-    int rc = log_segment_make(log->config.env, log->directory, &header, reusable(recovery), &file, recovery->err);
+    int rc = log_segment_make(log->config.env, log->directory, &header, reusable(recovery), &file,
+                              recovery->err);
     if (rc < 0) {
         err_prefix(recovery->err, "new log segment");
         return rc;
@@ -672,8 +703,8 @@ static int make_segment(struct recovery *recovery)
 /* Those of the last batch's entries that are not replaced or cut by the same batch. */
 static void take_last(struct recovery *recovery)
 {
-    for (size_t i = 0; i < recovery->last.count; i++) {
-        struct log_pending *record = &recovery->last.items[recovery->last.first + i];
+    for (size_t i = 0; i < recovery->unproven.count; i++) {
+        struct log_pending *record = &recovery->unproven.items[recovery->unproven.first + i];
         const struct log_index *index = &record->group->index;
         if (log_index_has(index, record->index)) {
             const struct log_slot *slot = log_index_at(index, record->index);
@@ -683,7 +714,7 @@ static void take_last(struct recovery *recovery)
         }
         blob_unref(record->payload);
     }
-    recovery->last.count = 0;
+    recovery->unproven.count = 0;
 }
 
 static int rewrite_last(struct recovery *recovery)
@@ -695,9 +726,10 @@ static int rewrite_last(struct recovery *recovery)
         return 0;
     }
     take_last(recovery);
-    if (log_record_sectors((uint32_t)log->pending.count + 2 * (uint32_t)log->group_count, 0, log->pending.bytes) >=
-        log->segment_sectors) {
-        return err_set(recovery->err, ERR_USAGE, "log: %llu bytes a segment are too few for what the log holds",
+    if (log_record_sectors((uint32_t)log->pending.count + 2 * (uint32_t)log->group_count, 0,
+                           log->pending.bytes) >= log->segment_sectors) {
+        return err_set(recovery->err, ERR_USAGE,
+                       "log: %llu bytes a segment are too few for what the log holds",
                        (unsigned long long)log->config.segment_bytes);
     }
     log->sequence = recovery->sequence - 1; /* the repetition bears the number of what it repeats */
@@ -705,13 +737,23 @@ static int rewrite_last(struct recovery *recovery)
     log->is_flush_wanted = true;
     CHECK(log_batch_begin(log) && log->pending.count == 0);
     log->batch_bytes = soft;
-    batch->head.durable_segment = recovery->found[recovery->tail].header.number;
-    batch->head.durable_sector = recovery->last_sector;
+    batch->head.durable_segment = recovery->last.segment;
+    batch->head.durable_sector = recovery->last.sector;
+    if (tail_is_unproven(recovery)) {
+        batch->head.durable_segment = recovery->last.durable_segment;
+        batch->head.durable_sector = recovery->last.durable_sector;
+        if (batch->head.first_segment == recovery->last.segment) {
+            batch->head.first_segment = batch->head.segment;
+        }
+    }
     log_batch_work(batch);
     if (batch->status < 0) {
         return err_set(recovery->err, batch->status, "log: %s", batch->err.text);
     }
     log_batch_settle(log);
+    if (tail_is_unproven(recovery)) {
+        log_chain_drop(log, (uint32_t)recovery->last.segment);
+    }
     for (size_t i = 0; i < batch->count; i++) {
         blob_unref(batch->records[i].payload);
     }
@@ -774,10 +816,10 @@ static void recovery_fini(struct recovery *recovery)
             env_file_close(recovery->log->config.env, recovery->found[i].file);
         }
     }
-    for (size_t i = 0; i < recovery->last.count; i++) {
-        blob_unref(recovery->last.items[recovery->last.first + i].payload);
+    for (size_t i = 0; i < recovery->unproven.count; i++) {
+        blob_unref(recovery->unproven.items[recovery->unproven.first + i].payload);
     }
-    mem_free(recovery->last.items);
+    mem_free(recovery->unproven.items);
     mem_free(recovery->found);
     mem_free(recovery->spares);
     mem_free(recovery->image);
@@ -811,8 +853,10 @@ static struct log *log_new(const struct log_config *config)
     memcpy(log->owner.cluster_id, config->cluster_id, 16);
     log->owner.node_id = config->node_id;
     log->segment_sectors = (uint32_t)(bytes / LOG_RECORD_SECTOR);
-    log->batch_bytes = bytes / 4 < LIMIT_LOG_BATCH_BYTES ? (uint32_t)(bytes / 4) : LIMIT_LOG_BATCH_BYTES;
-    log->entry_bytes_max = bytes / 2 < LIMIT_ENTRY_BYTES ? (uint32_t)(bytes / 2) : LIMIT_ENTRY_BYTES;
+    log->batch_bytes =
+        bytes / 4 < LIMIT_LOG_BATCH_BYTES ? (uint32_t)(bytes / 4) : LIMIT_LOG_BATCH_BYTES;
+    log->entry_bytes_max =
+        bytes / 2 < LIMIT_ENTRY_BYTES ? (uint32_t)(bytes / 2) : LIMIT_ENTRY_BYTES;
     log_arm(log);
     return log;
 }
@@ -826,8 +870,10 @@ int log_open(const struct log_config *config, struct log **out, struct err *err)
     uint64_t bytes = config->segment_bytes ? config->segment_bytes : LIMIT_LOG_SEGMENT_BYTES;
     if (bytes < LOG_SEGMENT_BYTES_MIN || bytes > 1u << 31 || bytes % LOG_RECORD_SECTOR != 0 ||
         strlen(config->directory) > 400) {
-        return err_set(err, ERR_USAGE, "log: %llu bytes a segment, or the length of the directory's name, are not possible",
-                       (unsigned long long)bytes);
+        return err_set(
+            err, ERR_USAGE,
+            "log: %llu bytes a segment, or the length of the directory's name, are not possible",
+            (unsigned long long)bytes);
     }
     struct log *log = log_new(config);
     struct recovery recovery = { .log = log, .err = err };
@@ -840,8 +886,8 @@ int log_open(const struct log_config *config, struct log **out, struct err *err)
         log_free(log);
         return rc;
     }
-    LOG_INFO(log->config.logger, "event=log_open groups=%zu segments=%zu sequence=%llu", log->group_count,
-             log->chain_count, (unsigned long long)log->sequence);
+    LOG_INFO(log->config.logger, "event=log_open groups=%zu segments=%zu sequence=%llu",
+             log->group_count, log->chain_count, (unsigned long long)log->sequence);
     log_keeper_step(log);
     *out = log;
     return 0;

@@ -1,9 +1,12 @@
-/* Segment files. Making one, each step durable before the next, so that a crash in between leaves only a .spare:
+/* Segment files. Making one, each step durable before the next, so that a crash in between leaves
+ * only a .spare:
  *
  *   new       create N.spare → write zeroes → header → sync → rename to N.log → sync the directory
- *   recycled  rename M.log to N.spare → sync the directory → header → sync → rename to N.log → sync the directory
+ *   recycled  rename M.log to N.spare → sync the directory → header → sync → rename to N.log → sync
+ * the directory
  *
- * Overwriting blocks that hold written bytes syncs fastest (no allocation, no extent conversion in the file system's journal).
+ * Overwriting blocks that hold written bytes syncs fastest (no allocation, no extent conversion in
+ * the file system's journal).
  *
  * Thread: any, one at a time per segment. */
 #include "raft/log_segment.h"
@@ -48,11 +51,12 @@ static int write_zeroes(struct env *env, struct env_file *file, uint64_t bytes, 
     return rc;
 }
 
-static int make_spare(struct env *env, const char *directory, const char *spare, uint64_t reuse, uint64_t bytes,
-                      struct env_file **file, struct err *err)
+static int make_spare(struct env *env, const char *directory, const char *spare, uint64_t reuse,
+                      uint64_t bytes, struct env_file **file, struct err *err)
 {
     if (reuse == 0) {
-        int rc = env_file_open(env, spare, ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, file, err);
+        int rc =
+            env_file_open(env, spare, ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, file, err);
         return rc < 0 ? rc : write_zeroes(env, *file, bytes, err);
     }
     char old[512];
@@ -64,8 +68,9 @@ static int make_spare(struct env *env, const char *directory, const char *spare,
     return rc < 0 ? rc : env_file_open(env, spare, ENV_FILE_READ | ENV_FILE_WRITE, file, err);
 }
 
-int log_segment_make(struct env *env, const char *directory, const struct log_record_segment *header, uint64_t reuse,
-                     struct env_file **out, struct err *err)
+int log_segment_make(struct env *env, const char *directory,
+                     const struct log_record_segment *header, uint64_t reuse, struct env_file **out,
+                     struct err *err)
 {
     CHECK(header->number > reuse);
     char spare[512], final[512];
@@ -78,7 +83,8 @@ int log_segment_make(struct env *env, const char *directory, const struct log_re
     log_record_pack_segment(header, sector);
     int rc = make_spare(env, directory, spare, reuse, header->bytes, &file, err);
     if (rc < 0 || (rc = env_file_write(env, file, 0, sector, sizeof sector, err)) < 0 ||
-        (rc = env_file_sync(env, file, err)) < 0 || (rc = env_file_rename(env, spare, final, err)) < 0) {
+        (rc = env_file_sync(env, file, err)) < 0 ||
+        (rc = env_file_rename(env, spare, final, err)) < 0) {
         goto fail;
     }
     if ((rc = env_dir_sync(env, directory, err)) < 0) {
@@ -95,8 +101,9 @@ fail:
     return rc;
 }
 
-int log_segment_open(struct env *env, const char *directory, uint64_t number, const struct log_record_owner *owner,
-                     struct log_record_segment *header, struct env_file **out, struct err *err)
+int log_segment_open(struct env *env, const char *directory, uint64_t number,
+                     const struct log_record_owner *owner, struct log_record_segment *header,
+                     struct env_file **out, struct err *err)
 {
     char path[512];
     uint8_t sector[LOG_RECORD_SECTOR];
@@ -120,15 +127,21 @@ int log_segment_open(struct env *env, const char *directory, uint64_t number, co
     if ((rc = log_record_unpack_segment(sector, header, err)) < 0) {
         goto fail;
     }
-    if (memcmp(&header->owner.cluster_id, owner->cluster_id, 16) != 0 || header->owner.node_id != owner->node_id) {
-        rc = err_set(err, ERR_CLUSTER_MISMATCH, "the segment belongs to another cluster or node (node id %llu)",
+    if (memcmp(&header->owner.cluster_id, owner->cluster_id, 16) != 0 ||
+        header->owner.node_id != owner->node_id) {
+        rc = err_set(err, ERR_CLUSTER_MISMATCH,
+                     "the segment belongs to another cluster or node (node id %llu)",
                      (unsigned long long)header->owner.node_id);
         goto fail;
     }
     if (header->number != number || header->previous >= number || header->bytes != size ||
-        size % LOG_RECORD_SECTOR != 0 || size / LOG_RECORD_SECTOR * LOG_RECORD_CONTENT > UINT32_MAX) {
-        rc = err_set(err, ERR_CORRUPT, "offset 0: the segment header contradicts its file (number %llu, %llu bytes of %llu)",
-                     (unsigned long long)header->number, (unsigned long long)size, (unsigned long long)header->bytes);
+        size % LOG_RECORD_SECTOR != 0 ||
+        size / LOG_RECORD_SECTOR * LOG_RECORD_CONTENT > UINT32_MAX) {
+        rc = err_set(
+            err, ERR_CORRUPT,
+            "offset 0: the segment header contradicts its file (number %llu, %llu bytes of %llu)",
+            (unsigned long long)header->number, (unsigned long long)size,
+            (unsigned long long)header->bytes);
         goto fail;
     }
     *out = file;
@@ -139,10 +152,12 @@ fail:
 }
 
 /* Makes the window hold sectors first … end - 1, and some more for the next payload. */
-static int window_fill(struct env *env, struct env_file *file, uint32_t segment_sectors, uint32_t segment,
-                       uint32_t first, uint32_t end, struct log_segment_window *window, struct err *err)
+static int window_fill(struct env *env, struct env_file *file, uint32_t segment_sectors,
+                       uint32_t segment, uint32_t first, uint32_t end,
+                       struct log_segment_window *window, struct err *err)
 {
-    if (window->segment == segment && first >= window->sector && end <= window->sector + window->sectors) {
+    if (window->segment == segment && first >= window->sector &&
+        end <= window->sector + window->sectors) {
         return 0;
     }
     uint32_t ahead = first + WINDOW_BYTES / LOG_RECORD_SECTOR;
@@ -169,20 +184,23 @@ static int window_fill(struct env *env, struct env_file *file, uint32_t segment_
     return 0;
 }
 
-int log_segment_read(struct env *env, struct env_file *file, uint32_t segment_sectors, const struct log_place *place,
-                     struct log_segment_window *window, uint8_t *out, struct err *err)
+int log_segment_read(struct env *env, struct env_file *file, uint32_t segment_sectors,
+                     const struct log_place *place, struct log_segment_window *window, uint8_t *out,
+                     struct err *err)
 {
     if (place->size == 0) {
         return 0;
     }
-    uint32_t first = place->at / LOG_RECORD_CONTENT, end = (place->at + place->size - 1) / LOG_RECORD_CONTENT + 1;
+    uint32_t first = place->at / LOG_RECORD_CONTENT,
+             end = (place->at + place->size - 1) / LOG_RECORD_CONTENT + 1;
     int rc = window_fill(env, file, segment_sectors, place->segment, first, end, window, err);
     if (rc < 0) {
         return rc;
     }
     log_record_copy(window->raw.data, window->sector, place->at, place->size, out);
     if (hash_crc32c(0, out, place->size) != place->crc) {
-        return err_set(err, ERR_CORRUPT, "segment %016x offset %llu: a payload of %u bytes fails its checksum",
+        return err_set(err, ERR_CORRUPT,
+                       "segment %016x offset %llu: a payload of %u bytes fails its checksum",
                        place->segment, (unsigned long long)first * LOG_RECORD_SECTOR, place->size);
     }
     return 0;

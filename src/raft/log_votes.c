@@ -1,5 +1,5 @@
-/* The votes file. Invariant: of a pair, only the older copy is ever overwritten, and the next write to the pair comes after the
- * sync of this one.
+/* The votes file. Invariant: of a pair, only the older copy is ever overwritten, and the next write
+ * to the pair comes after the sync of this one.
  *
  * Thread: opening on the loop, writing in the log's job. */
 #include "raft/log_votes.h"
@@ -18,7 +18,8 @@ static void votes_path(char out[512], const char *directory, const char *suffix)
 }
 
 /* Writes a fresh file beside and renames it, so that there never is a half-made one. */
-static int votes_make(struct env *env, const char *directory, const struct log_record_owner *owner, struct err *err)
+static int votes_make(struct env *env, const char *directory, const struct log_record_owner *owner,
+                      struct err *err)
 {
     char path[512], temporary[512];
     struct log_record_segment header = { .owner = *owner, .number = 1, .kind = LOG_RECORD_NORMAL };
@@ -64,8 +65,10 @@ static int votes_check(const uint8_t *sector, const struct log_record_owner *own
     if (rc < 0) {
         return rc;
     }
-    if (memcmp(header.owner.cluster_id, owner->cluster_id, 16) != 0 || header.owner.node_id != owner->node_id) {
-        return err_set(err, ERR_CLUSTER_MISMATCH, "the votes file belongs to another cluster or node");
+    if (memcmp(header.owner.cluster_id, owner->cluster_id, 16) != 0 ||
+        header.owner.node_id != owner->node_id) {
+        return err_set(err, ERR_CLUSTER_MISMATCH,
+                       "the votes file belongs to another cluster or node");
     }
     return 0;
 }
@@ -79,8 +82,9 @@ static void votes_pair(struct logger *logger, uint32_t pair, const uint8_t *sect
     for (uint32_t copy = 0; copy < 2; copy++) {
         struct log_record_vote vote;
         int rc = log_record_unpack_vote(sectors + (size_t)copy * LOG_RECORD_SECTOR, &vote);
-        if (rc == 0 && (memcmp(&vote.owner.cluster_id, owner->cluster_id, 16) != 0 ||
-                        vote.owner.node_id != owner->node_id || (has && vote.group != found.record.group))) {
+        if (rc == 0 &&
+            (memcmp(&vote.owner.cluster_id, owner->cluster_id, 16) != 0 ||
+             vote.owner.node_id != owner->node_id || (has && vote.group != found.record.group))) {
             rc = ERR_CORRUPT;
         }
         if (rc == ERR_CORRUPT) {
@@ -98,8 +102,9 @@ static void votes_pair(struct logger *logger, uint32_t pair, const uint8_t *sect
 }
 
 static int votes_read(struct log_votes *votes, struct env *env, struct logger *logger,
-                      const struct log_record_owner *owner, void (*each)(void *ctx, const struct log_vote *vote),
-                      void *ctx, struct err *err)
+                      const struct log_record_owner *owner,
+                      void (*each)(void *ctx, const struct log_vote *vote), void *ctx,
+                      struct err *err)
 {
     uint64_t size;
     size_t got = 0;
@@ -115,7 +120,8 @@ static int votes_read(struct log_votes *votes, struct env *env, struct logger *l
     if (rc == 0) {
         rc = votes_check(image, owner, err);
     }
-    /* A half-written sector at the end (the file was growing) counts as one: zeroes follow it here. */
+    /* A half-written sector at the end (the file was growing) counts as one: zeroes follow it here.
+     */
     size_t sectors = (got + LOG_RECORD_SECTOR - 1) / LOG_RECORD_SECTOR;
     for (uint32_t pair = 0; rc == 0 && 1 + 2 * (size_t)pair < sectors; pair++) {
         const uint8_t *at = image + (1 + 2 * (size_t)pair) * LOG_RECORD_SECTOR;
@@ -133,9 +139,9 @@ static int votes_read(struct log_votes *votes, struct env *env, struct logger *l
     return rc;
 }
 
-int log_votes_open(struct log_votes *votes, struct env *env, struct logger *logger, const char *directory,
-                   const struct log_record_owner *owner, void (*each)(void *ctx, const struct log_vote *vote), void *ctx,
-                   struct err *err)
+int log_votes_open(struct log_votes *votes, struct env *env, struct logger *logger,
+                   const char *directory, const struct log_record_owner *owner,
+                   void (*each)(void *ctx, const struct log_vote *vote), void *ctx, struct err *err)
 {
     char path[512];
     votes_path(path, directory, "");
@@ -158,16 +164,19 @@ int log_votes_open(struct log_votes *votes, struct env *env, struct logger *logg
     return env_file_open(env, path, ENV_FILE_READ | ENV_FILE_WRITE, &votes->file, err);
 }
 
-int log_votes_write(struct env *env, struct env_file *file, const struct log_vote *vote, struct err *err)
+int log_votes_write(struct env *env, struct env_file *file, const struct log_vote *vote,
+                    struct err *err)
 {
     uint8_t sector[LOG_RECORD_SECTOR];
     log_record_pack_vote(&vote->record, sector);
-    return env_file_write(env, file, (1 + 2 * (uint64_t)vote->pair + vote->copy) * LOG_RECORD_SECTOR, sector,
+    return env_file_write(env, file,
+                          (1 + 2 * (uint64_t)vote->pair + vote->copy) * LOG_RECORD_SECTOR, sector,
                           sizeof sector, err);
 }
 
 int log_votes_erase(struct env *env, struct env_file *file, uint32_t pair, struct err *err)
 {
     static const uint8_t zeroes[2 * LOG_RECORD_SECTOR];
-    return env_file_write(env, file, (1 + 2 * (uint64_t)pair) * LOG_RECORD_SECTOR, zeroes, sizeof zeroes, err);
+    return env_file_write(env, file, (1 + 2 * (uint64_t)pair) * LOG_RECORD_SECTOR, zeroes,
+                          sizeof zeroes, err);
 }
