@@ -105,6 +105,14 @@ struct dir *dir_open(struct cairn *cairn, const struct mapping *mapping, const c
     return dir;
 }
 
+static void close_scan(struct dir *dir)
+{
+    if (dir->scan != NULL) {
+        cairn_scan_close(dir->scan);
+        dir->scan = NULL;
+    }
+}
+
 static void drop_entries(struct dir *dir)
 {
     for (size_t i = 0; i < dir->count; i++) {
@@ -124,8 +132,7 @@ void dir_close(struct dir *dir)
     if (dir == NULL) {
         return;
     }
-    cairn_scan_close(dir->scan);
-    dir->scan = NULL;
+    close_scan(dir);
     dir->done = NULL;
     drop_entries(dir);
     if (dir->request_id != 0) {
@@ -347,8 +354,7 @@ static void finish(struct dir *dir, int error)
 {
     void (*done)(void *arg, int error_) = dir->done;
     if (error != 0) {
-        cairn_scan_close(dir->scan);
-        dir->scan = NULL;
+        close_scan(dir);
     }
     dir->done = NULL;
     if (done != NULL) {
@@ -383,8 +389,7 @@ static int open_scan(struct dir *dir)
         .prefix_size = dir->prefix_size,
         .meta_only = true,
     };
-    cairn_scan_close(dir->scan);
-    dir->scan = NULL;
+    close_scan(dir);
     return cairn_scan_open(dir->cairn, &options, &dir->scan);
 }
 
@@ -491,8 +496,7 @@ static void begin(struct dir *dir)
 
 static void restart(struct dir *dir)
 {
-    cairn_scan_close(dir->scan);
-    dir->scan = NULL;
+    close_scan(dir);
     drop_entries(dir);
     dir->is_end = false;
     dir->collapsed_size = dir->passed_size = 0;

@@ -15,8 +15,10 @@
 
 static void probe_finish(struct probe *probe, int error)
 {
-    cairn_scan_close(probe->scan);
-    probe->scan = NULL;
+    if (probe->scan != NULL) {
+        cairn_scan_close(probe->scan);
+        probe->scan = NULL;
+    }
     probe->done(probe->arg, error);
 }
 

@@ -823,9 +823,6 @@ int cairn_scan_fetch(struct cairn_scan *scan, void (*done)(void *arg, int status
 
 void cairn_scan_close(struct cairn_scan *scan)
 {
-    if (scan == NULL) {
-        return;
-    }
     if (scan->fetch != NULL) {
         scan->fetch->scan = NULL;
     }
