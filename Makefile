@@ -84,7 +84,7 @@ $(BUILD)/bin/cairn: $(call links,tools $(NEEDS_tools))
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ -Wl,--whole-archive $(call ARCHIVE,tools) -Wl,--no-whole-archive \
-	  -Wl,--start-group $(filter-out $(call ARCHIVE,tools),$(filter %.a,$^)) -Wl,--end-group $(LIBS) -lpq -ljansson
+	  -Wl,--start-group $(filter-out $(call ARCHIVE,tools),$(filter %.a,$^)) -Wl,--end-group $(LIBS) -lpq -ljansson -lm
 
 FUSE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard fuse/*.c))
 $(BUILD)/obj/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)

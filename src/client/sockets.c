@@ -120,7 +120,8 @@ int sockets_random(void *out, size_t size, struct err *err)
 
 void sockets_wake_at(struct sockets *sockets, uint64_t due_us)
 {
-    if (due_us == 0 || due_us == UINT64_MAX || (sockets->armed_us && sockets->armed_us <= due_us)) {
+    due_us = due_us ? due_us : 1; /* long ago: at once; 0 would disarm */
+    if (due_us == UINT64_MAX || (sockets->armed_us && sockets->armed_us <= due_us)) {
         return;
     }
     struct itimerspec when = { .it_value = { (time_t)(due_us / 1000000), (long)(due_us % 1000000) * 1000 } };

@@ -15,7 +15,7 @@ void sockets_close(struct sockets *sockets);
 int sockets_fd(const struct sockets *sockets);
 /* Feeds what has arrived to the core. timeout_ms: waits so long for the first event; 0: does not wait; -1: no limit. */
 void sockets_poll(struct sockets *sockets, struct core *core, int timeout_ms);
-/* Makes the descriptor readable at due_us (0 and UINT64_MAX: leaves it as it is; it may wake too early, never too late). */
+/* Makes the descriptor readable at due_us (0: at once; UINT64_MAX: leaves it as it is). It may wake too early, never too late. */
 void sockets_wake_at(struct sockets *sockets, uint64_t due_us);
 /* Something is to be told to the core although the descriptor is not readable. */
 bool sockets_have_news(const struct sockets *sockets);
