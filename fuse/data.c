@@ -265,7 +265,7 @@ static void adopt(struct data *data, struct cairn_result *result)
     data->base_version = result->meta.version;
     data->base_size = data->size;
     data->changed_us = 0;
-    data->is_outcome_unknown = false;
+    data->unknown_count = 0;
 }
 
 static void load_done(void *arg, struct cairn_result *result)
@@ -344,7 +344,8 @@ static void take_committed(struct data *data, uint64_t version, uint64_t time_us
     data->meta.size = data->base_size = data->sent_size;
     data->sent_change = DATA_CLEAN;
     data->sent_attributes = (struct cairn_attributes){ 0 };
-    data->is_created = data->is_outcome_unknown = data->is_conflicted = false;
+    data->is_created = data->is_conflicted = false;
+    data->unknown_count = 0;
     if (data->change == DATA_CLEAN) {
         data->changed_us = 0;
     }
@@ -353,17 +354,19 @@ static void take_committed(struct data *data, uint64_t version, uint64_t time_us
 
 static void start_commit(struct data *data);
 
-/* Our put was applied, whatever its answer said: what is there is what we sent, or begins with it
- * when we only appended. */
-static bool is_ours(const struct data *data, const struct cairn_result *result)
+/* Finds out whether a put of unknown outcome was applied: what is there is what it sent, or begins
+ * with it when we only appended. The longest counts. Returns its index, or -1. */
+static int find_ours(const struct data *data, const struct cairn_result *result)
 {
-    bool is_appended = data->change == DATA_APPENDED;
-    if (!data->is_outcome_unknown || result->value_size < data->sent_size ||
-        memcmp(result->value, data->bytes, data->sent_size) != 0) {
-        return false;
+    for (int i = (int)data->unknown_count - 1; i >= 0; i--) {
+        size_t size = data->unknown[i].size;
+        bool is_whole = data->unknown[i].count == data->change_count && result->value_size == size;
+        if ((is_whole || data->change == DATA_APPENDED) && size <= result->value_size &&
+            memcmp(result->value, data->bytes, size) == 0) {
+            return i;
+        }
     }
-    return is_appended ||
-           (data->sent_count == data->change_count && result->value_size == data->sent_size);
+    return -1;
 }
 
 /* Puts our tail behind the value that another client wrote. */
@@ -383,7 +386,7 @@ static int rebase(struct data *data, struct cairn_result *result)
     data->base_size = result->value_size;
     data->base_version = result->meta.version;
     data->meta = result->meta;
-    data->is_outcome_unknown = false;
+    data->unknown_count = 0;
     return 0;
 }
 
@@ -395,10 +398,10 @@ static void refuse(struct data *data)
 
 /* The changes that are found to have been applied are no changes any more; what was appended since
  * is. */
-static void take_ours(struct data *data, struct cairn_result *result)
+static void take_ours(struct data *data, struct cairn_result *result, size_t size)
 {
-    if (data->size > data->sent_size && data->change == DATA_APPENDED) {
-        data->base_size = data->sent_size;
+    if (data->size > size) {
+        data->base_size = size;
         data->attributes = (struct cairn_attributes){ 0 };
         return;
     }
@@ -423,8 +426,9 @@ static void reconcile_done(void *arg, struct cairn_result *result)
         end_request(data);
         return;
     }
-    if (is_ours(data, result)) {
-        take_ours(data, result);
+    int ours = find_ours(data, result);
+    if (ours >= 0) {
+        take_ours(data, result, data->unknown[ours].size);
     }
     if (data->change == DATA_CLEAN) {
         finish_first(data, 0);
@@ -440,6 +444,15 @@ static void reconcile_done(void *arg, struct cairn_result *result)
     end_request(data);
 }
 
+static void note_unknown(struct data *data)
+{
+    if (data->unknown_count == DATA_UNKNOWN_MAX) {
+        data->unknown_count--;
+    }
+    data->unknown[data->unknown_count].count = data->sent_count;
+    data->unknown[data->unknown_count++].size = data->sent_size;
+}
+
 static void commit_done(void *arg, struct cairn_result *result)
 {
     struct data *data = arg;
@@ -451,7 +464,7 @@ static void commit_done(void *arg, struct cairn_result *result)
     }
     restore_sent(data);
     if (result->status == CAIRN_CONDITION_FAILED) {
-        if (data->change == DATA_APPENDED || data->is_outcome_unknown) {
+        if (data->change == DATA_APPENDED || data->unknown_count > 0) {
             submit(data, &(struct cairn_request){ .verb = CAIRN_GET }, DATA_RECONCILING,
                    reconcile_done);
         } else {
@@ -459,7 +472,7 @@ static void commit_done(void *arg, struct cairn_result *result)
         }
     } else {
         if (result->status == CAIRN_UNKNOWN_OUTCOME || result->status == CAIRN_CANCELLED) {
-            data->is_outcome_unknown = true;
+            note_unknown(data);
         }
         finish_first(data, data_errno(result->status));
     }

@@ -20,6 +20,8 @@ enum data_change {
     DATA_REPLACED, /* began with truncation to nothing: rests on nothing */
 };
 
+enum { DATA_UNKNOWN_MAX = 4 }; /* a later one takes the last one's place */
+
 enum data_state { DATA_IDLE, DATA_LOADING, DATA_CHECKING, DATA_COMMITTING, DATA_RECONCILING };
 
 /* All open files of a mount. */
@@ -58,12 +60,17 @@ struct data {
     enum data_state state;
     uint64_t request_id;
     struct data_waiter *first, **last;
-    /* The commit under way, or the last one whose outcome is unknown. */
+    /* The commit under way. */
     enum data_change sent_change;
     struct cairn_attributes sent_attributes;
     uint64_t sent_count;
     size_t sent_size;
-    bool is_outcome_unknown;
+    /* Puts since the last known outcome that may or may not have been applied. */
+    struct {
+        uint64_t count;
+        size_t size;
+    } unknown[DATA_UNKNOWN_MAX];
+    unsigned unknown_count;
     unsigned attempts;
 };
 
