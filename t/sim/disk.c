@@ -1,0 +1,755 @@
+/* The disk of one simulated machine.
+ *
+ * A file is an inode with its content in 16 KiB chunks (absent ones are zeroes, so preallocating costs nothing). The content is what
+ * the page cache shows. The first write to a clean sector saves what the sector held in the chunk's shadow: the shadow is the
+ * durable content of unsynced sectors. A sync forgets shadows; a power loss puts them back, sector by sector, by the dice.
+ *
+ * Names live in two tables: what the running system sees and what is durable; between them stands the journal of directory
+ * operations not yet synced. A directory sync carries that directory's operations over; a power loss carries a prefix over.
+ *
+ * Invariants
+ *   I1  a chunk has a shadow exactly when its dirty mask is not 0; stuck is a subset of dirty.
+ *   I2  inode->dirty lists every chunk that has a shadow, once.
+ *   I3  an inode lives while a table, the journal or a handle refers to it.
+ *
+ * After a failed sync a sector in doubt is `stuck`: the cache shows it as clean, later syncs don't write it, and a power loss takes
+ * it away; only writing it anew helps. That is what Linux does (see "fsyncgate", 2018). */
+#include "sim/disk.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/list.h"
+#include "base/mem.h"
+
+enum { SECTOR_BYTES = 512, CHUNK_SECTORS = 32, CHUNK_BYTES = SECTOR_BYTES * CHUNK_SECTORS };
+
+struct chunk {
+    uint32_t dirty, stuck; /* a bit a sector */
+    uint8_t *shadow;
+    uint8_t data[CHUNK_BYTES];
+};
+
+struct inode {
+    uint32_t references;
+    uint64_t size, durable_size;
+    struct chunk **chunks;
+    size_t chunk_count;
+    uint32_t *dirty;
+    size_t dirty_count, dirty_capacity;
+};
+
+struct name {
+    char *path;
+    struct inode *inode; /* NULL: a directory */
+};
+
+struct names {
+    struct name *items;
+    size_t count, capacity;
+};
+
+/* One directory operation: at most one name goes, at most one comes (a rename does both at once). */
+struct operation {
+    char *gone;
+    char *come;
+    struct inode *inode; /* of `come`; NULL: a directory */
+};
+
+struct env_file {
+    struct list link;
+    struct disk *disk; /* NULL: its process has ended */
+    struct inode *inode;
+    bool is_writable;
+};
+
+struct disk {
+    struct random random;
+    uint64_t capacity_bytes, used_bytes;
+    struct names now, durable;
+    struct operation *journal;
+    size_t journal_count, journal_capacity;
+    struct list files;
+    char *locked[4];
+    struct disk_faults faults;
+    struct disk_stats stats;
+    struct inode *last_inode; /* the sector written last, which a power loss may tear; no reference: cleared with the inode */
+    uint64_t last_sector;
+};
+
+static void inode_unref(struct disk *disk, struct inode *inode);
+static void names_fini(struct disk *disk, struct names *names);
+static void operation_apply(struct disk *disk, struct names *names, const struct operation *operation);
+static void operation_fini(struct disk *disk, struct operation *operation);
+
+struct disk *disk_new(uint64_t seed, uint64_t capacity_bytes)
+{
+    struct disk *disk = MEM_NEW(struct disk);
+    disk->random = random_stream(seed, 0xd15c);
+    disk->capacity_bytes = capacity_bytes;
+    list_init(&disk->files);
+    return disk;
+}
+
+void disk_free(struct disk *disk)
+{
+    if (!disk) {
+        return;
+    }
+    disk_process_ended(disk);
+    for (size_t i = 0; i < disk->journal_count; i++) {
+        operation_fini(disk, &disk->journal[i]);
+    }
+    mem_free(disk->journal);
+    names_fini(disk, &disk->now);
+    names_fini(disk, &disk->durable);
+    mem_free(disk);
+}
+
+void disk_prepare(struct disk *disk, const char *path)
+{
+    CHECK(disk_dir_make(disk, path, NULL) == 0);
+    for (size_t i = 0; i < disk->journal_count; i++) {
+        operation_apply(disk, &disk->durable, &disk->journal[i]);
+        operation_fini(disk, &disk->journal[i]);
+    }
+    disk->journal_count = 0;
+}
+
+struct disk_faults *disk_faults(struct disk *disk)
+{
+    return &disk->faults;
+}
+
+const struct disk_stats *disk_stats(const struct disk *disk)
+{
+    return &disk->stats;
+}
+
+void disk_process_ended(struct disk *disk)
+{
+    struct list *link;
+    while ((link = list_take_first(&disk->files)) != NULL) {
+        struct env_file *file = container_of(link, struct env_file, link);
+        file->disk = NULL;
+        inode_unref(disk, file->inode);
+        file->inode = NULL;
+    }
+    for (size_t i = 0; i < sizeof disk->locked / sizeof disk->locked[0]; i++) {
+        mem_free(disk->locked[i]);
+        disk->locked[i] = NULL;
+    }
+    disk->faults.die_in = 0;
+    disk->faults.dying = false;
+}
+
+/* --- Inodes */
+
+static void inode_unref(struct disk *disk, struct inode *inode)
+{
+    if (!inode || --inode->references > 0) {
+        return;
+    }
+    for (size_t i = 0; i < inode->chunk_count; i++) {
+        if (inode->chunks[i]) {
+            mem_free(inode->chunks[i]->shadow);
+            mem_free(inode->chunks[i]);
+        }
+    }
+    if (disk->last_inode == inode) {
+        disk->last_inode = NULL;
+    }
+    disk->used_bytes -= inode->size;
+    mem_free(inode->chunks);
+    mem_free(inode->dirty);
+    mem_free(inode);
+}
+
+static struct chunk *inode_chunk(struct inode *inode, size_t index)
+{
+    if (index >= inode->chunk_count) {
+        size_t count = index + 1 + index / 2;
+        inode->chunks = mem_realloc(inode->chunks, count * sizeof *inode->chunks);
+        memset(inode->chunks + inode->chunk_count, 0,
+               (count - inode->chunk_count) * sizeof *inode->chunks);
+        inode->chunk_count = count;
+    }
+    if (!inode->chunks[index]) {
+        inode->chunks[index] = MEM_NEW(struct chunk);
+    }
+    return inode->chunks[index];
+}
+
+/* Sectors first … last of a chunk are about to be written: saves those that are clean. */
+static void inode_dirty_sectors(struct inode *inode, size_t index, uint32_t first, uint32_t last)
+{
+    struct chunk *chunk = inode->chunks[index];
+    if (!chunk->shadow) {
+        chunk->shadow = mem_alloc(CHUNK_BYTES);
+        if (inode->dirty_count == inode->dirty_capacity) {
+            inode->dirty_capacity = inode->dirty_capacity ? inode->dirty_capacity * 2 : 16;
+            inode->dirty = mem_realloc(inode->dirty, inode->dirty_capacity * sizeof *inode->dirty);
+        }
+        inode->dirty[inode->dirty_count++] = (uint32_t)index;
+    }
+    for (uint32_t sector = first; sector <= last; sector++) {
+        uint32_t bit = 1u << sector;
+        if (!(chunk->dirty & bit)) {
+            size_t at = (size_t)sector * SECTOR_BYTES;
+            memcpy(chunk->shadow + at, chunk->data + at, SECTOR_BYTES);
+            chunk->dirty |= bit;
+        }
+        chunk->stuck &= ~bit;
+    }
+}
+
+/* Writes bytes, or zeroes when data is NULL (which makes no chunk that does not exist). */
+static void inode_write(struct inode *inode, uint64_t offset, const uint8_t *data, size_t size)
+{
+    while (size > 0) {
+        size_t index = (size_t)(offset / CHUNK_BYTES), at = (size_t)(offset % CHUNK_BYTES);
+        size_t part = CHUNK_BYTES - at < size ? CHUNK_BYTES - at : size;
+        bool exists = index < inode->chunk_count && inode->chunks[index];
+        if (data || exists) {
+            struct chunk *chunk = inode_chunk(inode, index);
+            inode_dirty_sectors(inode, index, (uint32_t)(at / SECTOR_BYTES),
+                                (uint32_t)((at + part - 1) / SECTOR_BYTES));
+            if (data) {
+                memcpy(chunk->data + at, data, part);
+                data += part;
+            } else {
+                memset(chunk->data + at, 0, part);
+            }
+        }
+        offset += part;
+        size -= part;
+    }
+}
+
+static void inode_read(const struct inode *inode, uint64_t offset, uint8_t *out, size_t size)
+{
+    while (size > 0) {
+        size_t index = (size_t)(offset / CHUNK_BYTES), at = (size_t)(offset % CHUNK_BYTES);
+        size_t part = CHUNK_BYTES - at < size ? CHUNK_BYTES - at : size;
+        if (index < inode->chunk_count && inode->chunks[index]) {
+            memcpy(out, inode->chunks[index]->data + at, part);
+        } else {
+            memset(out, 0, part);
+        }
+        out += part;
+        offset += part;
+        size -= part;
+    }
+}
+
+/* Everything that is not stuck becomes durable; with `doubt` (a failed sync) each sector only by the toss of a coin, and those that
+ * did not make it are stuck. */
+static void inode_sync(struct disk *disk, struct inode *inode, bool doubt)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < inode->dirty_count; i++) {
+        struct chunk *chunk = inode->chunks[inode->dirty[i]];
+        if (doubt) {
+            chunk->stuck |= chunk->dirty & (uint32_t)random_u64(&disk->random);
+        }
+        chunk->dirty &= chunk->stuck;
+        if (chunk->dirty) {
+            inode->dirty[kept++] = inode->dirty[i];
+        } else {
+            mem_free(chunk->shadow);
+            chunk->shadow = NULL;
+        }
+    }
+    inode->dirty_count = kept;
+    if (!doubt) {
+        inode->durable_size = inode->size;
+    }
+}
+
+static void inode_lose_sector(struct disk *disk, struct chunk *chunk, uint32_t sector, uint32_t keep)
+{
+    size_t at = (size_t)sector * SECTOR_BYTES;
+    memcpy(chunk->data + at + keep, chunk->shadow + at + keep, SECTOR_BYTES - keep);
+}
+
+static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t keep_percent, bool torn)
+{
+    for (size_t i = 0; i < inode->dirty_count; i++) {
+        struct chunk *chunk = inode->chunks[inode->dirty[i]];
+        for (uint32_t sector = 0; sector < CHUNK_SECTORS; sector++) {
+            uint64_t number = (uint64_t)inode->dirty[i] * CHUNK_SECTORS + sector;
+            if (!(chunk->dirty & 1u << sector)) {
+                continue;
+            }
+            if (torn && inode == disk->last_inode && number == disk->last_sector) {
+                inode_lose_sector(disk, chunk, sector,
+                                  (uint32_t)random_between(&disk->random, 1, SECTOR_BYTES - 1));
+                disk->stats.sectors_torn++;
+            } else if ((chunk->stuck & 1u << sector) ||
+                       !random_percent(&disk->random, keep_percent)) {
+                inode_lose_sector(disk, chunk, sector, 0);
+                disk->stats.sectors_lost++;
+            } else {
+                disk->stats.sectors_kept++;
+            }
+        }
+        chunk->dirty = chunk->stuck = 0;
+        mem_free(chunk->shadow);
+        chunk->shadow = NULL;
+    }
+    inode->dirty_count = 0;
+    if (inode->size != inode->durable_size && !random_percent(&disk->random, keep_percent)) {
+        if (inode->durable_size < inode->size) {
+            inode_write(inode, inode->durable_size, NULL, inode->size - inode->durable_size);
+        }
+        disk->used_bytes -= inode->size;
+        disk->used_bytes += inode->durable_size;
+        inode->size = inode->durable_size;
+    }
+    inode_sync(disk, inode, false);
+}
+
+/* --- Names */
+
+static struct name *names_find(const struct names *names, const char *path)
+{
+    for (size_t i = 0; i < names->count; i++) {
+        if (strcmp(names->items[i].path, path) == 0) {
+            return &names->items[i];
+        }
+    }
+    return NULL;
+}
+
+static void names_remove(struct disk *disk, struct names *names, const char *path)
+{
+    struct name *name = names_find(names, path);
+    if (name) {
+        mem_free(name->path);
+        inode_unref(disk, name->inode);
+        *name = names->items[--names->count];
+    }
+}
+
+static void names_put(struct disk *disk, struct names *names, const char *path, struct inode *inode)
+{
+    names_remove(disk, names, path);
+    if (names->count == names->capacity) {
+        names->capacity = names->capacity ? names->capacity * 2 : 16;
+        names->items = mem_realloc(names->items, names->capacity * sizeof *names->items);
+    }
+    if (inode) {
+        inode->references++;
+    }
+    names->items[names->count++] = (struct name){ mem_strdup(path), inode };
+}
+
+static void names_fini(struct disk *disk, struct names *names)
+{
+    while (names->count > 0) {
+        names_remove(disk, names, names->items[names->count - 1].path);
+    }
+    mem_free(names->items);
+    *names = (struct names){ 0 };
+}
+
+static size_t parent_length(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? (size_t)(slash - path) : 0;
+}
+
+static bool is_child(const char *path, const char *directory)
+{
+    size_t size = strlen(directory);
+    return parent_length(path) == size && strncmp(path, directory, size) == 0;
+}
+
+static void operation_fini(struct disk *disk, struct operation *operation)
+{
+    mem_free(operation->gone);
+    mem_free(operation->come);
+    inode_unref(disk, operation->inode);
+}
+
+static void operation_apply(struct disk *disk, struct names *names, const struct operation *operation)
+{
+    if (operation->gone) {
+        names_remove(disk, names, operation->gone);
+    }
+    if (operation->come) {
+        names_put(disk, names, operation->come, operation->inode);
+    }
+}
+
+/* Does an operation now, and durably with the next sync of its directory. */
+static void operate(struct disk *disk, const char *gone, const char *come, struct inode *inode)
+{
+    if (disk->journal_count == disk->journal_capacity) {
+        disk->journal_capacity = disk->journal_capacity ? disk->journal_capacity * 2 : 16;
+        disk->journal = mem_realloc(disk->journal, disk->journal_capacity * sizeof *disk->journal);
+    }
+    struct operation *operation = &disk->journal[disk->journal_count++];
+    *operation = (struct operation){ gone ? mem_strdup(gone) : NULL,
+                                     come ? mem_strdup(come) : NULL, inode };
+    if (inode) {
+        inode->references++;
+    }
+    operation_apply(disk, &disk->now, operation);
+}
+
+/* After a power loss a name is reachable only if the directory that it stands in is. */
+static bool is_reachable(const struct names *names, const char *path)
+{
+    char parent[512];
+    size_t size = parent_length(path);
+    if (size == 0) {
+        return true;
+    }
+    CHECK(size < sizeof parent);
+    memcpy(parent, path, size);
+    parent[size] = 0;
+    const struct name *name = names_find(names, parent);
+    return name && !name->inode && is_reachable(names, parent);
+}
+
+void disk_power_loss(struct disk *disk, bool torn)
+{
+    static const uint8_t keep_percents[] = { 0, 0, 10, 50, 90, 100 };
+    uint32_t keep = keep_percents[random_below(&disk->random, sizeof keep_percents)];
+    disk_process_ended(disk);
+    size_t prefix = random_below(&disk->random, disk->journal_count + 1);
+    for (size_t i = 0; i < disk->journal_count; i++) {
+        if (i < prefix) {
+            operation_apply(disk, &disk->durable, &disk->journal[i]);
+        } else {
+            disk->stats.names_lost++;
+        }
+        operation_fini(disk, &disk->journal[i]);
+    }
+    disk->journal_count = 0;
+    names_fini(disk, &disk->now);
+    for (size_t i = 0; i < disk->durable.count;) {
+        if (is_reachable(&disk->durable, disk->durable.items[i].path)) {
+            i++;
+        } else {
+            names_remove(disk, &disk->durable, disk->durable.items[i].path);
+            i = 0;
+        }
+    }
+    for (size_t i = 0; i < disk->durable.count; i++) {
+        struct name *name = &disk->durable.items[i];
+        if (name->inode) {
+            inode_power_loss(disk, name->inode, keep, torn);
+        }
+        names_put(disk, &disk->now, name->path, name->inode);
+    }
+    disk->last_inode = NULL;
+}
+
+/* --- Faults */
+
+/* Counts one mutation; true when the process dies in it. */
+static bool is_dying(struct disk *disk)
+{
+    struct disk_faults *faults = &disk->faults;
+    if (!faults->dying && faults->die_in > 0 && --faults->die_in == 0) {
+        faults->dying = true;
+    }
+    return faults->dying;
+}
+
+static bool is_struck(uint32_t *countdown)
+{
+    return *countdown > 0 && --*countdown == 0;
+}
+
+static int fail_dying(struct err *err)
+{
+    return err_set(err, ERR_IO, "the process is dying");
+}
+
+static bool has_room(struct disk *disk, uint64_t more)
+{
+    if (!disk->faults.full && disk->used_bytes + more <= disk->capacity_bytes) {
+        return true;
+    }
+    disk->stats.refused_full++;
+    return false;
+}
+
+/* --- The file calls */
+
+static int open_inode(struct disk *disk, const char *path, int flags, struct inode **out, struct err *err)
+{
+    struct name *name = names_find(&disk->now, path);
+    if (name) {
+        if (flags & ENV_FILE_EXCLUSIVE) {
+            return err_set(err, ERR_EXISTS, "%s: exists", path);
+        }
+        if (!name->inode) {
+            return err_set(err, ERR_IO, "%s: is a directory", path);
+        }
+        *out = name->inode;
+        return 0;
+    }
+    if (!(flags & ENV_FILE_CREATE) || !is_reachable(&disk->now, path)) {
+        return err_set(err, ERR_NOT_FOUND, "%s: no such file or directory", path);
+    }
+    if (is_dying(disk)) {
+        return fail_dying(err);
+    }
+    struct inode *inode = MEM_NEW(struct inode);
+    operate(disk, NULL, path, inode);
+    *out = inode;
+    return 0;
+}
+
+int disk_file_open(struct disk *disk, const char *path, int flags, struct env_file **out,
+                   struct err *err)
+{
+    struct inode *inode = NULL;
+    int status = open_inode(disk, path, flags, &inode, err);
+    if (status) {
+        return status;
+    }
+    struct env_file *file = MEM_NEW(struct env_file);
+    file->disk = disk;
+    file->inode = inode;
+    file->is_writable = (flags & ENV_FILE_WRITE) != 0;
+    inode->references++;
+    list_append(&disk->files, &file->link);
+    *out = file;
+    return 0;
+}
+
+int disk_file_read(struct env_file *file, uint64_t offset, void *out, size_t size, size_t *got,
+                   struct err *err)
+{
+    if (!file->disk || file->disk->faults.dying) {
+        return fail_dying(err);
+    }
+    uint64_t left = offset < file->inode->size ? file->inode->size - offset : 0;
+    size_t part = size < left ? size : (size_t)left;
+    inode_read(file->inode, offset, out, part);
+    *got = part;
+    return 0;
+}
+
+static void set_size(struct disk *disk, struct inode *inode, uint64_t size)
+{
+    disk->used_bytes += size;
+    disk->used_bytes -= inode->size;
+    inode->size = size;
+}
+
+int disk_file_write(struct env_file *file, uint64_t offset, const void *data, size_t size,
+                    struct err *err)
+{
+    struct disk *disk = file->disk;
+    if (!disk || disk->faults.dying) {
+        return fail_dying(err);
+    }
+    CHECK(file->is_writable);
+    struct inode *inode = file->inode;
+    uint64_t end = offset + size;
+    if (end > inode->size && !has_room(disk, end - inode->size)) {
+        return err_set(err, ERR_DISK_FULL, "no space left on device");
+    }
+    bool dies = is_dying(disk);
+    bool fails = is_struck(&disk->faults.fail_write_in);
+    size_t part = dies || fails ? (size_t)random_below(&disk->random, size + 1) : size;
+    if (part > 0) {
+        if (offset + part > inode->size) {
+            set_size(disk, inode, offset + part);
+        }
+        inode_write(inode, offset, data, part);
+        disk->last_inode = inode;
+        disk->last_sector = (offset + part - 1) / SECTOR_BYTES;
+    }
+    disk->stats.writes++;
+    disk->stats.bytes += part;
+    if (fails) {
+        disk->stats.writes_failed++;
+        return err_set(err, ERR_IO, "write: input/output error");
+    }
+    return dies ? fail_dying(err) : 0;
+}
+
+int disk_file_sync(struct env_file *file, struct err *err)
+{
+    struct disk *disk = file->disk;
+    if (!disk || disk->faults.dying || is_dying(disk)) {
+        return fail_dying(err);
+    }
+    disk->stats.syncs++;
+    if (disk->faults.lies) {
+        return 0;
+    }
+    bool fails = is_struck(&disk->faults.fail_sync_in);
+    inode_sync(disk, file->inode, fails);
+    if (fails) {
+        disk->stats.syncs_failed++;
+        return err_set(err, ERR_IO, "fdatasync: input/output error");
+    }
+    return 0;
+}
+
+int disk_file_size(struct env_file *file, uint64_t *out, struct err *err)
+{
+    if (!file->disk) {
+        return fail_dying(err);
+    }
+    *out = file->inode->size;
+    return 0;
+}
+
+int disk_file_resize(struct env_file *file, uint64_t size, struct err *err)
+{
+    struct disk *disk = file->disk;
+    if (!disk || disk->faults.dying || is_dying(disk)) {
+        return fail_dying(err);
+    }
+    struct inode *inode = file->inode;
+    if (size > inode->size && !has_room(disk, size - inode->size)) {
+        return err_set(err, ERR_DISK_FULL, "no space left on device");
+    }
+    if (size < inode->size) {
+        inode_write(inode, size, NULL, (size_t)(inode->size - size));
+    }
+    set_size(disk, inode, size);
+    return 0;
+}
+
+void disk_file_close(struct env_file *file)
+{
+    if (file->disk) {
+        list_remove(&file->link);
+        inode_unref(file->disk, file->inode);
+    }
+    mem_free(file);
+}
+
+int disk_rename(struct disk *disk, const char *from, const char *to, struct err *err)
+{
+    struct name *name = names_find(&disk->now, from);
+    if (!name || !is_reachable(&disk->now, to)) {
+        return err_set(err, ERR_NOT_FOUND, "%s: no such file or directory", name ? to : from);
+    }
+    CHECK(name->inode != NULL); /* directories are not renamed by anybody */
+    if (is_dying(disk)) {
+        return fail_dying(err);
+    }
+    operate(disk, from, to, name->inode);
+    return 0;
+}
+
+int disk_remove(struct disk *disk, const char *path, struct err *err)
+{
+    if (!names_find(&disk->now, path)) {
+        return err_set(err, ERR_NOT_FOUND, "%s: no such file or directory", path);
+    }
+    if (is_dying(disk)) {
+        return fail_dying(err);
+    }
+    operate(disk, path, NULL, NULL);
+    return 0;
+}
+
+int disk_dir_make(struct disk *disk, const char *path, struct err *err)
+{
+    char part[512];
+    if (strlen(path) >= sizeof part) {
+        return err_set(err, ERR_IO, "%s: file name too long", path);
+    }
+    for (size_t i = 1; i <= strlen(path); i++) {
+        if (path[i] != '/' && path[i] != 0) {
+            continue;
+        }
+        memcpy(part, path, i);
+        part[i] = 0;
+        struct name *name = names_find(&disk->now, part);
+        if (name && name->inode) {
+            return err_set(err, ERR_IO, "%s: is a file", part);
+        }
+        if (!name) {
+            if (is_dying(disk)) {
+                return fail_dying(err);
+            }
+            operate(disk, NULL, part, NULL);
+        }
+    }
+    return 0;
+}
+
+int disk_dir_sync(struct disk *disk, const char *path, struct err *err)
+{
+    if (!names_find(&disk->now, path)) {
+        return err_set(err, ERR_NOT_FOUND, "%s: no such directory", path);
+    }
+    if (is_dying(disk)) {
+        return fail_dying(err);
+    }
+    if (disk->faults.lies) {
+        return 0;
+    }
+    size_t kept = 0;
+    for (size_t i = 0; i < disk->journal_count; i++) {
+        struct operation *operation = &disk->journal[i];
+        if ((operation->gone && is_child(operation->gone, path)) ||
+            (operation->come && is_child(operation->come, path))) {
+            operation_apply(disk, &disk->durable, operation);
+            operation_fini(disk, operation);
+        } else {
+            disk->journal[kept++] = *operation;
+        }
+    }
+    disk->journal_count = kept;
+    return 0;
+}
+
+static int compare_paths(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+int disk_dir_list(struct disk *disk, const char *path, void (*each)(void *ctx, const char *name),
+                  void *ctx, struct err *err)
+{
+    const struct name *directory = names_find(&disk->now, path);
+    if (!directory || directory->inode) {
+        return err_set(err, ERR_NOT_FOUND, "%s: no such directory", path);
+    }
+    char **paths = mem_alloc((disk->now.count + 1) * sizeof *paths);
+    size_t count = 0;
+    for (size_t i = 0; i < disk->now.count; i++) {
+        if (is_child(disk->now.items[i].path, path)) {
+            paths[count++] = mem_strdup(disk->now.items[i].path); /* `each` may remove it */
+        }
+    }
+    qsort(paths, count, sizeof *paths, compare_paths);
+    for (size_t i = 0; i < count; i++) {
+        each(ctx, strrchr(paths[i], '/') + 1);
+        mem_free(paths[i]);
+    }
+    mem_free(paths);
+    return 0;
+}
+
+int disk_dir_lock(struct disk *disk, const char *path, struct err *err)
+{
+    size_t slots = sizeof disk->locked / sizeof disk->locked[0];
+    for (size_t i = 0; i < slots; i++) {
+        if (disk->locked[i] && strcmp(disk->locked[i], path) == 0) {
+            return err_set(err, ERR_BUSY, "%s: locked by another process", path);
+        }
+    }
+    for (size_t i = 0; i < slots; i++) {
+        if (!disk->locked[i]) {
+            disk->locked[i] = mem_strdup(path);
+            return 0;
+        }
+    }
+    return err_set(err, ERR_IO, "too many locked directories");
+}

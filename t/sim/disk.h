@@ -1,0 +1,56 @@
+/* The disk of one simulated machine: what the page cache shows, and what would be left after a power loss.
+ *
+ * Outlives the process: a crash keeps the page cache (disk_process_ended), a power loss keeps what was synced and a random part of
+ * the rest (disk_power_loss). */
+#ifndef SIM_DISK_H
+#define SIM_DISK_H
+
+#include "base/err.h"
+#include "env/env.h"
+#include "sim/random.h"
+
+struct disk;
+
+/* Faults; all zero: a good disk. The caller sets and clears them at any time. */
+struct disk_faults {
+    uint32_t fail_write_in; /* the n-th file_write from now fails with ERR_IO, once; 0: none */
+    uint32_t fail_sync_in;  /* the n-th sync likewise; what was to become durable stays in doubt */
+    uint32_t die_in;        /* the n-th write, sync, resize, rename, … from now and all later ones do nothing and fail: the process is
+                               dying in the middle of a job */
+    bool dying;             /* die_in has struck */
+    bool full;              /* nothing that needs new room succeeds */
+    bool lies;              /* --break-sync: a sync makes nothing durable and says it did */
+};
+
+struct disk_stats {
+    uint64_t writes, syncs, bytes, sectors_lost, sectors_torn, sectors_kept, names_lost, writes_failed, syncs_failed, refused_full;
+};
+
+struct disk *disk_new(uint64_t seed, uint64_t capacity_bytes);
+void disk_free(struct disk *disk);
+/* Makes a directory and its parents, durably: what was there before the machine began. */
+void disk_prepare(struct disk *disk, const char *path);
+struct disk_faults *disk_faults(struct disk *disk);
+const struct disk_stats *disk_stats(const struct disk *disk);
+
+/* The process is gone: its locks and the faults of dying end, its handles fail from now on; the page cache stays. */
+void disk_process_ended(struct disk *disk);
+/* Each unsynced sector is kept, lost, or (with torn) cut somewhere inside; of the unsynced directory operations a prefix is kept, as
+ * journaling file systems do. Ends the process too. */
+void disk_power_loss(struct disk *disk, bool torn);
+/* The file calls of env.h. */
+int disk_file_open(struct disk *disk, const char *path, int flags, struct env_file **out, struct err *err);
+int disk_file_read(struct env_file *file, uint64_t offset, void *out, size_t size, size_t *got, struct err *err);
+int disk_file_write(struct env_file *file, uint64_t offset, const void *data, size_t size, struct err *err);
+int disk_file_sync(struct env_file *file, struct err *err);
+int disk_file_size(struct env_file *file, uint64_t *out, struct err *err);
+int disk_file_resize(struct env_file *file, uint64_t size, struct err *err);
+void disk_file_close(struct env_file *file);
+int disk_rename(struct disk *disk, const char *from, const char *to, struct err *err);
+int disk_remove(struct disk *disk, const char *path, struct err *err);
+int disk_dir_make(struct disk *disk, const char *path, struct err *err);
+int disk_dir_sync(struct disk *disk, const char *path, struct err *err);
+int disk_dir_list(struct disk *disk, const char *path, void (*each)(void *ctx, const char *name), void *ctx, struct err *err);
+int disk_dir_lock(struct disk *disk, const char *path, struct err *err);
+
+#endif

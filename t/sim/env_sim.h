@@ -1,0 +1,70 @@
+/* The second implementation of env.h: one simulated process on one simulated machine.
+ *
+ *   env_sim_new → env_sim_boot → … → env_sim_kill (a crash: from here on nothing reaches disk or network, no callback comes)
+ *               → the owner frees its things (node_abandon) → env_sim_reap → env_sim_boot again, or env_sim_free
+ *
+ * Callbacks come from schedule steps only; env_sim_step runs what was deferred. */
+#ifndef SIM_ENV_SIM_H
+#define SIM_ENV_SIM_H
+
+#include "env/env.h"
+#include "sim/disk.h"
+#include "sim/network.h"
+#include "sim/random.h"
+#include "sim/schedule.h"
+
+enum env_sim_end {
+    ENV_SIM_CRASH,      /* the process dies: the page cache stays, peers hear of it */
+    ENV_SIM_POWER_LOSS, /* the machine dies: unsynced data is at stake, peers hear nothing */
+};
+
+struct env_sim_jobs {
+    struct list waiting, finished;
+    struct schedule_event work, done;
+    uint64_t last_done_us;
+};
+
+struct env_sim {
+    struct env env;
+    struct schedule *schedule;
+    struct network *network;
+    struct disk *disk; /* NULL: a client without files */
+    uint32_t machine;  /* index in network->machines */
+    char host[32];
+    struct random random; /* for env_random */
+    struct random timing;
+    bool is_dead;      /* before the first boot, and between kill and boot */
+    bool is_down;      /* dead by power loss: the machine does not answer either */
+    bool is_real_too;  /* directories are made on the real disk as well: LMDB lies beside the simulated files */
+    bool torn;         /* a power loss may tear a sector */
+    uint64_t paused_until_us;
+    uint64_t booted_us;
+    int64_t drift_ppm;      /* of both clocks */
+    int64_t wall_offset_us; /* of the wall clock; a jump changes it */
+    uint32_t slow_factor;   /* of the disk; 1: as it should be */
+    uint32_t log_delay_us, flush_delay_us, read_delay_us; /* typical */
+    struct list deferred;
+    struct env_sim_jobs jobs[ENV_JOB_CLASSES];
+    struct list conns, listeners;
+    uint64_t jobs_cut; /* jobs in the middle of which the process died */
+};
+
+struct env_sim *env_sim_new(struct schedule *schedule, struct network *network, struct disk *disk, uint32_t machine, const char *host,
+                            uint64_t seed);
+void env_sim_free(struct env_sim *env);
+/* The process starts. */
+void env_sim_boot(struct env_sim *env);
+/* Ends the process at once. Jobs that wait may be carried out, wholly or up to the middle of their file calls, as the dice say; `done`
+ * comes for none. */
+void env_sim_kill(struct env_sim *env, enum env_sim_end end);
+/* After the owner has freed its things: connections that it closed and jobs that it left get their last callback, so that they
+ * can free themselves. Files fail for those jobs. */
+void env_sim_reap(struct env_sim *env);
+/* Stops the process (SIGSTOP) until a time: its events wait. */
+void env_sim_pause(struct env_sim *env, uint64_t until_us);
+/* Runs one event that schedule_next gave, and what it deferred; false: its process is paused, it was put off. */
+bool env_sim_step(struct schedule *schedule, struct schedule_event *event);
+
+static inline struct env_sim *env_sim_of(struct env *env) { return (struct env_sim *)env; }
+
+#endif

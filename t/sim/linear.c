@@ -1,0 +1,435 @@
+/* The linearizability checker.
+ *
+ * Depth-first search over the next operation to take effect. The list holds calls and replies in real order; what may come next is
+ * every call before the first reply in the list. Visited (set of operations taken, state) pairs are not visited again; they are kept
+ * as 128-bit hashes (Zobrist), whose collisions are less likely than bit flips.
+ *
+ * Unknown outcomes would make the search exponential; two observations keep it small:
+ *   - an unknown put whose value somebody read did happen, before that read's reply: it is treated so;
+ *   - an unknown put that nobody read, when every version ever reported belongs to a known write, explains nothing: it is left out.
+ *   - another unknown operation earns its place only by what comes right after it: if that could have come without it, the unknown
+ *     one can be moved behind it (it was a read) or left out (it was a write). So whatever follows an unknown operation must be
+ *     impossible without it. */
+#include "sim/linear.h"
+
+#include "base/check.h"
+#include "base/hash.h"
+#include "base/hashtab.h"
+#include "base/mem.h"
+
+enum { STEPS_MAX_DEFAULT = 2000000 };
+
+struct state {
+    uint64_t value;   /* 0: absent */
+    uint64_t version; /* 0: not known (or absent) */
+    uint64_t floor;   /* no later change has a version up to here */
+};
+
+struct entry {
+    struct entry *prev, *next;
+    struct entry *reply; /* of a call; NULL: none */
+    uint64_t at;
+    uint32_t op;
+    bool is_call, is_optional;
+};
+
+/* Where the search stands: the register, and before an optional operation was taken just now. */
+struct place {
+    struct state state, without;
+    bool is_after_optional;
+};
+
+struct frame {
+    struct entry *call;
+    struct place place;
+};
+
+struct search {
+    const struct linear_op *ops;
+    struct entry *entries;
+    struct entry head;
+    struct frame *stack;
+    size_t depth, required;
+    uint64_t taken_low, taken_high; /* Zobrist hash of the set */
+    struct hashtab visited;         /* low half → list of high halves, as chained cells */
+    struct arena cells;
+};
+
+struct cell {
+    struct cell *next;
+    uint64_t high;
+};
+
+/* --- The register */
+
+/* Was `version` the version of what is there? Learns it when it is not known. */
+static bool is_version(struct state *state, uint64_t version)
+{
+    if (version == 0) {
+        return true;
+    }
+    if (state->value == 0) {
+        return false;
+    }
+    if (state->version != 0) {
+        return state->version == version;
+    }
+    if (version <= state->floor) {
+        return false;
+    }
+    state->version = state->floor = version;
+    return true;
+}
+
+static bool step_put(struct state *state, const struct linear_op *op)
+{
+    bool is_refused = op->outcome == LINEAR_REFUSED;
+    if (op->condition == LINEAR_IF_ABSENT) {
+        if ((state->value == 0) == is_refused) {
+            return false;
+        }
+    } else if (op->condition == LINEAR_IF_VERSION) {
+        struct state with = *state;
+        bool can_hold = state->value != 0 && is_version(&with, op->condition_version);
+        if (!is_refused && !can_hold) {
+            return false;
+        }
+        if (is_refused && state->value != 0 && state->version == op->condition_version) {
+            return false;
+        }
+        if (!is_refused) {
+            *state = with;
+        }
+    } else if (is_refused) {
+        return false;
+    }
+    if (is_refused) {
+        if (op->condition == LINEAR_IF_VERSION && op->version == op->condition_version) {
+            return false; /* refused for want of what was there */
+        }
+        return op->version == 0 ? op->condition != LINEAR_IF_VERSION || state->value == 0
+                                : is_version(state, op->version);
+    }
+    if (op->version != 0 && op->version <= state->floor) {
+        return false;
+    }
+    state->value = op->value;
+    state->version = op->version;
+    state->floor = op->version != 0 ? op->version : state->floor;
+    return true;
+}
+
+static bool step_delete(struct state *state, const struct linear_op *op)
+{
+    if (op->outcome == LINEAR_OK) {
+        if (op->existed != (state->value != 0)) {
+            return false;
+        }
+        if (op->existed && !is_version(state, op->version)) {
+            return false;
+        }
+    }
+    state->value = state->version = 0;
+    return true;
+}
+
+static bool step(struct state *state, const struct linear_op *op)
+{
+    switch (op->kind) {
+    case LINEAR_PUT:
+        return step_put(state, op);
+    case LINEAR_DELETE:
+        return step_delete(state, op);
+    default:
+        if (op->outcome == LINEAR_ABSENT) {
+            return state->value == 0;
+        }
+        return state->value == op->value && is_version(state, op->version);
+    }
+}
+
+/* --- What goes into the search */
+
+static bool is_write(const struct linear_op *op)
+{
+    return op->kind != LINEAR_GET;
+}
+
+static bool is_unknown(const struct linear_op *op)
+{
+    return op->outcome == LINEAR_UNKNOWN || op->outcome == LINEAR_PENDING;
+}
+
+/* The earliest reply of a read that saw the value; LINEAR_NEVER: nobody did. */
+static uint64_t first_seen(const struct linear_op *ops, size_t count, uint64_t value)
+{
+    uint64_t seen = LINEAR_NEVER;
+    for (size_t i = 0; i < count; i++) {
+        if (ops[i].kind == LINEAR_GET && ops[i].outcome == LINEAR_OK && ops[i].value == value &&
+            ops[i].reply < seen) {
+            seen = ops[i].reply;
+        }
+    }
+    return seen;
+}
+
+/* Is some reported version that of no known write and no read? Then an unread unknown put may explain it. */
+static bool has_orphan_version(const struct linear_op *ops, size_t count)
+{
+    struct hashtab known = { 0 };
+    for (size_t i = 0; i < count; i++) {
+        if (ops[i].outcome == LINEAR_OK && ops[i].kind != LINEAR_DELETE) {
+            hashtab_put(&known, ops[i].version, (void *)&ops[i]);
+        }
+    }
+    bool found = false;
+    for (size_t i = 0; i < count && !found; i++) {
+        bool reports = ops[i].outcome == LINEAR_REFUSED ||
+                       (ops[i].kind == LINEAR_DELETE && ops[i].outcome == LINEAR_OK && ops[i].existed);
+        found = reports && (ops[i].version != 0 ? !hashtab_find(&known, ops[i].version)
+                                                : ops[i].kind == LINEAR_DELETE);
+    }
+    hashtab_fini(&known);
+    return found;
+}
+
+/* --- The search */
+
+static int compare_entries(const struct entry *a, const struct entry *b)
+{
+    return a->at < b->at ? -1 : a->at > b->at;
+}
+
+static void sort_entries(struct entry **list, struct entry **spare, size_t count)
+{
+    if (count < 2) {
+        return;
+    }
+    size_t half = count / 2;
+    sort_entries(list, spare, half);
+    sort_entries(list + half, spare, count - half);
+    memcpy(spare, list, half * sizeof *list);
+    for (size_t i = 0, j = half, k = 0; i < half; k++) {
+        list[k] = j < count && compare_entries(list[j], spare[i]) < 0 ? list[j++] : spare[i++];
+    }
+}
+
+static void link_entries(struct search *search, size_t count)
+{
+    struct entry **list = mem_alloc((2 * count + 1) * sizeof *list);
+    for (size_t i = 0; i < count; i++) {
+        list[i] = &search->entries[i];
+    }
+    sort_entries(list, list + count, count);
+    struct entry *last = &search->head;
+    for (size_t i = 0; i < count; i++) {
+        last->next = list[i];
+        list[i]->prev = last;
+        last = list[i];
+    }
+    last->next = NULL;
+    mem_free(list);
+}
+
+static void unlink_entry(struct entry *entry)
+{
+    entry->prev->next = entry->next;
+    if (entry->next) {
+        entry->next->prev = entry->prev;
+    }
+}
+
+static void relink_entry(struct entry *entry)
+{
+    entry->prev->next = entry;
+    if (entry->next) {
+        entry->next->prev = entry;
+    }
+}
+
+static void toggle(struct search *search, uint32_t op)
+{
+    search->taken_low ^= hash_u64(2 * (uint64_t)op + 0x51ed2701);
+    search->taken_high ^= hash_u64(2 * (uint64_t)op + 0x7a3bd9f10);
+}
+
+static uint64_t mix_state(const struct state *state)
+{
+    return hash_u64(state->value + 1) ^ hash_u64(state->version + 0x1234567) * 3 ^
+           hash_u64(state->floor + 0xabcdef01) * 5;
+}
+
+/* Was the set with this place never visited before? */
+static bool is_new(struct search *search, const struct place *place)
+{
+    uint64_t mix = mix_state(&place->state);
+    if (place->is_after_optional) {
+        mix = hash_u64(mix ^ mix_state(&place->without) * 7);
+    }
+    uint64_t low = search->taken_low ^ mix;
+    uint64_t high = search->taken_high ^ hash_u64(mix + 0x9876);
+    struct cell *first = hashtab_find(&search->visited, low);
+    for (struct cell *cell = first; cell; cell = cell->next) {
+        if (cell->high == high) {
+            return false;
+        }
+    }
+    struct cell *cell = arena_alloc(&search->cells, sizeof *cell);
+    *cell = (struct cell){ first, high };
+    hashtab_put(&search->visited, low, cell);
+    return true;
+}
+
+static void take(struct search *search, struct entry *call, const struct place *before)
+{
+    search->stack[search->depth++] = (struct frame){ call, *before };
+    unlink_entry(call);
+    if (call->reply) {
+        unlink_entry(call->reply);
+        search->required--;
+    }
+    toggle(search, call->op);
+}
+
+static void untake(struct search *search, struct entry *call)
+{
+    toggle(search, call->op);
+    if (call->reply) {
+        relink_entry(call->reply);
+        search->required++;
+    }
+    relink_entry(call);
+}
+
+/* Where taking the operation leads; false: it can't be taken here. */
+static bool lead(const struct search *search, const struct entry *entry, const struct place *place, struct place *next)
+{
+    const struct linear_op *op = &search->ops[entry->op];
+    *next = (struct place){ .state = place->state, .is_after_optional = entry->is_optional };
+    if (entry->is_optional) {
+        next->without = place->state;
+    }
+    if (!step(&next->state, op)) {
+        return false;
+    }
+    struct state without = place->without;
+    return !place->is_after_optional || !step(&without, op);
+}
+
+static bool is_optional_delete(const struct search *search, const struct entry *entry)
+{
+    return entry->is_optional && search->ops[entry->op].kind == LINEAR_DELETE;
+}
+
+/* Tries the calls from `entry` on, required ones first (`is_optional` says which turn it is); true when one was taken. */
+static bool advance(struct search *search, struct entry *entry, bool is_optional, struct place *place)
+{
+    for (int turn = is_optional; turn < 2; turn++, entry = search->head.next) {
+        bool tried_delete = false;
+        for (struct entry *tried = search->head.next; tried != entry && !tried_delete; tried = tried->next) {
+            tried_delete = is_optional_delete(search, tried);
+        }
+        for (; entry && entry->is_call; entry = entry->next) {
+            struct place next;
+            bool is_delete = is_optional_delete(search, entry);
+            if (is_delete && tried_delete) {
+                continue; /* unknown deletes are all alike, and once callable stay so: the first will do */
+            }
+            tried_delete |= is_delete;
+            if (entry->is_optional != (turn == 1) || !lead(search, entry, place, &next)) {
+                continue;
+            }
+            toggle(search, entry->op);
+            bool fresh = is_new(search, &next);
+            toggle(search, entry->op);
+            if (fresh) {
+                take(search, entry, place);
+                *place = next;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64_t *stuck)
+{
+    struct place place = { 0 };
+    struct entry *from = search->head.next;
+    bool is_optional = false;
+    uint64_t furthest = 0;
+    for (uint64_t steps = 0; search->required > 0; steps++) {
+        if (steps >= steps_max) {
+            return LINEAR_UNDECIDED;
+        }
+        if (advance(search, from, is_optional, &place)) {
+            from = search->head.next;
+            is_optional = false;
+            continue;
+        }
+        struct entry *reply = search->head.next;
+        while (reply && reply->is_call) {
+            reply = reply->next;
+        }
+        if (reply && reply->at > furthest) {
+            furthest = reply->at;
+        }
+        if (search->depth == 0) {
+            if (stuck) {
+                *stuck = furthest;
+            }
+            return LINEAR_NO;
+        }
+        struct frame *frame = &search->stack[--search->depth];
+        untake(search, frame->call);
+        place = frame->place;
+        from = frame->call->next;
+        is_optional = frame->call->is_optional;
+    }
+    return LINEAR_YES;
+}
+
+static size_t make_entries(struct search *search, const struct linear_op *ops, size_t count)
+{
+    bool has_orphan = has_orphan_version(ops, count);
+    size_t made = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct linear_op *op = &ops[i];
+        uint64_t reply_at = op->reply;
+        if (op->outcome == LINEAR_NOTHING || (is_unknown(op) && !is_write(op))) {
+            continue;
+        }
+        if (is_unknown(op)) {
+            reply_at = op->kind == LINEAR_PUT ? first_seen(ops, count, op->value) : LINEAR_NEVER;
+            if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !has_orphan) {
+                continue;
+            }
+        }
+        struct entry *call = &search->entries[made++];
+        *call = (struct entry){ .at = 2 * op->call, .op = (uint32_t)i, .is_call = true, .is_optional = reply_at == LINEAR_NEVER };
+        if (reply_at != LINEAR_NEVER) {
+            call->reply = &search->entries[made++];
+            /* an unknown put's reply stands just before that of the read that saw it */
+            *call->reply = (struct entry){ .at = 2 * reply_at - is_unknown(op), .op = (uint32_t)i };
+            search->required++;
+        }
+    }
+    return made;
+}
+
+enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max, uint64_t *stuck)
+{
+    struct search search = { .ops = ops };
+    search.entries = mem_zalloc((2 * count + 1) * sizeof *search.entries);
+    search.stack = mem_alloc((count + 1) * sizeof *search.stack);
+    link_entries(&search, make_entries(&search, ops, count));
+    enum linear_verdict verdict = run(&search, steps_max ? steps_max : STEPS_MAX_DEFAULT, stuck);
+    if (stuck && verdict == LINEAR_NO) {
+        *stuck /= 2;
+    }
+    hashtab_fini(&search.visited);
+    arena_fini(&search.cells);
+    mem_free(search.entries);
+    mem_free(search.stack);
+    return verdict;
+}

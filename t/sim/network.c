@@ -1,0 +1,699 @@
+/* The simulated network.
+ *
+ * A connection has two ends. What an end writes is copied into its `out` buffer with a mark that says when the bytes will arrive; one
+ * event per direction delivers what has arrived, cut into pieces by the dice. A write is done when the bytes not yet delivered fit
+ * the window, as with a socket buffer.
+ *
+ *   end:  NEW (accepted soon) → OPEN → CLOSING (on_close is on its way) → CLOSED
+ *         CONNECTING → OPEN | CLOSING
+ *
+ * Invariants
+ *   I1  bytes of one direction are delivered in order, each once; on_close of the receiver comes after the last.
+ *   I2  a blocked direction delivers nothing, neither bytes nor the news of a close.
+ *   I3  an end's memory lives until both ends are CLOSED and no process holds them. */
+#include "sim/network.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "sim/env_sim.h"
+
+enum { MARKS_MAX = 64, REFUSED_US = 100, CONNECT_PATIENCE_US = 3 * 1000 * 1000, PIECE_GAP_US = 20 };
+
+enum end_state { END_NEW, END_CONNECTING, END_OPEN, END_CLOSING, END_CLOSED };
+
+struct connection;
+
+struct env_conn {
+    struct connection *connection;
+    struct env_sim *env;
+    struct list link; /* in env->conns while the process holds it */
+    enum end_state state;
+    const struct env_conn_events *events;
+    void *ctx;
+    char peer_name[64];
+    bool is_paused, is_writing;
+    bool is_finished;   /* this end sends nothing more; the peer shall hear of it */
+    bool is_silent;     /* lost its power: the peer shall not hear of it */
+    bool is_clogged;    /* a delivery waits for its direction to be unblocked */
+    int close_status;
+    struct buf out;
+    size_t out_at;      /* bytes of `out` already delivered */
+    uint64_t last_arrival_us;
+    struct mark {
+        uint64_t at_us;
+        size_t end; /* in `out` */
+    } marks[MARKS_MAX];
+    uint32_t mark_head, mark_count;
+    struct schedule_event deliver; /* happens at the other end */
+    struct schedule_event news;    /* on_open, on_written, on_close of this end */
+    struct schedule_event patience;
+    bool has_opened, has_written;
+};
+
+struct connection {
+    struct list link;
+    struct network *network;
+    struct env_conn ends[2]; /* [0] connected, [1] accepted */
+    struct schedule_event knock; /* the connecting end's arrival */
+    char address[64];
+};
+
+struct env_listener {
+    struct list link;
+    struct env_sim *env;
+    char address[64];
+    void (*on_accept)(void *ctx, struct env_conn *conn);
+    void *ctx;
+};
+
+static void run_deliver(struct schedule_event *event);
+static void run_news(struct schedule_event *event);
+static void run_patience(struct schedule_event *event);
+static void run_knock(struct schedule_event *event);
+static void end_close(struct env_conn *end, int status, uint64_t delay_us);
+static void deliver_soon(struct env_conn *from, uint64_t at_us);
+
+void network_init(struct network *network, struct schedule *schedule, uint64_t seed)
+{
+    *network = (struct network){ .schedule = schedule };
+    network->random = random_stream(seed, 0x4e7);
+    network->window_bytes = 256 << 10;
+    network->patience_us = 10 * 1000 * 1000;
+    network->next_port = 40000;
+    list_init(&network->connections);
+    for (uint32_t i = 0; i < NETWORK_MACHINES_MAX; i++) {
+        for (uint32_t j = 0; j < NETWORK_MACHINES_MAX; j++) {
+            network->latency_us[i][j] = 100;
+        }
+    }
+}
+
+static void connection_free(struct connection *connection)
+{
+    for (int i = 0; i < 2; i++) {
+        struct env_conn *end = &connection->ends[i];
+        schedule_remove(connection->network->schedule, &end->deliver);
+        schedule_remove(connection->network->schedule, &end->news);
+        schedule_remove(connection->network->schedule, &end->patience);
+        list_remove(&end->link);
+        buf_fini(&end->out);
+    }
+    schedule_remove(connection->network->schedule, &connection->knock);
+    list_remove(&connection->link);
+    mem_free(connection);
+}
+
+void network_fini(struct network *network)
+{
+    while (!list_is_empty(&network->connections)) {
+        connection_free(container_of(network->connections.next, struct connection, link));
+    }
+}
+
+static struct env_conn *other(struct env_conn *end)
+{
+    struct connection *connection = end->connection;
+    return end == &connection->ends[0] ? &connection->ends[1] : &connection->ends[0];
+}
+
+static void try_free(struct connection *connection)
+{
+    if (connection->ends[0].state == END_CLOSED && connection->ends[1].state == END_CLOSED &&
+        !list_is_linked(&connection->ends[0].link) && !list_is_linked(&connection->ends[1].link)) {
+        connection_free(connection);
+    }
+}
+
+static bool is_blocked(const struct env_conn *from, const struct env_conn *to)
+{
+    return from->connection->network->blocked[from->env->machine][to->env->machine];
+}
+
+static uint64_t draw_latency(struct network *network, const struct env_sim *from, const struct env_sim *to)
+{
+    return random_delay(&network->random, network->latency_us[from->machine][to->machine]);
+}
+
+/* --- Listening and connecting */
+
+int network_listen(struct env_sim *env, const char *address, void (*on_accept)(void *ctx, struct env_conn *conn),
+                   void *ctx, struct env_listener **out, struct err *err)
+{
+    struct env_listener *listener = MEM_NEW(struct env_listener);
+    listener->env = env;
+    snprintf(listener->address, sizeof listener->address, "%s", address);
+    char *colon = strrchr(listener->address, ':');
+    if (!colon) {
+        mem_free(listener);
+        return err_set(err, ERR_USAGE, "%s: no port", address);
+    }
+    if (strcmp(colon, ":0") == 0) {
+        snprintf(colon, sizeof listener->address - (size_t)(colon - listener->address), ":%u",
+                 env->network->next_port++);
+    }
+    LIST_FOR (link, &env->listeners) {
+        if (strcmp(container_of(link, struct env_listener, link)->address, listener->address) == 0) {
+            mem_free(listener);
+            return err_set(err, ERR_IO, "listen on %s: address already in use", address);
+        }
+    }
+    listener->on_accept = on_accept;
+    listener->ctx = ctx;
+    list_append(&env->listeners, &listener->link);
+    *out = listener;
+    return 0;
+}
+
+void network_listener_close(struct env_listener *listener)
+{
+    list_remove(&listener->link);
+    mem_free(listener);
+}
+
+const char *network_listener_address(const struct env_listener *listener)
+{
+    return listener->address;
+}
+
+/* The machine with the address's host; NULL: nobody there. */
+static struct env_sim *find_machine(struct network *network, const char *address)
+{
+    const char *colon = strrchr(address, ':');
+    size_t size = colon ? (size_t)(colon - address) : 0;
+    for (uint32_t i = 0; i < NETWORK_MACHINES_MAX; i++) {
+        struct env_sim *env = network->machines[i];
+        if (env && strlen(env->host) == size && strncmp(env->host, address, size) == 0) {
+            return env;
+        }
+    }
+    return NULL;
+}
+
+static struct env_listener *find_listener(struct env_sim *env, const char *address)
+{
+    LIST_FOR (link, &env->listeners) {
+        struct env_listener *listener = container_of(link, struct env_listener, link);
+        if (strcmp(listener->address, address) == 0) {
+            return listener;
+        }
+    }
+    return NULL;
+}
+
+static void init_end(struct connection *connection, int side, struct env_sim *env, struct env_sim *peer)
+{
+    struct env_conn *end = &connection->ends[side];
+    end->connection = connection;
+    end->env = env;
+    end->deliver = (struct schedule_event){ .run = run_deliver, .owner = peer };
+    end->news = (struct schedule_event){ .run = run_news, .owner = env };
+    end->patience = (struct schedule_event){ .run = run_patience, .owner = env };
+}
+
+int network_connect(struct env_sim *env, const char *address, const struct env_conn_events *events, void *ctx,
+                    struct env_conn **out, struct err *err)
+{
+    struct network *network = env->network;
+    struct env_sim *target = find_machine(network, address);
+    if (!target) {
+        return err_set(err, ERR_CONNECT, "%s: no such host", address);
+    }
+    struct connection *connection = MEM_NEW(struct connection);
+    connection->network = network;
+    snprintf(connection->address, sizeof connection->address, "%s", address);
+    init_end(connection, 0, env, target);
+    init_end(connection, 1, target, env);
+    connection->knock = (struct schedule_event){ .run = run_knock, .owner = target };
+    list_append(&network->connections, &connection->link);
+    struct env_conn *end = &connection->ends[0];
+    end->state = END_CONNECTING;
+    end->events = events;
+    end->ctx = ctx;
+    snprintf(end->peer_name, sizeof end->peer_name, "%s", address);
+    snprintf(connection->ends[1].peer_name, sizeof end->peer_name, "%s:%u", env->host, network->next_port++);
+    connection->ends[1].state = END_CLOSED; /* not there yet */
+    list_append(&env->conns, &end->link);
+    network->stats.connects++;
+    if (target->is_dead && !target->is_down) {
+        end_close(end, ERR_CONNECT, REFUSED_US); /* its kernel says so */
+    } else if (!target->is_dead && !is_blocked(end, other(end)) && !is_blocked(other(end), end)) {
+        schedule_add(network->schedule, &connection->knock,
+                     network->schedule->now_us + draw_latency(network, env, target));
+    } else {
+        end_close(end, ERR_CONNECT, random_delay(&network->random, CONNECT_PATIENCE_US));
+    }
+    *out = end;
+    return 0;
+}
+
+/* Happens at the listening process; it may be gone by now, then this event is gone too and patience ends the other side. */
+static void run_knock(struct schedule_event *event)
+{
+    struct connection *connection = container_of(event, struct connection, knock);
+    struct network *network = connection->network;
+    struct env_conn *client = &connection->ends[0], *server = &connection->ends[1];
+    struct env_listener *listener = find_listener(server->env, connection->address);
+    uint64_t back_us = draw_latency(network, server->env, client->env);
+    if (client->state != END_CONNECTING) {
+        return;
+    }
+    if (!listener) {
+        network->stats.refused++;
+        end_close(client, ERR_CONNECT, back_us);
+        return;
+    }
+    server->state = END_NEW;
+    list_append(&server->env->conns, &server->link);
+    schedule_note(network->schedule, 0xacce97);
+    listener->on_accept(listener->ctx, server);
+    if (server->state == END_NEW) {
+        CHECK(server->events != NULL); /* on_accept attaches or closes */
+        server->state = END_OPEN;
+    }
+    schedule_add(network->schedule, &client->news, network->schedule->now_us + back_us);
+}
+
+void network_attach(struct env_conn *conn, const struct env_conn_events *events, void *ctx)
+{
+    conn->events = events;
+    conn->ctx = ctx;
+}
+
+const char *network_peer(struct env_conn *conn)
+{
+    return conn->peer_name;
+}
+
+/* --- Bytes */
+
+static size_t waiting_bytes(const struct env_conn *end)
+{
+    return end->out.size - end->out_at;
+}
+
+static void deliver_soon(struct env_conn *from, uint64_t at_us)
+{
+    if (!schedule_is_waiting(&from->deliver) && !from->is_clogged) {
+        schedule_add(from->connection->network->schedule, &from->deliver, at_us);
+    }
+}
+
+/* What was just put into `out` arrives after the link's latency, but never before what was sent earlier. */
+static void add_mark(struct env_conn *end)
+{
+    struct network *network = end->connection->network;
+    uint64_t at = network->schedule->now_us + draw_latency(network, end->env, other(end)->env);
+    if (at < end->last_arrival_us) {
+        at = end->last_arrival_us;
+    }
+    end->last_arrival_us = at;
+    if (end->mark_count == MARKS_MAX) { /* the newest mark takes it in */
+        struct mark *newest = &end->marks[(end->mark_head + end->mark_count - 1) % MARKS_MAX];
+        *newest = (struct mark){ at, end->out.size };
+        return;
+    }
+    end->marks[(end->mark_head + end->mark_count++) % MARKS_MAX] = (struct mark){ at, end->out.size };
+}
+
+static void start_patience(struct env_conn *end)
+{
+    struct network *network = end->connection->network;
+    if (!schedule_is_waiting(&end->patience) && end->state == END_OPEN) {
+        schedule_add(network->schedule, &end->patience,
+                     network->schedule->now_us + random_delay(&network->random, network->patience_us));
+    }
+}
+
+int network_write(struct env_conn *conn, const struct span *parts, size_t count)
+{
+    if (conn->state == END_CLOSING || conn->state == END_CLOSED || conn->env->is_dead) {
+        return ERR_CLOSED;
+    }
+    CHECK(!conn->is_writing && conn->state != END_CONNECTING);
+    struct network *network = conn->connection->network;
+    if (conn->out_at == conn->out.size) {
+        buf_clear(&conn->out);
+        conn->out_at = 0;
+        conn->mark_count = 0;
+    } else if (conn->out_at > (1u << 20)) {
+        buf_consume(&conn->out, conn->out_at);
+        for (uint32_t i = 0; i < conn->mark_count; i++) {
+            conn->marks[(conn->mark_head + i) % MARKS_MAX].end -= conn->out_at;
+        }
+        conn->out_at = 0;
+    }
+    for (size_t i = 0; i < count; i++) {
+        buf_append_span(&conn->out, parts[i]);
+    }
+    conn->is_writing = true;
+    add_mark(conn);
+    deliver_soon(conn, conn->marks[conn->mark_head % MARKS_MAX].at_us);
+    if (other(conn)->is_silent) {
+        start_patience(conn);
+    }
+    if (waiting_bytes(conn) <= network->window_bytes && !schedule_is_waiting(&conn->news)) {
+        conn->has_written = true;
+        schedule_add(network->schedule, &conn->news, network->schedule->now_us + 1);
+    }
+    return 0;
+}
+
+static void written_if_fits(struct env_conn *end)
+{
+    struct network *network = end->connection->network;
+    if (end->is_writing && end->state == END_OPEN && !end->has_written &&
+        waiting_bytes(end) <= network->window_bytes && !schedule_is_waiting(&end->news)) {
+        end->has_written = true;
+        schedule_add(network->schedule, &end->news, network->schedule->now_us + 1);
+    }
+}
+
+/* How many bytes have arrived by now; removes their marks. */
+static size_t arrived_bytes(struct env_conn *from)
+{
+    uint64_t now = from->connection->network->schedule->now_us;
+    size_t end = from->out_at;
+    while (from->mark_count > 0) {
+        struct mark *mark = &from->marks[from->mark_head % MARKS_MAX];
+        if (mark->at_us > now) {
+            break;
+        }
+        end = mark->end;
+        from->mark_head = (from->mark_head + 1) % MARKS_MAX;
+        from->mark_count--;
+    }
+    return end - from->out_at;
+}
+
+/* Bytes or the end of the stream arrive at the other end. */
+static void run_deliver(struct schedule_event *event)
+{
+    struct env_conn *from = container_of(event, struct env_conn, deliver), *to = other(from);
+    struct network *network = from->connection->network;
+    struct schedule *schedule = network->schedule;
+    if (is_blocked(from, to) || to->is_silent) {
+        from->is_clogged = true;
+        start_patience(from);
+        return;
+    }
+    if (to->state == END_CLOSED || to->state == END_CLOSING) { /* a reset comes back, if it can */
+        from->out_at = from->out.size;
+        from->mark_count = 0;
+        if (from->state == END_OPEN && !is_blocked(to, from)) {
+            end_close(from, ERR_CLOSED, draw_latency(network, to->env, from->env));
+        } else if (from->state == END_OPEN) {
+            start_patience(from);
+        }
+        return;
+    }
+    if (to->is_paused || to->state == END_CONNECTING) { /* network_pause, or the opening, goes on */
+        return;
+    }
+    schedule_remove(schedule, &from->patience);
+    size_t ready = arrived_bytes(from);
+    size_t piece = ready;
+    if (ready > 1 && random_percent(&network->random, network->cut_percent)) {
+        piece = (size_t)random_between(&network->random, 1, ready - 1);
+        network->stats.cut_pieces++;
+        /* the rest comes a moment later, before anything else */
+        from->mark_head = (from->mark_head + MARKS_MAX - 1) % MARKS_MAX;
+        from->mark_count++;
+        from->marks[from->mark_head] = (struct mark){ schedule->now_us + PIECE_GAP_US, from->out_at + ready };
+    }
+    if (piece > 0) {
+        struct span data = span_of(from->out.data + from->out_at, piece);
+        from->out_at += piece;
+        network->stats.deliveries++;
+        network->stats.bytes += piece;
+        schedule_note(schedule, hash_bytes(data.data, data.size));
+        written_if_fits(from);
+        if (from->mark_count > 0) {
+            deliver_soon(from, from->marks[from->mark_head].at_us);
+        } else if (from->is_finished) {
+            deliver_soon(from, schedule->now_us + PIECE_GAP_US);
+        }
+        to->events->on_data(to->ctx, to, data);
+        return;
+    }
+    if (from->mark_count > 0) {
+        deliver_soon(from, from->marks[from->mark_head].at_us);
+    } else if (from->is_finished && to->state == END_OPEN) {
+        end_close(to, 0, 0);
+    }
+}
+
+void network_pause(struct env_conn *conn, bool paused)
+{
+    conn->is_paused = paused;
+    struct env_conn *from = other(conn);
+    if (!paused && (waiting_bytes(from) > 0 || from->is_finished) && conn->state == END_OPEN) {
+        uint64_t now = conn->connection->network->schedule->now_us;
+        deliver_soon(from, from->mark_count > 0 ? from->marks[from->mark_head].at_us : now + 1);
+    }
+}
+
+/* --- Ends */
+
+/* The end will hear on_close; nothing else any more. */
+static void end_close(struct env_conn *end, int status, uint64_t delay_us)
+{
+    struct schedule *schedule = end->connection->network->schedule;
+    if (end->state == END_CLOSING || end->state == END_CLOSED) {
+        return;
+    }
+    end->state = END_CLOSING;
+    end->close_status = status;
+    schedule_remove(schedule, &end->patience);
+    schedule_add(schedule, &end->news, schedule->now_us + delay_us);
+}
+
+static void run_news(struct schedule_event *event)
+{
+    struct env_conn *end = container_of(event, struct env_conn, news);
+    if (end->state == END_CONNECTING) {
+        end->state = END_OPEN;
+        end->events->on_open(end->ctx, end);
+        if (waiting_bytes(other(end)) > 0 || other(end)->is_finished) {
+            deliver_soon(other(end), end->connection->network->schedule->now_us + 1);
+        }
+        return;
+    }
+    if (end->state == END_OPEN) {
+        if (end->has_written) {
+            end->has_written = end->is_writing = false;
+            if (end->events->on_written) {
+                end->events->on_written(end->ctx, end);
+            }
+        }
+        return;
+    }
+    if (end->state == END_CLOSING) {
+        end->state = END_CLOSED;
+        list_remove(&end->link);
+        if (!end->is_finished) { /* closed by the other side or by a break: tell what may still be connected */
+            end->is_finished = true;
+            deliver_soon(end, end->connection->network->schedule->now_us +
+                                  draw_latency(end->connection->network, end->env, other(end)->env));
+        }
+        const struct env_conn_events *events = end->events;
+        int status = end->close_status;
+        schedule_note(end->connection->network->schedule, 0xc105e);
+        if (events) {
+            events->on_close(end->ctx, end, status);
+        }
+        try_free(end->connection);
+    }
+}
+
+static void run_patience(struct schedule_event *event)
+{
+    struct env_conn *end = container_of(event, struct env_conn, patience);
+    end->connection->network->stats.timeouts++;
+    end_close(end, ERR_CLOSED, 0);
+}
+
+/* The end sends no more: what is under way arrives, or only a part of it (a reset overtakes the rest). */
+static void finish(struct env_conn *end)
+{
+    struct network *network = end->connection->network;
+    if (end->is_finished) {
+        return;
+    }
+    end->is_finished = true;
+    if (waiting_bytes(end) > 0 && random_percent(&network->random, 50)) {
+        end->out.size = end->out_at + (size_t)random_below(&network->random, waiting_bytes(end) + 1);
+        for (uint32_t i = 0; i < end->mark_count; i++) {
+            struct mark *mark = &end->marks[(end->mark_head + i) % MARKS_MAX];
+            mark->end = mark->end < end->out.size ? mark->end : end->out.size;
+        }
+    }
+    uint64_t at = network->schedule->now_us + draw_latency(network, end->env, other(end)->env);
+    deliver_soon(end, at > end->last_arrival_us ? at : end->last_arrival_us);
+}
+
+void network_close(struct env_conn *conn)
+{
+    if (conn->state == END_CLOSED && conn->env->is_dead) {
+        conn->is_writing = false;
+        conn->state = END_CLOSING; /* env_sim_reap tells it */
+        return;
+    }
+    if (conn->state == END_CLOSING) { /* was about to hear it anyway */
+        return;
+    }
+    CHECK(conn->state != END_CLOSED);
+    finish(conn);
+    end_close(conn, 0, 0);
+}
+
+/* --- Faults */
+
+void network_block(struct network *network, uint32_t from, uint32_t to, bool blocked)
+{
+    network->blocked[from][to] = blocked;
+    if (blocked) {
+        return;
+    }
+    LIST_FOR (link, &network->connections) {
+        struct connection *connection = container_of(link, struct connection, link);
+        for (int i = 0; i < 2; i++) {
+            struct env_conn *end = &connection->ends[i];
+            if (end->is_clogged && end->env->machine == from && other(end)->env->machine == to &&
+                !other(end)->is_silent) {
+                end->is_clogged = false;
+                deliver_soon(end, network->schedule->now_us + draw_latency(network, end->env, other(end)->env));
+            }
+        }
+    }
+}
+
+void network_unblock_all(struct network *network)
+{
+    for (uint32_t i = 0; i < NETWORK_MACHINES_MAX; i++) {
+        for (uint32_t j = 0; j < NETWORK_MACHINES_MAX; j++) {
+            if (network->blocked[i][j]) {
+                network_block(network, i, j, false);
+            }
+        }
+    }
+}
+
+bool network_break_one(struct network *network)
+{
+    size_t count = 0;
+    struct connection *chosen = NULL;
+    LIST_FOR (link, &network->connections) {
+        struct connection *connection = container_of(link, struct connection, link);
+        if (connection->ends[0].state == END_OPEN && connection->ends[1].state == END_OPEN &&
+            random_one_in(&network->random, ++count)) {
+            chosen = connection;
+        }
+    }
+    if (!chosen) {
+        return false;
+    }
+    network->stats.breaks++;
+    for (int i = 0; i < 2; i++) {
+        struct env_conn *end = &chosen->ends[i];
+        end->out.size = end->out_at + (size_t)random_below(&network->random, waiting_bytes(end) + 1);
+        end->mark_count = 0;
+        end->is_finished = true;
+        schedule_remove(network->schedule, &end->deliver);
+        end_close(end, ERR_CLOSED, random_delay(&network->random, 2000));
+    }
+    return true;
+}
+
+static void end_process(struct env_conn *end, bool loud)
+{
+    struct network *network = end->connection->network;
+    struct env_conn *peer = other(end);
+    bool was_open = end->state == END_OPEN || end->state == END_NEW || end->state == END_CLOSING;
+    if (end->state == END_CONNECTING) {
+        schedule_remove(network->schedule, &end->connection->knock);
+        end->is_finished = true;
+        if (peer->state == END_OPEN) { /* accepted, and the answer was on its way */
+            was_open = true;
+            end->is_finished = false;
+        }
+    }
+    end->state = END_CLOSED;
+    end->is_paused = false;
+    if (!was_open) {
+        return;
+    }
+    if (loud) {
+        finish(end);
+    } else {
+        schedule_remove(network->schedule, &end->deliver); /* what was in its buffers is gone */
+        end->out.size = end->out_at;
+        end->mark_count = 0;
+        end->is_silent = end->is_finished = true;
+        if (waiting_bytes(peer) > 0) {
+            start_patience(peer);
+        }
+    }
+}
+
+void network_process_ended(struct network *network, struct env_sim *env, bool loud)
+{
+    LIST_FOR (link, &env->conns) {
+        end_process(container_of(link, struct env_conn, link), loud);
+    }
+    LIST_FOR (link, &network->connections) {
+        struct connection *connection = container_of(link, struct connection, link);
+        for (int i = 0; i < 2; i++) {
+            struct env_conn *from = &connection->ends[i], *to = other(from);
+            if (to->env != env || from->env == env) {
+                continue;
+            }
+            if (from->state == END_CONNECTING && to->state == END_CLOSED) {
+                /* its knock was on its way here */
+                schedule_remove(network->schedule, &connection->knock);
+                end_close(from, ERR_CONNECT,
+                          loud ? REFUSED_US : random_delay(&network->random, CONNECT_PATIENCE_US));
+            } else if (from->state == END_CONNECTING && !loud) {
+                end_close(from, ERR_CONNECT, random_delay(&network->random, CONNECT_PATIENCE_US));
+            } else if (waiting_bytes(from) > 0) {
+                deliver_soon(from, network->schedule->now_us + REFUSED_US); /* the events to it were taken out */
+            }
+        }
+    }
+}
+
+void network_process_reaped(struct network *network, struct env_sim *env)
+{
+    struct list *link;
+    while ((link = list_take_first(&env->conns)) != NULL) {
+        struct env_conn *end = container_of(link, struct env_conn, link);
+        bool was_closed = end->state == END_CLOSING;
+        end->state = END_CLOSED;
+        if (was_closed && end->events) {
+            end->events->on_close(end->ctx, end, ERR_CLOSED);
+        }
+        try_free(end->connection);
+    }
+    while ((link = list_take_first(&env->listeners)) != NULL) {
+        mem_free(container_of(link, struct env_listener, link));
+    }
+}
+
+void network_process_booted(struct network *network, struct env_sim *env)
+{
+    LIST_FOR (link, &network->connections) {
+        struct connection *connection = container_of(link, struct connection, link);
+        for (int i = 0; i < 2; i++) {
+            struct env_conn *from = &connection->ends[i], *to = other(from);
+            if (to->env == env && to->is_silent) {
+                to->is_silent = false;
+                if (from->is_clogged) {
+                    from->is_clogged = false;
+                    deliver_soon(from, network->schedule->now_us + draw_latency(network, from->env, env));
+                }
+            }
+        }
+    }
+}

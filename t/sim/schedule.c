@@ -1,0 +1,132 @@
+/* Virtual time.
+ *
+ * A binary heap in one array; an event knows its place, so that it can be moved or taken out in O(log n).
+ *
+ * Invariants
+ *   I1  heap[i] <= heap[2i+1], heap[2i+2] by (at_us, sequence); sequences are unique, so the order of events is total and does
+ *       not depend on how the heap came about.
+ *   I2  heap[i].event->slot == i + 1. */
+#include "sim/schedule.h"
+
+#include "base/check.h"
+#include "base/mem.h"
+
+void schedule_init(struct schedule *schedule, uint64_t start_us)
+{
+    *schedule = (struct schedule){ .now_us = start_us, .capacity = 256 };
+    schedule->heap = mem_alloc(schedule->capacity * sizeof *schedule->heap);
+}
+
+void schedule_fini(struct schedule *schedule)
+{
+    mem_free(schedule->heap);
+    schedule->heap = NULL;
+}
+
+static bool is_before(const struct schedule_entry *a, const struct schedule_entry *b)
+{
+    return a->at_us != b->at_us ? a->at_us < b->at_us : a->sequence < b->sequence;
+}
+
+static void put(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
+{
+    schedule->heap[at] = entry;
+    entry.event->slot = at + 1;
+}
+
+static void sift_up(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
+{
+    while (at > 0) {
+        uint32_t parent = (at - 1) / 2;
+        if (!is_before(&entry, &schedule->heap[parent])) {
+            break;
+        }
+        put(schedule, at, schedule->heap[parent]);
+        at = parent;
+    }
+    put(schedule, at, entry);
+}
+
+static void sift_down(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
+{
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= schedule->count) {
+            break;
+        }
+        if (child + 1 < schedule->count && is_before(&schedule->heap[child + 1], &schedule->heap[child])) {
+            child++;
+        }
+        if (!is_before(&schedule->heap[child], &entry)) {
+            break;
+        }
+        put(schedule, at, schedule->heap[child]);
+        at = child;
+    }
+    put(schedule, at, entry);
+}
+
+void schedule_add(struct schedule *schedule, struct schedule_event *event, uint64_t at_us)
+{
+    CHECK(event->run != NULL);
+    schedule_remove(schedule, event);
+    if (schedule->count == schedule->capacity) {
+        schedule->capacity *= 2;
+        schedule->heap = mem_realloc(schedule->heap, schedule->capacity * sizeof *schedule->heap);
+    }
+    uint64_t at = at_us > schedule->now_us ? at_us : schedule->now_us;
+    struct schedule_entry entry = { at, ++schedule->sequence, event };
+    sift_up(schedule, schedule->count++, entry);
+}
+
+void schedule_remove(struct schedule *schedule, struct schedule_event *event)
+{
+    if (event->slot == 0) {
+        return;
+    }
+    uint32_t at = event->slot - 1;
+    CHECK(at < schedule->count && schedule->heap[at].event == event);
+    event->slot = 0;
+    struct schedule_entry last = schedule->heap[--schedule->count];
+    if (at == schedule->count) {
+        return;
+    }
+    if (at > 0 && is_before(&last, &schedule->heap[(at - 1) / 2])) {
+        sift_up(schedule, at, last);
+    } else {
+        sift_down(schedule, at, last);
+    }
+}
+
+void schedule_remove_owner(struct schedule *schedule, const struct env_sim *owner)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < schedule->count; i++) {
+        struct schedule_entry entry = schedule->heap[i];
+        if (entry.event->owner == owner) {
+            entry.event->slot = 0;
+        } else {
+            put(schedule, kept++, entry);
+        }
+    }
+    schedule->count = kept;
+    for (uint32_t i = kept / 2; i-- > 0;) {
+        sift_down(schedule, i, schedule->heap[i]);
+    }
+}
+
+struct schedule_event *schedule_next(struct schedule *schedule, uint64_t until_us)
+{
+    if (schedule->count == 0 || schedule->heap[0].at_us > until_us) {
+        if (until_us > schedule->now_us) {
+            schedule->now_us = until_us;
+        }
+        return NULL;
+    }
+    struct schedule_event *event = schedule->heap[0].event;
+    CHECK(schedule->heap[0].at_us >= schedule->now_us);
+    schedule->now_us = schedule->heap[0].at_us;
+    schedule_remove(schedule, event);
+    schedule->steps++;
+    return event;
+}

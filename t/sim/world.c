@@ -1,0 +1,723 @@
+/* The world: builds a cluster, lets it live under faults for a while, heals everything, and sees whether it comes back with all it
+ * promised.
+ *
+ *   form (no faults) → trouble (clients work, faults strike) → healed: clients end, every key is read, replicas agree → judge
+ *
+ * Swarm testing (Groce et al. 2012): each run draws which faults may strike at all, and how often; a run in which everything
+ * happens at once hides what a run with only power losses shows. */
+#include "sim/world.h"
+
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/mem.h"
+#include "node/node_private.h"
+#include "server/server.h"
+#include "sim/checker.h"
+#include "sim/env_sim.h"
+#include "sim/workload.h"
+
+enum {
+    NODES_MAX = 5,
+    SECOND_US = 1000 * 1000,
+    FORM_MAX_US = 30 * SECOND_US,
+    HEAL_MAX_US = 60 * SECOND_US,
+    MAP_BYTES = 64 << 20,
+    DISK_BYTES = 1 << 30,
+    RESTART_MAX_US = 4 * SECOND_US,
+};
+
+struct world_node {
+    struct world *world;
+    uint32_t number; /* from 0 */
+    char name[16], address[48], data[256];
+    struct env_sim *env;
+    struct disk *disk;
+    struct server *server; /* NULL: not running */
+    struct logger logger;
+    bool is_stopping;      /* it told that it stopped; to be buried */
+    int stop_status;
+    char stop_text[256];
+    struct schedule_event boot;  /* owner: the world */
+    struct schedule_event start; /* owner: the process */
+    struct schedule_event bury;
+    struct schedule_event relief; /* slow and full disks get well */
+};
+
+struct world {
+    const struct world_options *options;
+    struct world_report *report;
+    struct schedule schedule;
+    struct network network;
+    struct checker checker;
+    struct workload workload;
+    struct logger logger; /* the world's and the clients' own lines */
+    struct random draw;   /* what the run is like */
+    struct random nemesis;
+    struct world_node nodes[NODES_MAX];
+    uint32_t node_count;
+    char bootstrap[256], endpoints[256];
+    uint64_t flush_bytes, log_bytes;
+    uint32_t flush_idle_ms;
+    bool may_strike[FAULT_COUNT];
+    uint32_t fault_interval_us;
+    uint64_t trouble_us;
+    struct schedule_event strike, heal_links;
+    bool is_healed; /* the time of trouble is over */
+};
+
+/* --- What people see */
+
+#define NAME(fault, text) [fault] = text
+static const char *const fault_names[FAULT_COUNT] = {
+    NAME(FAULT_CRASH, "crash"),
+    NAME(FAULT_POWER, "power loss"),
+    NAME(FAULT_CRASH_ALL, "crash of all"),
+    NAME(FAULT_POWER_ALL, "power loss of all"),
+    NAME(FAULT_RESTART, "restart in order"),
+    NAME(FAULT_PAUSE, "pause"),
+    NAME(FAULT_ISOLATE, "isolation"),
+    NAME(FAULT_SPLIT, "split"),
+    NAME(FAULT_ONE_WAY, "one-way link"),
+    NAME(FAULT_BREAK, "broken connection"),
+    NAME(FAULT_SLOW_DISK, "slow disk"),
+    NAME(FAULT_DISK_FULL, "full disk"),
+    NAME(FAULT_WRITE_FAILS, "failed write"),
+    NAME(FAULT_SYNC_FAILS, "failed sync"),
+    NAME(FAULT_CLOCK_JUMP, "clock jump"),
+};
+#undef NAME
+
+const char *world_fault_name(enum world_fault fault)
+{
+    return fault_names[fault];
+}
+
+static void write_line(void *ctx, enum logger_level level, const char *line)
+{
+    struct world *world = ctx;
+    if (world->options->trace) {
+        fprintf(stderr, "%10.6f %s\n", (double)world->schedule.now_us / 1e6, line);
+    }
+}
+
+static void on_violation(void *ctx, const char *text)
+{
+    struct world *world = ctx;
+    if (world->report->violations++ == 0) {
+        snprintf(world->report->violation, sizeof world->report->violation, "at %.6f s: %s",
+                 (double)world->schedule.now_us / 1e6, text);
+    }
+    LOG_ERROR(&world->logger, "VIOLATION %s", text);
+}
+
+static struct logger make_logger(struct world *world, const char *node)
+{
+    return (struct logger){ .level = world->options->trace ? LOGGER_DEBUG : LOGGER_ERROR,
+                            .write = write_line,
+                            .ctx = world,
+                            .node = node };
+}
+
+/* --- Nodes */
+
+static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload)
+{
+    struct world_node *node = ctx;
+    checker_applied(&node->world->checker, node->number, group, index, term, payload);
+}
+
+static void on_stopped(void *ctx, int status, const char *text)
+{
+    struct world_node *node = ctx;
+    node->is_stopping = true;
+    node->stop_status = status;
+    snprintf(node->stop_text, sizeof node->stop_text, "%s", text);
+    schedule_add(&node->world->schedule, &node->bury, node->world->schedule.now_us);
+}
+
+/* Stops that have no cause among the faults are violations. */
+static bool is_stop_explained(const struct world_node *node)
+{
+    const struct world *world = node->world;
+    return node->stop_status == 0 || node->stop_status == ERR_IO || node->stop_status == ERR_DISK_FULL ||
+           node->stop_status == ERR_STORE_FULL || world->options->break_sync;
+}
+
+static void end_process(struct world_node *node, enum env_sim_end end)
+{
+    env_sim_kill(node->env, end);
+    if (node->server) {
+        server_abandon(node->server);
+        node->server = NULL;
+    }
+    env_sim_reap(node->env);
+    node->is_stopping = false;
+    schedule_remove(&node->world->schedule, &node->bury);
+}
+
+static void boot_later(struct world_node *node, uint64_t delay_us)
+{
+    schedule_add(&node->world->schedule, &node->boot, node->world->schedule.now_us + delay_us);
+}
+
+static uint64_t draw_restart(struct world *world)
+{
+    return 50000 + random_below(&world->nemesis, RESTART_MAX_US);
+}
+
+static void run_bury(struct schedule_event *event)
+{
+    struct world_node *node = container_of(event, struct world_node, bury);
+    LOG_INFO(&node->world->logger, "world: %s stopped: %s", node->name, node->stop_text);
+    if (!is_stop_explained(node)) {
+        char text[400];
+        snprintf(text, sizeof text, "%s stopped by itself: %s (%s)", node->name, node->stop_text,
+                 err_info(node->stop_status)->name);
+        on_violation(node->world, text);
+    }
+    end_process(node, ENV_SIM_CRASH);
+    boot_later(node, draw_restart(node->world));
+}
+
+static void run_boot(struct schedule_event *event)
+{
+    struct world_node *node = container_of(event, struct world_node, boot);
+    LOG_INFO(&node->world->logger, "world: %s starts", node->name);
+    env_sim_boot(node->env);
+    checker_node_began(&node->world->checker, node->number);
+    schedule_add(&node->world->schedule, &node->start, node->world->schedule.now_us);
+}
+
+/* In the process: main() of a daemon. */
+static void run_start(struct schedule_event *event)
+{
+    struct world_node *node = container_of(event, struct world_node, start);
+    struct world *world = node->world;
+    struct node_config config = {
+        .name = node->name,
+        .data = node->data,
+        .listen = node->address,
+        .bootstrap = world->bootstrap,
+        .insecure = true,
+        .cluster_name = "sim",
+        .partitions = LIMIT_PARTITIONS_MIN,
+        .replicas = world->node_count < 3 ? world->node_count : 3,
+        .flush_bytes = world->flush_bytes,
+        .flush_idle_ms = world->flush_idle_ms,
+        .log_bytes = world->log_bytes,
+        .map_bytes = MAP_BYTES,
+        .store_no_sync = true,
+        .observe = on_observe,
+        .on_stopped = on_stopped,
+        .ctx = node,
+    };
+    struct err err = { 0 };
+    world->report->boots++;
+    int status = server_start(&node->env->env, &node->logger, &config, &node->server, &err);
+    if (status == 0) {
+        return;
+    }
+    node->server = NULL;
+    on_stopped(node, status, err.text);
+}
+
+static void run_relief(struct schedule_event *event)
+{
+    struct world_node *node = container_of(event, struct world_node, relief);
+    node->env->slow_factor = 1;
+    disk_faults(node->disk)->full = false;
+}
+
+static void init_node(struct world *world, uint32_t number)
+{
+    struct world_node *node = &world->nodes[number];
+    char host[32];
+    node->world = world;
+    node->number = number;
+    snprintf(node->name, sizeof node->name, "n%u", number + 1);
+    snprintf(host, sizeof host, "127.0.0.%u", number + 1);
+    snprintf(node->address, sizeof node->address, "%s:7400", host);
+    snprintf(node->data, sizeof node->data, "%.200s/%.10s", world->options->scratch, node->name);
+    node->disk = disk_new(world->options->seed * 16 + number, DISK_BYTES);
+    disk_prepare(node->disk, node->data);
+    disk_faults(node->disk)->lies = world->options->break_sync;
+    mkdir(node->data, 0700);
+    node->env = env_sim_new(&world->schedule, &world->network, node->disk, number, host, world->options->seed);
+    node->env->is_real_too = true;
+    node->env->torn = random_percent(&world->draw, 50);
+    node->env->drift_ppm = (int64_t)random_below(&world->draw, 401) - 200;
+    node->env->wall_offset_us = (int64_t)random_below(&world->draw, 100000);
+    node->env->log_delay_us = (uint32_t)random_between(&world->draw, 100, 2000);
+    node->env->flush_delay_us = (uint32_t)random_between(&world->draw, 1000, 100000);
+    node->logger = make_logger(world, node->name);
+    node->boot.run = run_boot;
+    node->start = (struct schedule_event){ .run = run_start, .owner = node->env };
+    node->bury.run = run_bury;
+    node->relief.run = run_relief;
+    boot_later(node, random_below(&world->draw, SECOND_US));
+}
+
+static void fini_node(struct world_node *node)
+{
+    if (!node->env->is_dead) {
+        end_process(node, ENV_SIM_CRASH);
+    }
+    node->world->report->jobs_cut += node->env->jobs_cut;
+    node->world->report->sectors_lost += disk_stats(node->disk)->sectors_lost;
+    node->world->report->sectors_torn += disk_stats(node->disk)->sectors_torn;
+    node->world->report->names_lost += disk_stats(node->disk)->names_lost;
+    env_sim_free(node->env);
+    disk_free(node->disk);
+}
+
+/* --- Faults */
+
+static struct world_node *draw_node(struct world *world)
+{
+    return &world->nodes[random_below(&world->nemesis, world->node_count)];
+}
+
+static bool strike_end(struct world_node *node, enum env_sim_end end)
+{
+    if (node->env->is_dead) {
+        return false;
+    }
+    end_process(node, end);
+    boot_later(node, draw_restart(node->world));
+    return true;
+}
+
+static bool strike_all(struct world *world, enum env_sim_end end)
+{
+    bool struck = false;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struck |= strike_end(&world->nodes[i], end);
+    }
+    return struck;
+}
+
+static void heal_later(struct world *world)
+{
+    schedule_add(&world->schedule, &world->heal_links,
+                 world->schedule.now_us + 100000 + random_below(&world->nemesis, 6 * SECOND_US));
+}
+
+static void run_heal_links(struct schedule_event *event)
+{
+    struct world *world = container_of(event, struct world, heal_links);
+    LOG_INFO(&world->logger, "world: links are healed");
+    network_unblock_all(&world->network);
+}
+
+/* Cuts one machine off: from all, or from the other nodes only (clients still reach it). */
+static bool strike_isolate(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    bool from_clients = random_percent(&world->nemesis, 50);
+    uint32_t end = from_clients ? NETWORK_MACHINES_MAX : world->node_count;
+    for (uint32_t i = 0; i < end; i++) {
+        if (i != node->number) {
+            network_block(&world->network, node->number, i, true);
+            network_block(&world->network, i, node->number, true);
+        }
+    }
+    LOG_INFO(&world->logger, "world: %s is isolated%s", node->name, from_clients ? "" : " from the other nodes");
+    heal_later(world);
+    return true;
+}
+
+static bool strike_split(struct world *world)
+{
+    uint64_t side = random_u64(&world->nemesis);
+    for (uint32_t i = 0; i < NETWORK_MACHINES_MAX; i++) {
+        for (uint32_t j = 0; j < NETWORK_MACHINES_MAX; j++) {
+            if ((side >> i & 1) != (side >> j & 1)) {
+                network_block(&world->network, i, j, true);
+            }
+        }
+    }
+    LOG_INFO(&world->logger, "world: split, sides %lx", side & ((1u << world->node_count) - 1));
+    heal_later(world);
+    return true;
+}
+
+static bool strike_one_way(struct world *world)
+{
+    struct world_node *from = draw_node(world), *to = draw_node(world);
+    if (from == to) {
+        return false;
+    }
+    network_block(&world->network, from->number, to->number, true);
+    LOG_INFO(&world->logger, "world: nothing passes from %s to %s", from->name, to->name);
+    heal_later(world);
+    return true;
+}
+
+static bool strike_disk(struct world *world, enum world_fault fault)
+{
+    struct world_node *node = draw_node(world);
+    struct disk_faults *faults = disk_faults(node->disk);
+    switch (fault) {
+    case FAULT_SLOW_DISK:
+        node->env->slow_factor = (uint32_t)random_between(&world->nemesis, 5, 100);
+        break;
+    case FAULT_DISK_FULL:
+        faults->full = true;
+        break;
+    case FAULT_WRITE_FAILS:
+        faults->fail_write_in = (uint32_t)random_between(&world->nemesis, 1, 20);
+        return true;
+    default:
+        faults->fail_sync_in = (uint32_t)random_between(&world->nemesis, 1, 20);
+        return true;
+    }
+    schedule_add(&world->schedule, &node->relief,
+                 world->schedule.now_us + 200000 + random_below(&world->nemesis, 4 * SECOND_US));
+    return true;
+}
+
+static bool strike_pause(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    if (node->env->is_dead) {
+        return false;
+    }
+    uint64_t pause_us = 20000 + random_below(&world->nemesis, 3 * SECOND_US);
+    LOG_INFO(&world->logger, "world: %s pauses for %lu us", node->name, pause_us);
+    env_sim_pause(node->env, world->schedule.now_us + pause_us);
+    return true;
+}
+
+static bool strike_restart(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    if (!node->server || node->is_stopping) {
+        return false;
+    }
+    server_stop(node->server); /* run_bury follows */
+    return true;
+}
+
+static bool strike_clock(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    node->env->wall_offset_us += (int64_t)random_below(&world->nemesis, 400000) - 200000;
+    return true;
+}
+
+static bool strike(struct world *world, enum world_fault fault)
+{
+    switch (fault) {
+    case FAULT_CRASH:
+        return strike_end(draw_node(world), ENV_SIM_CRASH);
+    case FAULT_POWER:
+        return strike_end(draw_node(world), ENV_SIM_POWER_LOSS);
+    case FAULT_CRASH_ALL:
+        return strike_all(world, ENV_SIM_CRASH);
+    case FAULT_POWER_ALL:
+        return strike_all(world, ENV_SIM_POWER_LOSS);
+    case FAULT_RESTART:
+        return strike_restart(world);
+    case FAULT_PAUSE:
+        return strike_pause(world);
+    case FAULT_ISOLATE:
+        return strike_isolate(world);
+    case FAULT_SPLIT:
+        return strike_split(world);
+    case FAULT_ONE_WAY:
+        return strike_one_way(world);
+    case FAULT_BREAK:
+        return network_break_one(&world->network);
+    case FAULT_CLOCK_JUMP:
+        return strike_clock(world);
+    default:
+        return strike_disk(world, fault);
+    }
+}
+
+static void run_strike(struct schedule_event *event)
+{
+    struct world *world = container_of(event, struct world, strike);
+    enum world_fault fault = (enum world_fault)random_below(&world->nemesis, FAULT_COUNT);
+    bool strikes = world->may_strike[fault];
+    if (strikes) {
+        LOG_INFO(&world->logger, "world: %s", fault_names[fault]);
+        world->report->faults[fault] += strike(world, fault);
+    }
+    /* draws that hit nothing cost no time, so that the rate does not hang on how many faults there are */
+    uint64_t pause_us = strikes ? random_delay(&world->nemesis, world->fault_interval_us) : 1;
+    schedule_add(&world->schedule, &world->strike, world->schedule.now_us + pause_us);
+}
+
+/* --- A run */
+
+/* Runs until `until_us` or, if given, until is_done. */
+static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(struct world *world))
+{
+    struct schedule *schedule = &world->schedule;
+    struct schedule_event *event;
+    for (uint64_t step = 0; world->report->violations == 0; step++) {
+        if (is_done && step % 256 == 0 && is_done(world)) {
+            return true;
+        }
+        event = schedule_next(schedule, until_us);
+        if (!event) {
+            return is_done && is_done(world);
+        }
+        struct env_sim *owner = event->owner; /* the event may be gone after it ran */
+        if (!env_sim_step(schedule, event) || !owner || owner->machine >= world->node_count) {
+            continue;
+        }
+        struct world_node *node = &world->nodes[owner->machine];
+        if (node->server) {
+            checker_step(&world->checker, node->number, server_node(node->server));
+        }
+    }
+    return false;
+}
+
+static bool is_formed(struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (!world->nodes[i].server || !node_is_ready(server_node(world->nodes[i].server))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool are_clients_idle(struct world *world)
+{
+    return workload_end(&world->workload);
+}
+
+static bool is_all_read(struct world *world)
+{
+    return world->workload.final_left == 0;
+}
+
+/* Every replica of every group has applied the same. */
+static bool has_converged(struct world *world)
+{
+    if (!is_formed(world)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < world->checker.group_count; i++) {
+        uint64_t applied = 0;
+        for (uint32_t j = 0; j < world->node_count; j++) {
+            struct partition *partition = node_find_partition(server_node(world->nodes[j].server), i);
+            if (!partition) {
+                continue;
+            }
+            if (applied != 0 && partition_applied(partition) != applied) {
+                return false;
+            }
+            applied = partition_applied(partition);
+        }
+        if (world->checker.groups[i].committed > applied) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Replicas that applied the same entries must hold the same records. */
+static void compare_stores(struct world *world)
+{
+    for (uint32_t i = 0; i < world->checker.group_count; i++) {
+        uint64_t first_digest = 0;
+        uint32_t first = 0;
+        for (uint32_t j = 0; j < world->node_count; j++) {
+            struct partition *partition = node_find_partition(server_node(world->nodes[j].server), i);
+            struct store_cursor *cursor;
+            struct err err;
+            if (!partition) {
+                continue;
+            }
+            uint64_t digest = 1;
+            int status = store_cursor_open(partition_store(partition), span_of(NULL, 0), span_of(NULL, 0), false, &cursor, &err);
+            struct span key;
+            struct record record;
+            while (status == 0 && (status = store_cursor_next(cursor, &key, &record, &err)) == 1) {
+                digest = hash_u64(digest ^ hash_bytes(key.data, key.size));
+                digest = hash_u64(digest ^ hash_bytes(record.value.data, record.value.size) ^ record.version);
+                status = 0;
+            }
+            if (status < 0) {
+                checker_fail(&world->checker, "n%u cannot scan group %u: %s", j + 1, i, err.text);
+                continue;
+            }
+            store_cursor_close(cursor);
+            if (first_digest != 0 && digest != first_digest) {
+                checker_fail(&world->checker, "n%u and n%u hold different records of group %u", first + 1, j + 1, i);
+            }
+            first_digest = digest;
+            first = j;
+        }
+    }
+}
+
+static void draw_run(struct world *world)
+{
+    struct random *draw = &world->draw;
+    uint32_t nodes = (uint32_t)random_below(draw, 20);
+    world->node_count = nodes == 0 ? 1 : nodes < 3 ? 5 : 3;
+    for (int i = 0; i < FAULT_COUNT; i++) {
+        world->may_strike[i] = random_percent(draw, 40);
+    }
+    world->may_strike[random_below(draw, FAULT_COUNT)] = true;
+    world->fault_interval_us = (uint32_t)random_between(draw, 100000, 5 * SECOND_US);
+    uint64_t seconds = world->options->fault_seconds ? world->options->fault_seconds : random_between(draw, 10, 60);
+    world->trouble_us = seconds * SECOND_US;
+    world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
+    world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
+    world->log_bytes = 64 << 20;
+    struct network *network = &world->network;
+    network->cut_percent = (uint32_t)random_below(draw, 30);
+    network->patience_us = (uint32_t)random_between(draw, SECOND_US, 15 * SECOND_US);
+    network->window_bytes = 4096u << random_below(draw, 8);
+    uint32_t typical = (uint32_t)random_between(draw, 30, 3000);
+    for (uint32_t i = 0; i < NETWORK_MACHINES_MAX; i++) {
+        for (uint32_t j = 0; j < NETWORK_MACHINES_MAX; j++) {
+            network->latency_us[i][j] = (uint32_t)random_between(draw, typical / 2, typical * 2);
+        }
+    }
+}
+
+static void init_workload(struct world *world)
+{
+    struct random *draw = &world->draw;
+    struct workload_config config = {
+        .seed = world->options->seed,
+        .endpoints = world->endpoints,
+        .clients = (uint32_t)random_between(draw, 2, 4),
+        .sessions = (uint32_t)random_between(draw, 1, 4),
+        .think_us = (uint32_t)random_between(draw, 2000, 50000),
+        .value_bytes = random_percent(draw, 20) ? 20000 : 200,
+        .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
+        .read_percent = (uint32_t)random_between(draw, 20, 60),
+        .delete_percent = (uint32_t)random_below(draw, 15),
+        .condition_percent = (uint32_t)random_below(draw, 60),
+    };
+    config.keys = (uint32_t)random_between(draw, 1, 8 * config.clients);
+    workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count, &world->logger, on_violation,
+                  world);
+}
+
+static void init_world(struct world *world)
+{
+    uint64_t seed = world->options->seed;
+    schedule_init(&world->schedule, SECOND_US);
+    network_init(&world->network, &world->schedule, seed);
+    checker_init(&world->checker, on_violation, world);
+    world->logger = make_logger(world, NULL);
+    world->draw = random_stream(seed, 1);
+    world->nemesis = random_stream(seed, 2);
+    draw_run(world);
+    size_t at = 0, to = 0;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        init_node(world, i);
+        at += (size_t)snprintf(world->bootstrap + at, sizeof world->bootstrap - at, "%s%s=%s", i ? "," : "",
+                               world->nodes[i].name, world->nodes[i].address);
+        to += (size_t)snprintf(world->endpoints + to, sizeof world->endpoints - to, "%s%s", i ? "," : "",
+                               world->nodes[i].address);
+    }
+    init_workload(world);
+    world->strike.run = run_strike;
+    world->heal_links.run = run_heal_links;
+}
+
+static int remove_one(const char *path, const struct stat *stat_of, int flag, struct FTW *ftw)
+{
+    return remove(path);
+}
+
+static void fini_world(struct world *world)
+{
+    workload_fini(&world->workload);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        fini_node(&world->nodes[i]);
+    }
+    network_fini(&world->network);
+    checker_fini(&world->checker);
+    schedule_fini(&world->schedule);
+    nftw(world->options->scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Faults end; what lies down gets up. */
+static void heal(struct world *world)
+{
+    LOG_INFO(&world->logger, "world: all is healed");
+    schedule_remove(&world->schedule, &world->strike);
+    schedule_remove(&world->schedule, &world->heal_links);
+    network_unblock_all(&world->network);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct world_node *node = &world->nodes[i];
+        node->env->slow_factor = 1;
+        disk_faults(node->disk)->full = false;
+        disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
+    }
+    world->is_healed = true;
+}
+
+static void expect(struct world *world, bool is_fine, const char *what)
+{
+    if (!is_fine && world->report->violations == 0) {
+        char text[200];
+        snprintf(text, sizeof text, "no progress: %s", what);
+        on_violation(world, text);
+    }
+}
+
+static void live(struct world *world)
+{
+    struct schedule *schedule = &world->schedule;
+    expect(world, run_until(world, schedule->now_us + FORM_MAX_US, is_formed), "the cluster does not form");
+    workload_begin(&world->workload);
+    schedule_add(schedule, &world->strike, schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
+    run_until(world, schedule->now_us + world->trouble_us, NULL);
+    heal(world);
+    uint64_t healed_us = schedule->now_us;
+    expect(world, run_until(world, schedule->now_us + HEAL_MAX_US, are_clients_idle), "requests stay unanswered");
+    if (world->report->violations == 0) {
+        workload_read_all(&world->workload);
+    }
+    expect(world, run_until(world, healed_us + 2 * HEAL_MAX_US, is_all_read), "keys cannot be read after healing");
+    expect(world, run_until(world, healed_us + 3 * HEAL_MAX_US, has_converged), "replicas do not converge");
+    world->report->recovery_us = schedule->now_us - healed_us;
+    if (world->report->violations == 0) {
+        compare_stores(world);
+    }
+    if (world->report->violations == 0) {
+        world->report->undecided = workload_judge(&world->workload);
+    }
+}
+
+void world_run(const struct world_options *options, struct world_report *report)
+{
+    struct world *world = MEM_NEW(struct world);
+    *report = (struct world_report){ 0 };
+    world->options = options;
+    world->report = report;
+    CHECK(mkdir(options->scratch, 0700) == 0);
+    init_world(world);
+    live(world);
+    report->hash = world->schedule.hash;
+    report->steps = world->schedule.steps;
+    report->virtual_us = world->schedule.now_us - SECOND_US;
+    report->nodes = world->node_count;
+    report->calls = world->workload.stats.calls;
+    report->ok = world->workload.stats.ok;
+    report->refused = world->workload.stats.refused;
+    report->unknown = world->workload.stats.unknown;
+    report->nothing = world->workload.stats.nothing;
+    report->elections = world->checker.elections;
+    report->committed = world->checker.committed;
+    fini_world(world);
+    mem_free(world);
+}

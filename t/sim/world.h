@@ -1,0 +1,50 @@
+/* The world of one run: a cluster, its clients, and what befalls them, all drawn from one seed. */
+#ifndef SIM_WORLD_H
+#define SIM_WORLD_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What can befall a cluster. */
+enum world_fault {
+    FAULT_CRASH,         /* one process dies; the page cache stays */
+    FAULT_POWER,         /* one machine loses power */
+    FAULT_CRASH_ALL,
+    FAULT_POWER_ALL,
+    FAULT_RESTART,       /* a node is stopped in order and started again */
+    FAULT_PAUSE,         /* a process stands still (SIGSTOP) */
+    FAULT_ISOLATE,       /* one machine is cut off from all, or from the other nodes */
+    FAULT_SPLIT,         /* two halves */
+    FAULT_ONE_WAY,       /* one direction between two nodes is clogged */
+    FAULT_BREAK,         /* a connection breaks */
+    FAULT_SLOW_DISK,
+    FAULT_DISK_FULL,
+    FAULT_WRITE_FAILS,
+    FAULT_SYNC_FAILS,
+    FAULT_CLOCK_JUMP,
+    FAULT_COUNT
+};
+const char *world_fault_name(enum world_fault fault);
+
+struct world_options {
+    uint64_t seed;
+    bool trace;         /* tell what happens, on stderr */
+    bool break_sync;    /* the disks lie: nothing is durable after a sync; must be found */
+    uint32_t fault_seconds; /* virtual; 0: drawn */
+    const char *scratch; /* a folder of its own, on tmpfs */
+};
+
+/* Plain data: it travels from a child process through a pipe. */
+struct world_report {
+    uint64_t hash, steps, virtual_us;
+    uint64_t violations, undecided;
+    char violation[512];
+    uint64_t faults[FAULT_COUNT];
+    uint64_t calls, ok, refused, unknown, nothing;
+    uint64_t elections, committed, boots, jobs_cut, sectors_lost, sectors_torn, names_lost, recovery_us;
+    uint32_t nodes;
+};
+
+void world_run(const struct world_options *options, struct world_report *report);
+
+#endif
