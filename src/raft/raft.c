@@ -289,8 +289,7 @@ static void enter_term(struct raft *raft, uint64_t term, uint64_t vote)
     p->verified = p->acked = p->ack_sequence = 0;
     p->ack_due = false;
     p->held_count = 0;
-    raft->out.message_count =
-        0; /* I5; also: appends in there may speak of entries that a new leader replaces */
+    raft->out.message_count = 0; /* I5 */
     raft->out.fetch_count = 0;
     raft->out.persist_state = true;
     raft->out.role_changed = true;
@@ -744,8 +743,7 @@ static void step_append(struct raft *raft, const struct raft_message *m,
     uint64_t end = m->index + m->count;
     p->verified = max_u64(p->verified, end);
     p->ack_sequence = max_u64(p->ack_sequence, m->sequence);
-    /* New entries are answered when the disk has them; what wants an answer and adds nothing, now.
-     */
+    /* New entries are answered when the disk has them, what adds nothing now. */
     if (m->sequence != 0 && (m->count == 0 || end <= raft->durable_index)) {
         p->ack_due = true;
     }

@@ -120,7 +120,8 @@ struct raft_effects {
     /* Messages to send, in order. */
     struct raft_message *messages;
     size_t message_count, message_capacity;
-    /* Followers whose next entries are not in memory: read them from disk and send them with raft_fetched. */
+    /* Followers whose next entries are not in memory: read them from disk and send them with raft_fetched, which must be called
+     * for each; a newer one for the same follower (after a reset) replaces an older. */
     struct raft_fetch {
         uint64_t to, first;
     } fetches[LIMIT_REPLICAS];

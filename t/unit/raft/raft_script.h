@@ -217,8 +217,13 @@ static inline void world_turn(struct world *world, int id)
     for (size_t i = 0; i < out->message_count; i++) {
         world_emit(node, &out->messages[i]);
     }
-    for (int i = 0; i < out->fetch_count && node->fetch_count < LIMIT_REPLICAS; i++) {
-        node->fetches[node->fetch_count++] = out->fetches[i];
+    for (int i = 0; i < out->fetch_count; i++) {
+        int at = 0;
+        while (at < node->fetch_count && node->fetches[at].to != out->fetches[i].to) {
+            at++; /* a newer one for the same follower replaces the older */
+        }
+        node->fetches[at] = out->fetches[i];
+        node->fetch_count += at == node->fetch_count;
     }
     node->saw_commit |= out->commit_advanced;
     node->saw_reads |= out->reads_confirmed;

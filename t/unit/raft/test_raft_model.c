@@ -498,7 +498,7 @@ static void run_seed(struct model *m, uint64_t seed)
     world_free(m->world);
 }
 
-static uint64_t first_seed = 1, seed_count = 60;
+static uint64_t first_seed = 1, seed_count = 300;
 
 static void random_schedules_keep_the_promises(void **state)
 {
