@@ -167,8 +167,8 @@ int core_step(struct core *core, uint64_t now_us)
     calls += ask_callbacks(core);
     calls += stream_callbacks(core);
     call_route(core);
-    route_drive(core);
     stream_drive(core);
+    route_drive(core); /* after those that may find that they want a topology */
     link_flush_all(core);
     return calls;
 }
