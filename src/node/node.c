@@ -375,6 +375,7 @@ static int open_log(struct node *node, struct err *err)
         .logger = node->logger,
         .directory = directory,
         .node_id = node->id,
+        .segment_bytes = node->config.log_segment_bytes,
         .on_durable = on_durable,
         .on_state_durable = on_state_durable,
         .on_batch = on_batch,

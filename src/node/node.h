@@ -29,6 +29,7 @@ struct node_config {
     uint64_t flush_bytes;      /* overlay bytes that start a flush */
     uint64_t flush_idle_ms;    /* flush what is there when nothing was written for so long */
     uint64_t log_bytes;        /* live log bytes that start a flush */
+    uint64_t log_segment_bytes; /* 0: LIMIT_LOG_SEGMENT_BYTES; smaller for tests and the simulator */
     uint64_t overlay_bytes;    /* admission ends here */
     uint64_t map_bytes;        /* LMDB's map */
     bool store_no_sync;        /* the simulator only */

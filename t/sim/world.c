@@ -61,7 +61,7 @@ struct world {
     struct world_node nodes[NODES_MAX];
     uint32_t node_count;
     char bootstrap[256], endpoints[256];
-    uint64_t flush_bytes, log_bytes;
+    uint64_t flush_bytes, log_bytes, segment_bytes;
     uint32_t flush_idle_ms;
     bool may_strike[FAULT_COUNT];
     uint32_t fault_interval_us;
@@ -210,6 +210,7 @@ static void run_start(struct schedule_event *event)
         .flush_bytes = world->flush_bytes,
         .flush_idle_ms = world->flush_idle_ms,
         .log_bytes = world->log_bytes,
+        .log_segment_bytes = world->segment_bytes,
         .map_bytes = MAP_BYTES,
         .store_no_sync = true,
         .observe = on_observe,
@@ -576,7 +577,8 @@ static void draw_run(struct world *world)
     world->trouble_us = seconds * SECOND_US;
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
-    world->log_bytes = 64 << 20;
+    world->segment_bytes = (uint64_t)1 << random_between(draw, 20, 22);
+    world->log_bytes = world->segment_bytes * random_between(draw, 2, 8);
     struct network *network = &world->network;
     network->cut_percent = (uint32_t)random_below(draw, 30);
     network->patience_us = (uint32_t)random_between(draw, SECOND_US, 15 * SECOND_US);
