@@ -273,14 +273,17 @@ static void add_pending(struct modify_state *state, const char *key, int size)
 
 /* --- Rows */
 
-static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot)
+static void check_constraints(EState *estate, ResultRelInfo *target, TupleTableSlot *slot,
+                              bool is_update)
 {
     Relation relation = target->ri_RelationDesc;
 
     if (relation->rd_att->constr != NULL) {
         ExecConstraints(target, slot, estate);
     }
-    if (relation->rd_rel->relispartition && target->ri_RootResultRelInfo == NULL) {
+    /* Inserted rows of a partitioned table were routed here; updated ones would have to leave,
+     * which core does not do for us. */
+    if (relation->rd_rel->relispartition && (is_update || target->ri_RootResultRelInfo == NULL)) {
         ExecPartitionCheck(target, slot, estate, true);
     }
 }
@@ -345,7 +348,7 @@ static TupleTableSlot *exec_insert(EState *estate, ResultRelInfo *target, TupleT
     char *value;
     int size;
 
-    check_constraints(estate, target, slot);
+    check_constraints(estate, target, slot, false);
     slot_getallattrs(slot);
     for (int i = 0; i < state->table->column_count; i++) {
         if (is_attribute(&state->table->columns[i]) && !slot->tts_isnull[i]) {
@@ -416,7 +419,7 @@ static TupleTableSlot *exec_update(EState *estate, ResultRelInfo *target, TupleT
     char *value;
     int size;
 
-    check_constraints(estate, target, slot);
+    check_constraints(estate, target, slot, true);
     if (!row_is_unchanged(state, row)) {
         return NULL;
     }

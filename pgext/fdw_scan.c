@@ -650,9 +650,6 @@ static void explain_keys(struct scan_state *state, ExplainState *es, bool is_kno
             state->range.to.len > 0 ? key_quote(state->range.to.data, state->range.to.len) : "");
     }
     ExplainPropertyText("Key Range", text.data, es);
-    if (state->is_reverse) {
-        ExplainPropertyText("Key Order", "descending", es);
-    }
 }
 
 static void explain_scan(ForeignScanState *node, ExplainState *es)
@@ -667,6 +664,9 @@ static void explain_scan(ForeignScanState *node, ExplainState *es)
         is_known = true;
     }
     explain_keys(state, es, is_known);
+    if (state->is_reverse) {
+        ExplainPropertyText("Key Order", "descending", es);
+    }
     explain_filter(node, es);
     if (state->limit_hint > 0 && state->strategy > STRATEGY_MULTI) {
         ExplainPropertyInteger("Page Size", NULL, state->limit_hint, es);

@@ -235,8 +235,8 @@ static void refuse_segment(const struct table *table, const struct column *colum
                            table->name),
                     errdetail("Its part for column \"%s\" is not a %s as this table writes it.",
                               column->name, format_type_be(column->declared)),
-                    errhint("Such a key is hidden by a more specific prefix, or shown by a table "
-                            "with a text column.")));
+                    errhint("Give the table a prefix of its own, or read the key through a table "
+                            "whose key column is text.")));
 }
 
 /* Reads a whole number without raising. */

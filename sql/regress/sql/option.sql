@@ -1,0 +1,52 @@
+-- Wrong options are refused with what is valid, and the nearest name.
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (endpoint '127.0.0.1:1');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (password 'x');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (timeout 'soon');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (timeout '0');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (commit_timeout '2h');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (fetch_size '0');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (fetch_size 'many');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (isolation 'none');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (updatable 'perhaps');
+CREATE SERVER bad FOREIGN DATA WRAPPER cairn_fdw OPTIONS (write_bytes_max '1');
+CREATE SERVER good FOREIGN DATA WRAPPER cairn_fdw OPTIONS (endpoints '127.0.0.1:1,localhost:2', timeout '300ms', command_timeout '2s',
+    commit_timeout '1min', fetch_size '100', isolation 'downgrade', updatable 'off', keep_connections 'off', write_bytes_max '1MB');
+CREATE USER MAPPING FOR CURRENT_USER SERVER cairn OPTIONS (user 'x');
+CREATE FOREIGN TABLE bad (key text) SERVER cairn OPTIONS (prefx 'a/');
+CREATE FOREIGN TABLE bad (key text) SERVER cairn OPTIONS (format 'xml');
+CREATE FOREIGN TABLE bad (key text OPTIONS (role 'king')) SERVER cairn;
+CREATE FOREIGN TABLE bad (key text OPTIONS (key 'first')) SERVER cairn;
+CREATE FOREIGN TABLE bad (key text OPTIONS (feild 'x')) SERVER cairn;
+-- What only the columns together can tell shows at first use.
+CREATE FOREIGN TABLE t1 (value text) SERVER cairn;
+SELECT * FROM t1;
+CREATE FOREIGN TABLE t2 (key int, value text) SERVER cairn;
+SELECT * FROM t2;
+CREATE FOREIGN TABLE t3 (key text, colour text) SERVER cairn;
+SELECT * FROM t3;
+CREATE FOREIGN TABLE t4 (id float8 OPTIONS (key '1')) SERVER cairn OPTIONS (format 'json');
+SELECT * FROM t4;
+CREATE FOREIGN TABLE t5 (a int OPTIONS (key '1'), b int OPTIONS (key '1')) SERVER cairn OPTIONS (format 'json');
+SELECT * FROM t5;
+CREATE FOREIGN TABLE t6 (id int OPTIONS (key '1'), a text, b text OPTIONS (field 'a')) SERVER cairn OPTIONS (format 'json');
+SELECT * FROM t6;
+CREATE FOREIGN TABLE t7 (key text, version text) SERVER cairn;
+SELECT * FROM t7;
+CREATE FOREIGN TABLE t8 (key text, value text, v2 text OPTIONS (role 'value')) SERVER cairn;
+SELECT * FROM t8;
+CREATE FOREIGN TABLE t9 (id int OPTIONS (key '1'), whole text OPTIONS (role 'value')) SERVER cairn OPTIONS (format 'json');
+SELECT * FROM t9;
+DROP FOREIGN TABLE t1, t2, t3, t4, t5, t6, t7, t8, t9;
+-- Tables and servers that only read.
+CREATE FOREIGN TABLE readonly (key text, value text) SERVER cairn OPTIONS (prefix 'option/', updatable 'false');
+INSERT INTO readonly VALUES ('a', 'b');
+DELETE FROM readonly;
+CREATE FOREIGN TABLE other (key text, value text) SERVER good;
+INSERT INTO other VALUES ('a', 'b');
+ALTER FOREIGN TABLE readonly OPTIONS (SET updatable 'true');
+INSERT INTO readonly VALUES ('a', 'b');
+SELECT * FROM readonly;
+DELETE FROM readonly;
+SELECT * FROM readonly;
+DROP SERVER good CASCADE;
+DROP FOREIGN TABLE readonly;
