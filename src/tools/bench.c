@@ -242,14 +242,15 @@ static void step_dirty(struct worker *worker)
     }
 }
 
-/* ms until the next intended start, at most 100; 0 when it is near: epoll's clock is too coarse then. */
-static int wait_ms(const struct worker *worker, uint64_t now)
+/* How long to wait for answers at most: until the next intended start, and 100 ms. */
+static struct timespec wait_time(const struct worker *worker, uint64_t now)
 {
-    if (worker->interval_ns == 0 || !worker->free || now >= worker->end_ns) {
-        return 100;
+    double left = 1e8;
+    if (worker->interval_ns > 0 && worker->free && now < worker->end_ns) {
+        left = worker->next_ns - (double)now;
     }
-    double left = worker->next_ns - (double)now;
-    return left < 1e6 ? 0 : left > 1e8 ? 100 : (int)(left / 1e6);
+    left = left < 0 ? 0 : left > 1e8 ? 1e8 : left;
+    return (struct timespec){ .tv_nsec = (long)left };
 }
 
 static void run_load(struct worker *worker)
@@ -269,7 +270,8 @@ static void run_load(struct worker *worker)
     while ((now = now_ns()) < worker->end_ns || worker->in_flight) {
         start_due(worker, now);
         step_dirty(worker);
-        int count = epoll_wait(worker->epoll_fd, events, EVENTS, wait_ms(worker, now));
+        struct timespec most = wait_time(worker, now);
+        int count = epoll_pwait2(worker->epoll_fd, events, EVENTS, &most, NULL);
         for (int i = 0; i < count; i++) {
             cairn_step(worker->handles[events[i].data.u64]);
         }
