@@ -1,54 +1,69 @@
-/* Skip lists in an arena, one per replica and generation.
+/* Ordered keys in an arena, one structure per replica and generation.
  *
- * A node is one allocation: entry, links, key. Nodes are never removed, only marked deleted, so cursors hold plain pointers. An
- * overwrite replaces the entry in place. Heights come from a counter through a hash: the structure is the same in every run.
- * A skip list rather than a hash table sorted at the flush, because scans need the order at any time.
+ * A node is one allocation: entry, links to its neighbours, key. The nodes of an overlay form a doubly linked list in key order; above
+ * it stands an index of two levels: leaves of up to LEAF_NODES node pointers, and a directory of the leaves. Both are `struct run`:
+ * a sorted array of nodes with, beside it, eight bytes of each key from where the run's keys begin to differ (the digest). Keys in
+ * one replica tend to share long beginnings, so a search compares digests, in a few cache lines, and looks at a node only when
+ * digests are equal. A skip list here cost some 25 cache misses a search among 3,000 keys, most of the time of applying a put; this
+ * costs about six.
+ *
+ * Nodes are never removed, only marked deleted, and never move, so cursors hold plain pointers. An overwrite replaces the entry in
+ * place.
  *
  * Invariants
- *   I1  Keys ascend strictly along every level; `previous` mirrors level 0, NULL at the first.
- *   I2  A node's attributes, once allocated, are its own for ever and reused by later overwrites: the arena grows with keys, not
+ *   I1  Keys ascend strictly along the list and along every run; the directory's nodes are the leaves' first ones.
+ *   I2  All keys of a run begin with its prefix: the prefix is at most what its first and last key share.
+ *   I3  A node's attributes, once allocated, are its own for ever and reused by later overwrites: the arena grows with keys, not
  *       with operations. */
 #include "store/overlay.h"
 
 #include "base/check.h"
-#include "base/hash.h"
 #include "base/limits.h"
+
+enum {
+    LEAF_NODES = 64,
+    DIRECTORY_LEAVES_MIN = 8,
+    /* Longer common beginnings are compared as far as this: the run's head stays within a cache line or so. */
+    PREFIX_BYTES_MAX = 48,
+    /* A half of a split leaf gets a longer prefix only if it gains this many bytes: new digests mean looking at every node. */
+    PREFIX_GAIN_MIN = 4,
+};
 
 struct overlay_node {
     struct overlay_entry entry;
-    struct attributes *attributes_room; /* I2 */
-    struct overlay_node *previous;
+    struct attributes *attributes_room; /* I3 */
+    struct overlay_node *next, *previous;
     uint16_t key_size;
-    uint8_t height;
-    struct overlay_node *next[]; /* height of them, then the key */
+    uint8_t key[];
+};
+
+struct run {
+    uint32_t count;
+    uint16_t prefix_size;
+    uint8_t prefix[PREFIX_BYTES_MAX];
+    uint64_t *digests;
+    struct overlay_node **nodes;
+};
+
+struct leaf {
+    struct run run;
+    uint64_t digests[LEAF_NODES];
+    struct overlay_node *nodes[LEAF_NODES];
 };
 
 struct overlay {
     struct generation *generation;
     struct overlay *next; /* in the generation */
-    struct overlay_node *last;
-    struct overlay_node *head; /* no key, full height */
-    unsigned height;           /* of the highest node */
+    struct overlay_node *first, *last;
+    struct run directory;
+    struct leaf **leaves;
+    uint32_t leaves_capacity;
 };
 
-static uint8_t *node_key(const struct overlay_node *node)
+static void *generation_alloc(struct generation *generation, size_t size)
 {
-    return (uint8_t *)&node->next[node->height];
-}
-
-static struct overlay_node *node_new(struct generation *generation, unsigned height, struct span key)
-{
-    struct overlay_node *node;
-    size_t size = sizeof *node + height * sizeof node->next[0] + key.size;
-    node = arena_alloc(&generation->arena, size);
-    memset(node, 0, sizeof *node + height * sizeof node->next[0]);
-    node->height = (uint8_t)height;
-    node->key_size = (uint16_t)key.size;
-    if (key.size > 0) {
-        memcpy(node_key(node), key.data, key.size);
-    }
     generation->bytes += size;
-    return node;
+    return arena_alloc(&generation->arena, size);
 }
 
 struct generation *generation_new(void)
@@ -62,10 +77,10 @@ bool generation_release(struct generation *generation, size_t limit)
 {
     while (generation->overlays) {
         struct overlay *overlay = generation->overlays;
-        struct overlay_node *node = generation->release_at ? generation->release_at : overlay->head->next[0];
+        struct overlay_node *node = generation->release_at ? generation->release_at : overlay->first;
         for (; node && limit > 0; limit--) {
             blob_unref(node->entry.blob);
-            node = node->next[0];
+            node = node->next;
         }
         generation->release_at = node;
         if (node) {
@@ -88,77 +103,246 @@ void generation_free(struct generation *generation)
 
 struct overlay *overlay_new(struct generation *generation)
 {
-    struct overlay *overlay = arena_alloc(&generation->arena, sizeof *overlay);
-    *overlay = (struct overlay){ .generation = generation, .height = 1 };
-    overlay->head = node_new(generation, OVERLAY_HEIGHT_MAX, span_of(NULL, 0));
+    struct overlay *overlay = generation_alloc(generation, sizeof *overlay);
+    *overlay = (struct overlay){ .generation = generation };
     *generation->overlays_end = overlay;
     generation->overlays_end = &overlay->next;
     return overlay;
 }
 
+/* --- Runs */
+
 static int compare_key(const struct overlay_node *node, struct span key)
 {
     size_t size = node->key_size < key.size ? node->key_size : key.size;
-    int order = memcmp(node_key(node), key.data, size);
+    int order = memcmp(node->key, key.data, size);
     return order != 0 ? order : (node->key_size > key.size) - (node->key_size < key.size);
 }
 
-/* The last node below the key on every level into before[] (NULL allowed), and returns that of level 0 (the head if none). */
-static struct overlay_node *descend(const struct overlay *overlay, struct span key, struct overlay_node **before,
-                                    struct overlay_node **equal)
+/* Eight bytes of the key from `offset`, so that they compare as numbers; zeroes behind the end. Different digests order as their keys
+ * do: where a shorter key is padded, it is a prefix of the other one or differs earlier. */
+static uint64_t digest_of(struct span key, size_t offset)
 {
-    struct overlay_node *at = overlay->head;
-    const struct overlay_node *not_below = NULL; /* compared already, one level up */
-    *equal = NULL;
-    for (unsigned level = overlay->height; level-- > 0;) {
-        struct overlay_node *next;
-        while ((next = at->next[level]) != NULL && next != not_below) {
-            int order = compare_key(next, key);
-            if (order >= 0) {
-                not_below = next;
-                *equal = order == 0 ? next : *equal;
-                break;
-            }
-            at = next;
+    uint64_t bytes = 0;
+    size_t size = key.size - offset;
+    if (size >= 8) {
+        memcpy(&bytes, key.data + offset, 8);
+    } else {
+        memcpy(&bytes, key.data + offset, size);
+    }
+    return __builtin_bswap64(bytes);
+}
+
+/* Where the key stands against all keys of the run: < 0 below, > 0 above, 0: it shares the prefix. */
+static int compare_prefix(const struct run *run, struct span key)
+{
+    size_t size = key.size < run->prefix_size ? key.size : run->prefix_size;
+    int order = memcmp(key.data, run->prefix, size);
+    return order != 0 ? order : -(key.size < run->prefix_size);
+}
+
+/* How many of the run's keys are below the key; *equal is the node with that very key, if it is there. */
+static uint32_t run_search(const struct run *run, struct span key, struct overlay_node **equal)
+{
+    int side = compare_prefix(run, key);
+    if (side != 0) {
+        return side < 0 ? 0 : run->count;
+    }
+    uint64_t digest = digest_of(key, run->prefix_size);
+    uint32_t low = 0, high = run->count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        uint64_t other = run->digests[middle];
+        int order = other < digest ? -1 : other > digest ? 1 : compare_key(run->nodes[middle], key);
+        if (order == 0) {
+            *equal = run->nodes[middle];
+            return middle;
         }
-        if (before) {
-            before[level] = at;
-        } else if (*equal) {
-            return NULL; /* found, and nobody asks for the way */
+        if (order < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
+    }
+    return low;
+}
+
+static size_t common_size(const struct overlay_node *a, const struct overlay_node *b)
+{
+    size_t size = a->key_size < b->key_size ? a->key_size : b->key_size, at = 0;
+    size = size < PREFIX_BYTES_MAX ? size : PREFIX_BYTES_MAX;
+    while (at < size && a->key[at] == b->key[at]) {
+        at++;
     }
     return at;
 }
 
+static void run_set_prefix(struct run *run, size_t size)
+{
+    run->prefix_size = (uint16_t)size;
+    memcpy(run->prefix, run->nodes[0]->key, size);
+    for (uint32_t i = 0; i < run->count; i++) {
+        run->digests[i] = digest_of(overlay_key(run->nodes[i]), size);
+    }
+}
+
+/* Sets the node at `slot`, which is new there: keeps I2, and the slot's digest. */
+static void run_set(struct run *run, uint32_t slot, struct overlay_node *node)
+{
+    run->nodes[slot] = node;
+    if (slot == 0 || slot == run->count - 1) { /* the run may have widened */
+        size_t size = common_size(run->nodes[0], run->nodes[run->count - 1]);
+        if (size < run->prefix_size || run->count == 1) {
+            run_set_prefix(run, size);
+            return;
+        }
+    }
+    run->digests[slot] = digest_of(overlay_key(node), run->prefix_size);
+}
+
+static void run_insert(struct run *run, uint32_t slot, struct overlay_node *node)
+{
+    size_t above = run->count - slot;
+    memmove(&run->digests[slot + 1], &run->digests[slot], above * sizeof run->digests[0]);
+    memmove(&run->nodes[slot + 1], &run->nodes[slot], above * sizeof run->nodes[0]);
+    run->count++;
+    run_set(run, slot, node);
+}
+
+/* --- Leaves */
+
+static struct leaf *leaf_new(struct overlay *overlay)
+{
+    struct leaf *leaf = generation_alloc(overlay->generation, sizeof *leaf);
+    leaf->run = (struct run){ .digests = leaf->digests, .nodes = leaf->nodes };
+    return leaf;
+}
+
+/* Twice the room for the directory; the old arrays stay in the arena. */
+static void directory_grow(struct overlay *overlay)
+{
+    struct generation *generation = overlay->generation;
+    struct run *directory = &overlay->directory;
+    uint32_t capacity = overlay->leaves_capacity ? overlay->leaves_capacity * 2 : DIRECTORY_LEAVES_MIN, count = directory->count;
+    uint64_t *digests = generation_alloc(generation, capacity * sizeof *digests);
+    struct overlay_node **nodes = generation_alloc(generation, capacity * sizeof *nodes);
+    struct leaf **leaves = generation_alloc(generation, capacity * sizeof *leaves);
+    if (count > 0) {
+        memcpy(digests, directory->digests, count * sizeof *digests);
+        memcpy(nodes, directory->nodes, count * sizeof *nodes);
+        memcpy(leaves, overlay->leaves, count * sizeof *leaves);
+    }
+    directory->digests = digests;
+    directory->nodes = nodes;
+    overlay->leaves = leaves;
+    overlay->leaves_capacity = capacity;
+}
+
+/* Adds a leaf, whose first node is known, at position `at`. */
+static void directory_insert(struct overlay *overlay, uint32_t at, struct leaf *leaf, struct overlay_node *first)
+{
+    if (overlay->directory.count == overlay->leaves_capacity) {
+        directory_grow(overlay);
+    }
+    memmove(&overlay->leaves[at + 1], &overlay->leaves[at], (overlay->directory.count - at) * sizeof overlay->leaves[0]);
+    overlay->leaves[at] = leaf;
+    run_insert(&overlay->directory, at, first);
+}
+
+static void leaf_refine_prefix(struct leaf *leaf)
+{
+    size_t size = common_size(leaf->nodes[0], leaf->nodes[leaf->run.count - 1]);
+    if (size >= leaf->run.prefix_size + (size_t)PREFIX_GAIN_MIN) {
+        run_set_prefix(&leaf->run, size);
+    }
+}
+
+/* Moves the upper half of the full leaf at `at` into a new one behind it. */
+static void leaf_split(struct overlay *overlay, uint32_t at)
+{
+    struct leaf *low = overlay->leaves[at], *high = leaf_new(overlay);
+    uint32_t half = LEAF_NODES / 2;
+    high->run.prefix_size = low->run.prefix_size;
+    memcpy(high->run.prefix, low->run.prefix, low->run.prefix_size);
+    memcpy(high->digests, &low->digests[half], (LEAF_NODES - half) * sizeof low->digests[0]);
+    memcpy(high->nodes, &low->nodes[half], (LEAF_NODES - half) * sizeof low->nodes[0]);
+    high->run.count = LEAF_NODES - half;
+    low->run.count = half;
+    leaf_refine_prefix(low);
+    leaf_refine_prefix(high);
+    directory_insert(overlay, at + 1, high, high->nodes[0]);
+}
+
+/* --- Searching and adding */
+
 void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place)
 {
-    descend(overlay, key, place->before, &place->node);
-}
-
-/* 1 with probability 3/4, 2 with 3/16, and so on. */
-static unsigned next_height(struct generation *generation)
-{
-    uint64_t bits = hash_u64(++generation->height_counter) | 1ull << (2 * (OVERLAY_HEIGHT_MAX - 1));
-    return 1 + (unsigned)__builtin_ctzll(bits) / 2;
-}
-
-struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *place, struct span key)
-{
-    CHECK(place->node == NULL && key.size > 0 && key.size <= LIMIT_KEY_BYTES);
-    struct generation *generation = overlay->generation;
-    unsigned height = next_height(generation);
-    struct overlay_node *node = node_new(generation, height, key);
-    for (unsigned level = 0; level < height; level++) {
-        struct overlay_node *before = level < overlay->height ? place->before[level] : overlay->head;
-        node->next[level] = before->next[level];
-        before->next[level] = node;
+    *place = (struct overlay_place){ 0 };
+    if (overlay->directory.count == 0) {
+        return;
     }
-    overlay->height = height > overlay->height ? height : overlay->height;
-    node->previous = place->before[0] == overlay->head ? NULL : place->before[0];
-    if (node->next[0]) {
-        node->next[0]->previous = node;
+    uint32_t above = run_search(&overlay->directory, key, &place->node);
+    if (place->node) {
+        place->leaf = above; /* its first */
+        return;
+    }
+    place->leaf = above > 0 ? above - 1 : 0;
+    place->slot = run_search(&overlay->leaves[place->leaf]->run, key, &place->node);
+}
+
+/* The last node below the place; NULL: none. */
+static struct overlay_node *place_previous(const struct overlay *overlay, const struct overlay_place *place)
+{
+    if (place->slot > 0) {
+        return overlay->leaves[place->leaf]->nodes[place->slot - 1];
+    }
+    return place->leaf > 0 ? overlay->leaves[place->leaf]->nodes[0]->previous : NULL;
+}
+
+static void link_node(struct overlay *overlay, struct overlay_node *node, struct overlay_node *previous)
+{
+    node->previous = previous;
+    node->next = previous ? previous->next : overlay->first;
+    *(previous ? &previous->next : &overlay->first) = node;
+    *(node->next ? &node->next->previous : &overlay->last) = node;
+}
+
+/* Makes room at the place, which moves if its leaf is split. Keys that only ascend leave full leaves behind. */
+static void make_room(struct overlay *overlay, struct overlay_place *place, struct overlay_node *node)
+{
+    if (overlay->leaves[place->leaf]->run.count < LEAF_NODES) {
+        return;
+    }
+    if (place->slot == LEAF_NODES && place->leaf == overlay->directory.count - 1) {
+        directory_insert(overlay, ++place->leaf, leaf_new(overlay), node);
+        place->slot = 0;
+        return;
+    }
+    leaf_split(overlay, place->leaf);
+    uint32_t half = overlay->leaves[place->leaf]->run.count;
+    if (place->slot > half) {
+        place->leaf++;
+        place->slot -= half;
+    }
+}
+
+struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *where, struct span key)
+{
+    CHECK(where->node == NULL && key.size > 0 && key.size <= LIMIT_KEY_BYTES);
+    struct overlay_place place = *where;
+    struct overlay_node *node = generation_alloc(overlay->generation, sizeof *node + key.size);
+    memset(node, 0, sizeof *node);
+    node->key_size = (uint16_t)key.size;
+    memcpy(node->key, key.data, key.size);
+    link_node(overlay, node, place_previous(overlay, &place));
+    if (overlay->directory.count == 0) {
+        directory_insert(overlay, 0, leaf_new(overlay), node);
     } else {
-        overlay->last = node;
+        make_room(overlay, &place, node);
+    }
+    run_insert(&overlay->leaves[place.leaf]->run, place.slot, node);
+    if (place.slot == 0) {
+        run_set(&overlay->directory, place.leaf, node);
     }
     return node;
 }
@@ -180,8 +364,7 @@ struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node, con
     node->entry.attributes = NULL;
     if (attributes->mask != 0) {
         if (!node->attributes_room) {
-            node->attributes_room = arena_alloc(&generation->arena, sizeof *attributes);
-            generation->bytes += sizeof *attributes;
+            node->attributes_room = generation_alloc(generation, sizeof *attributes);
         }
         *node->attributes_room = *attributes;
         node->entry.attributes = node->attributes_room;
@@ -189,18 +372,20 @@ struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node, con
     return old;
 }
 
+/* --- Reading */
+
 const struct overlay_node *overlay_find(const struct overlay *overlay, struct span key)
 {
-    struct overlay_node *equal = NULL;
+    struct overlay_place place = { 0 };
     if (overlay) {
-        descend(overlay, key, NULL, &equal);
+        overlay_seek(overlay, key, &place);
     }
-    return equal;
+    return place.node;
 }
 
 const struct overlay_node *overlay_first(const struct overlay *overlay)
 {
-    return overlay ? overlay->head->next[0] : NULL;
+    return overlay ? overlay->first : NULL;
 }
 
 const struct overlay_node *overlay_last(const struct overlay *overlay)
@@ -208,28 +393,25 @@ const struct overlay_node *overlay_last(const struct overlay *overlay)
     return overlay ? overlay->last : NULL;
 }
 
-const struct overlay_node *overlay_at_or_after(const struct overlay *overlay, struct span key)
-{
-    if (!overlay) {
-        return NULL;
-    }
-    struct overlay_node *before[OVERLAY_HEIGHT_MAX], *equal;
-    return descend(overlay, key, before, &equal)->next[0];
-}
-
 const struct overlay_node *overlay_before(const struct overlay *overlay, struct span key)
 {
     if (!overlay) {
         return NULL;
     }
-    struct overlay_node *before[OVERLAY_HEIGHT_MAX], *equal;
-    struct overlay_node *node = descend(overlay, key, before, &equal);
-    return node == overlay->head ? NULL : node;
+    struct overlay_place place;
+    overlay_seek(overlay, key, &place);
+    return place_previous(overlay, &place);
+}
+
+const struct overlay_node *overlay_at_or_after(const struct overlay *overlay, struct span key)
+{
+    const struct overlay_node *before = overlay_before(overlay, key);
+    return before ? before->next : overlay_first(overlay);
 }
 
 const struct overlay_node *overlay_next(const struct overlay_node *node)
 {
-    return node->next[0];
+    return node->next;
 }
 
 const struct overlay_node *overlay_previous(const struct overlay_node *node)
@@ -239,7 +421,7 @@ const struct overlay_node *overlay_previous(const struct overlay_node *node)
 
 struct span overlay_key(const struct overlay_node *node)
 {
-    return span_of(node_key(node), node->key_size);
+    return span_of(node->key, node->key_size);
 }
 
 const struct overlay_entry *overlay_entry(const struct overlay_node *node)

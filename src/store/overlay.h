@@ -18,6 +18,7 @@ struct overlay_entry {
     struct attributes *attributes; /* in the arena; NULL: none */
     uint32_t checksum;             /* of key and value: record_content_checksum */
     bool is_deleted;               /* a tombstone: hides what is below */
+    bool is_blind;                 /* the key's first put in this generation did not look whether it exists below */
 };
 
 struct overlay;
@@ -29,7 +30,6 @@ struct generation {
     struct overlay **overlays_end;
     uint64_t bytes;      /* nodes, and the blobs that they hold */
     uint64_t operations; /* commands applied: overwrites count too */
-    uint64_t height_counter;
     struct overlay_node *release_at; /* generation_release's place */
 };
 
@@ -42,11 +42,10 @@ void generation_free(struct generation *generation); /* all at once; NULL allowe
 /* An empty overlay in the generation's arena; lives as long as the generation. */
 struct overlay *overlay_new(struct generation *generation);
 
-enum { OVERLAY_HEIGHT_MAX = 16 };
 /* Where a key stands or would stand. Good until the next overlay_insert. */
 struct overlay_place {
     struct overlay_node *node; /* the key's own, or NULL */
-    struct overlay_node *before[OVERLAY_HEIGHT_MAX];
+    uint32_t leaf, slot;
 };
 void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place);
 /* Adds a key that overlay_seek did not find; its entry is zeroed, the caller fills it with overlay_set. The key is copied. */

@@ -16,13 +16,17 @@
  *   I3  LMDB holds, per replica, exactly the state after the entry that its meta record names: data, key count and sessions come in
  *       the same transaction. If one transaction is too large for the room that is left, each replica gets its own.
  *   I4  What reads lent stays until store_turn_end: a blob that is overwritten meanwhile waits in `retired`.
- *   I5  The job touches: LMDB, the frozen overlays' nodes, the flush struct. Not the store, no reference counts.
+ *   I5  A put without condition looks into LMDB only if the replica ever had a record with attributes, which it would inherit: the
+ *       lookup would cost more than all the rest of applying. Whether the key is new is then unknown (a "blind" entry), so
+ *       `keys` + the blind entries that are new below = the live keys; the flush, which counts, settles it.
+ *   I6  The job touches: LMDB, the frozen overlays' nodes, the flush struct. Not the store, no reference counts.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):
  *
  *   database       key                                      value
  *   meta           "identity"                               magic 8, format 4, CRC32C 4, cluster id 16, node id 8
- *   meta           'r', group 4, replica 8                  format 4, CRC32C 4, applied index 8, time 8, keys 8
+ *   meta           'r', group 4, replica 8                  format 4, CRC32C 4, applied index 8, time 8, keys 8, flags 8
+ *                                                           (1: a record with attributes was ever made)
  *   sessions       group 4, replica 8, session id 16        session.c
  *   r%u.%016llx    the user's key                           record.c        (one per replica: group, replica id)
  *
@@ -44,10 +48,13 @@ enum {
     STORE_FORMAT = 1,
     IDENTITY_BYTES = 40,
     META_KEY_BYTES = 13,
-    META_VALUE_BYTES = 32,
+    META_VALUE_BYTES = 40,
+    META_HAS_ATTRIBUTES = 1,
     SESSION_KEY_PREFIX_BYTES = 12,
     /* How long a flush waits for room before it is tried again. */
     FLUSH_RETRY_US = 1000 * 1000,
+    /* With more operations unflushed, the number of keys is estimated rather than looked up. */
+    COUNT_OPERATIONS_MAX = 4096,
     /* Entries of a dropped generation that are freed in one go: some 0.3 ms. */
     RELEASE_ENTRIES = 4096,
 };
@@ -63,8 +70,13 @@ struct store_replica {
     uint64_t hash_seed, prefix;
     uint32_t bits;
     MDB_dbi dbi;
-    uint64_t applied, time, keys;
-    uint64_t frozen_applied, frozen_time, frozen_keys;
+    uint64_t applied, time;
+    int64_t keys;          /* I5: without blind entries, so it may be below zero */
+    uint64_t blind;        /* blind entries in the active generation */
+    bool has_attributes;   /* a record with attributes was ever made */
+    uint64_t frozen_applied, frozen_time, frozen_blind;
+    int64_t frozen_keys;
+    bool frozen_has_attributes;
     uint64_t flushed;
     struct overlay *active, *frozen; /* NULL: nothing in that generation */
     struct session_table sessions;
@@ -92,6 +104,7 @@ struct store {
     unsigned cursors;
     struct blob **retired; /* overwritten, dropped at the turn's end (I4) */
     size_t retired_count, retired_capacity;
+    uint64_t blind_seen, blind_new; /* blind entries of the last flush that had any, and those that were new keys */
     struct store_stats stats;
 };
 
@@ -295,6 +308,7 @@ int store_open(const struct store_config *config, struct store **out, struct err
     store->logger = config->logger;
     list_init(&store->replicas);
     store->active = generation_new();
+    store->blind_seen = store->blind_new = 1;
     store->release_timer.fire = release_more;
     store->retry_timer.fire = flush_again;
     store->stats.quota_bytes = store->config.quota_bytes;
@@ -346,16 +360,17 @@ static int load_meta(struct store_replica *replica, MDB_txn *txn, struct err *er
         }
         replica->applied = replica->flushed = get_u64(at + 8);
         replica->time = get_u64(at + 16);
-        replica->keys = get_u64(at + 24);
+        replica->keys = (int64_t)get_u64(at + 24);
+        replica->has_attributes = get_u64(at + 32) & META_HAS_ATTRIBUTES;
     }
     MDB_stat stat;
     rc = mdb_stat(txn, replica->dbi, &stat);
     if (rc != 0) {
         return lmdb_error(err, rc, "reading a replica's size");
     }
-    if (stat.ms_entries != replica->keys) { /* I3 */
-        return err_set(err, ERR_CORRUPT, "replica holds %llu keys, and should hold %llu", (unsigned long long)stat.ms_entries,
-                       (unsigned long long)replica->keys);
+    if ((int64_t)stat.ms_entries != replica->keys) { /* I3 */
+        return err_set(err, ERR_CORRUPT, "replica holds %llu keys, and should hold %lld", (unsigned long long)stat.ms_entries,
+                       (long long)replica->keys);
     }
     return 0;
 }
@@ -473,11 +488,6 @@ uint64_t store_replica_time(const struct store_replica *replica)
     return replica->time;
 }
 
-uint64_t store_replica_keys(const struct store_replica *replica)
-{
-    return replica->keys;
-}
-
 uint64_t store_replica_frozen(const struct store_replica *replica)
 {
     return replica->frozen_applied;
@@ -555,11 +565,42 @@ int store_get(struct store_replica *replica, struct span key, struct record *out
     return rc == 0 ? 0 : report_damage(replica, rc, err);
 }
 
+/* How many of the active generation's blind entries are new keys. Nothing is frozen. */
+static int count_new(struct store_replica *replica, int64_t *count)
+{
+    *count = 0;
+    for (const struct overlay_node *node = overlay_first(replica->active); node; node = overlay_next(node)) {
+        struct span bytes;
+        int rc = overlay_entry(node)->is_blind ? find_flushed(replica, overlay_key(node), &bytes, NULL) : 0;
+        if (rc != 0 && rc != ERR_NOT_FOUND) {
+            return rc;
+        }
+        *count += rc == ERR_NOT_FOUND;
+    }
+    return 0;
+}
+
+uint64_t store_replica_keys(const struct store_replica *replica)
+{
+    struct store *store = replica->store;
+    uint64_t blind = replica->blind + replica->frozen_blind;
+    int64_t count = 0;
+    bool is_counted = blind == 0;
+    if (!is_counted && !store->frozen && store->active->operations <= COUNT_OPERATIONS_MAX) {
+        is_counted = count_new((struct store_replica *)replica, &count) == 0; /* begins to read, changes nothing */
+    }
+    if (!is_counted) {
+        count = (int64_t)(blind * store->blind_new / store->blind_seen);
+    }
+    return replica->keys + count > 0 ? (uint64_t)(replica->keys + count) : 0;
+}
+
 /* --- Applying */
 
 /* What is there before a command. */
 struct present {
     bool exists;
+    bool is_blind; /* nobody looked into LMDB: `exists` is unknown, and nothing below matters (I5) */
     uint64_t version, time; /* 0 when absent */
     struct attributes attributes;
     const struct overlay_entry *entry; /* when it stands in an overlay */
@@ -619,6 +660,10 @@ static int find_present(struct store_replica *replica, const struct command *com
         present_from_node(node, out);
         return 0;
     }
+    if (command->type == COMMAND_PUT && command->condition == CONDITION_NONE && !replica->has_attributes) {
+        out->is_blind = true;
+        return 0;
+    }
     return present_from_lmdb(replica, command, out, err);
 }
 
@@ -654,7 +699,10 @@ static void set_entry(struct store_replica *replica, const struct overlay_place 
                       const struct overlay_entry *entry, const struct attributes *attributes)
 {
     struct overlay_node *node = place->node ? place->node : overlay_insert(replica->active, place, command->key);
-    retire(replica->store, overlay_set(replica->active, node, entry, attributes));
+    struct overlay_entry set = *entry;
+    set.is_blind |= overlay_entry(node)->is_blind; /* of the first put */
+    retire(replica->store, overlay_set(replica->active, node, &set, attributes));
+    replica->has_attributes |= attributes->mask != 0;
 }
 
 static void apply_put(struct store_replica *replica, uint64_t index, const struct command *command, struct blob *payload,
@@ -668,9 +716,11 @@ static void apply_put(struct store_replica *replica, uint64_t index, const struc
                                    .value = command->value,
                                    .version = index,
                                    .time = command->time,
-                                   .checksum = command->checksum };
+                                   .checksum = command->checksum,
+                                   .is_blind = present->is_blind };
     set_entry(replica, place, command, &entry, &attributes);
-    replica->keys += !present->exists;
+    replica->keys += !present->exists && !present->is_blind;
+    replica->blind += present->is_blind;
 }
 
 static void apply_setattr(struct store_replica *replica, uint64_t index, const struct command *command,
@@ -696,7 +746,6 @@ static void apply_delete(struct store_replica *replica, uint64_t index, const st
     struct overlay_entry entry = { .version = index, .time = command->time, .is_deleted = true };
     struct attributes none = { 0 };
     set_entry(replica, place, command, &entry, &none);
-    CHECK(replica->keys > 0);
     replica->keys--;
 }
 
@@ -726,7 +775,7 @@ static int apply_command(struct store_replica *replica, uint64_t index, const st
     if (rc != 0) {
         return rc;
     }
-    result->existed = present.exists;
+    result->existed = command->type == COMMAND_DELETE && present.exists; /* else it would depend on the flushes: I5 */
     result->status = check_condition(command, &present);
     if (result->status == 0 && command->type == COMMAND_SETATTR && !present.exists) {
         result->status = ERR_NOT_FOUND;
@@ -1034,13 +1083,15 @@ int store_cursor_next(struct store_cursor *cursor, struct span *key, struct reco
 enum flush_state { FLUSH_IDLE, FLUSH_QUEUED, FLUSH_RUNNING, FLUSH_ENDED, FLUSH_CANCELLED };
 
 struct flush_item {
+    struct store_replica *owner; /* for the loop, not for the job */
     MDB_dbi dbi;
     uint32_t group;
     uint64_t replica;
     const struct overlay *overlay; /* NULL: no keys changed */
     struct span sessions;          /* packed changes */
     uint8_t meta_key[META_KEY_BYTES];
-    uint8_t meta_value[META_VALUE_BYTES];
+    uint8_t meta_value[META_VALUE_BYTES]; /* keys and checksum are filled in by the job */
+    uint64_t keys;                        /* result: all keys of the replica */
     bool is_written; /* in a transaction of its own, by an earlier try */
 };
 
@@ -1104,13 +1155,21 @@ static int write_sessions(MDB_txn *txn, MDB_dbi sessions, const struct flush_ite
     return rc;
 }
 
-static int write_item(struct flush *flush, MDB_txn *txn, const struct flush_item *item)
+static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item)
 {
     int rc = item->overlay ? write_overlay(txn, item) : 0;
     rc = rc == 0 ? write_sessions(txn, flush->sessions, item) : rc;
+    MDB_stat stat;
+    rc = rc == 0 ? mdb_stat(txn, item->dbi, &stat) : rc;
+    if (rc != 0) {
+        return rc;
+    }
+    item->keys = stat.ms_entries;
+    put_u64(item->meta_value + 24, item->keys);
+    put_u32(item->meta_value + 4, meta_checksum(item->meta_key, item->meta_value));
     MDB_val key = val_of(span_of(item->meta_key, META_KEY_BYTES));
     MDB_val value = val_of(span_of(item->meta_value, META_VALUE_BYTES));
-    return rc == 0 ? mdb_put(txn, flush->meta, &key, &value, 0) : rc;
+    return mdb_put(txn, flush->meta, &key, &value, 0);
 }
 
 /* Writes items [first, end) in one transaction. */
@@ -1216,10 +1275,31 @@ static void release_generation(struct store *store, struct generation *generatio
     env_timer_start(store->config.env, &store->release_timer, 0);
 }
 
+/* The flush has counted: blind entries are no riddle any more (I5). */
+static void settle_keys(struct store *store)
+{
+    uint64_t seen = 0, new = 0;
+    for (size_t i = 0; i < store->flush->count; i++) {
+        const struct flush_item *item = &store->flush->items[i];
+        struct store_replica *replica = item->owner;
+        int64_t found = (int64_t)item->keys - replica->frozen_keys;
+        CHECK(found >= 0 && (uint64_t)found <= replica->frozen_blind);
+        replica->keys += found;
+        seen += replica->frozen_blind;
+        new += (uint64_t)found;
+        replica->frozen_blind = 0;
+    }
+    if (seen > 0) {
+        store->blind_seen = seen;
+        store->blind_new = new;
+    }
+}
+
 /* The frozen generation is in LMDB: drops it when nobody can miss it (I2). */
 static void drop_frozen(struct store *store)
 {
     reader_reset(store);
+    settle_keys(store);
     LIST_FOR (link, &store->replicas) {
         struct store_replica *replica = container_of(link, struct store_replica, link);
         replica->frozen = NULL;
@@ -1316,12 +1396,16 @@ void store_freeze(struct store *store)
         replica->frozen_applied = replica->applied;
         replica->frozen_time = replica->time;
         replica->frozen_keys = replica->keys;
+        replica->frozen_blind = replica->blind;
+        replica->frozen_has_attributes = replica->has_attributes;
+        replica->blind = 0;
         session_table_pack(&replica->sessions, &replica->frozen_sessions);
     }
 }
 
-static void make_item(const struct store_replica *replica, struct flush_item *item)
+static void make_item(struct store_replica *replica, struct flush_item *item)
 {
+    item->owner = replica;
     item->dbi = replica->dbi;
     item->group = replica->group;
     item->replica = replica->id;
@@ -1331,8 +1415,7 @@ static void make_item(const struct store_replica *replica, struct flush_item *it
     put_u32(item->meta_value, STORE_FORMAT);
     put_u64(item->meta_value + 8, replica->frozen_applied);
     put_u64(item->meta_value + 16, replica->frozen_time);
-    put_u64(item->meta_value + 24, replica->frozen_keys);
-    put_u32(item->meta_value + 4, meta_checksum(item->meta_key, item->meta_value));
+    put_u64(item->meta_value + 32, replica->frozen_has_attributes ? META_HAS_ATTRIBUTES : 0);
 }
 
 void store_flush_start(struct store *store)
@@ -1401,7 +1484,7 @@ const struct store_stats *store_stats(struct store *store)
     store->stats.keys = store->stats.sessions = 0;
     LIST_FOR (link, &store->replicas) {
         const struct store_replica *replica = container_of(link, struct store_replica, link);
-        store->stats.keys += replica->keys;
+        store->stats.keys += store_replica_keys(replica);
         store->stats.sessions += replica->sessions.count;
     }
     store->stats.overlay_bytes = overlay_bytes(store);

@@ -51,14 +51,16 @@ int store_replica_open(struct store *store, uint32_t group, uint64_t replica, ui
 uint64_t store_replica_applied(const struct store_replica *replica); /* last applied index, 0 = none */
 uint64_t store_replica_flushed(const struct store_replica *replica); /* durable in LMDB to here */
 uint64_t store_replica_time(const struct store_replica *replica);    /* newest time applied */
-uint64_t store_replica_keys(const struct store_replica *replica);    /* live keys, kept incrementally */
+/* Live keys. Exact while nothing is frozen and few operations wait for a flush, else an estimate: a plain put does not look whether its
+ * key exists, the flush finds out. */
+uint64_t store_replica_keys(const struct store_replica *replica);
 
 /* What applying a command answered. */
 struct store_result {
     int status;        /* 0, ERR_EXISTS, ERR_CONDITION_FAILED, ERR_NOT_FOUND, ERR_UNKNOWN_OUTCOME, ERR_WRONG_PARTITION, ERR_BUSY */
     uint64_t version;  /* new version; on failed conditions the present one, 0 = absent; on deletes the deleted one */
     uint64_t time;
-    bool existed;      /* the key was there before */
+    bool existed;      /* deletes */
     bool repeated;     /* the session had this result already: nothing was applied now */
 };
 

@@ -60,6 +60,80 @@ static void keys_stand_in_order_both_ways(void **state)
     generation_free(generation);
 }
 
+/* Keys that share long or short beginnings, contain zeroes, end inside one another, and come in ascending, descending and mixed order:
+ * every search is compared with a search through all of them. */
+struct plain_key {
+    uint8_t bytes[80];
+    size_t size;
+};
+
+static int compare_plain(const void *a, const void *b)
+{
+    const struct plain_key *left = a, *right = b;
+    return span_compare(span_of(left->bytes, left->size), span_of(right->bytes, right->size));
+}
+
+static struct plain_key any_key(uint64_t seed, uint64_t shape)
+{
+    struct plain_key key = { .size = 1 + hash_u64(seed) % 12 };
+    size_t shared = shape == 0 ? 0 : shape == 1 ? 8 * (hash_u64(seed + 1) % 3) : 60;
+    memset(key.bytes, 'p', shared);
+    for (size_t i = 0; i < key.size; i++) {
+        key.bytes[shared + i] = (uint8_t)(hash_u64(seed + 2 + i) % (i % 3 == 0 ? 3 : 256));
+    }
+    key.size += shared;
+    return key;
+}
+
+static void check_searches(const struct overlay *overlay, const struct plain_key *sorted, size_t count, struct span key)
+{
+    size_t below = 0;
+    while (below < count && span_compare(span_of(sorted[below].bytes, sorted[below].size), key) < 0) {
+        below++;
+    }
+    const struct overlay_node *before = overlay_before(overlay, key), *after = overlay_at_or_after(overlay, key);
+    assert_int_equal(before != NULL, below > 0);
+    assert_int_equal(after != NULL, below < count);
+    assert_true(!before || span_equal(overlay_key(before), span_of(sorted[below - 1].bytes, sorted[below - 1].size)));
+    assert_true(!after || span_equal(overlay_key(after), span_of(sorted[below].bytes, sorted[below].size)));
+    bool is_there = after && span_equal(overlay_key(after), key);
+    assert_ptr_equal(overlay_find(overlay, key), is_there ? after : NULL);
+}
+
+static void any_keys_are_found(void **state)
+{
+    (void)state;
+    enum { COUNT = 700 };
+    static struct plain_key keys[COUNT], sorted[COUNT];
+    for (uint64_t round = 0; round < 18; round++) {
+        uint64_t shape = round % 3, order = round / 3 % 3;
+        for (size_t i = 0; i < COUNT; i++) {
+            keys[i] = any_key((round * COUNT + i) * 100, shape);
+        }
+        if (order < 2) {
+            qsort(keys, COUNT, sizeof keys[0], compare_plain);
+        }
+        struct generation *generation = generation_new();
+        struct overlay *overlay = overlay_new(generation);
+        size_t count = 0;
+        for (size_t i = 0; i < COUNT; i++) {
+            const struct plain_key *key = &keys[order == 0 ? i : COUNT - 1 - i];
+            bool is_new = overlay_find(overlay, span_of(key->bytes, key->size)) == NULL;
+            put(overlay, span_of(key->bytes, key->size), i, NULL);
+            sorted[count] = *key;
+            count += is_new;
+        }
+        qsort(sorted, count, sizeof sorted[0], compare_plain);
+        for (size_t i = 0; i < COUNT; i++) {
+            struct plain_key other = any_key((round * COUNT + i) * 100 + 50, i % 3);
+            check_searches(overlay, sorted, count, span_of(other.bytes, other.size));
+            check_searches(overlay, sorted, count, span_of(keys[i].bytes, keys[i].size));
+            check_searches(overlay, sorted, count, span_of(keys[i].bytes, keys[i].size - 1));
+        }
+        generation_free(generation);
+    }
+}
+
 static void seeks_find_the_neighbours(void **state)
 {
     (void)state;
@@ -155,8 +229,11 @@ static void a_generation_is_released_in_steps(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(keys_stand_in_order_both_ways),    cmocka_unit_test(seeks_find_the_neighbours),
-        cmocka_unit_test(overwrites_give_back_the_old_blob), cmocka_unit_test(attributes_are_kept_per_key),
+        cmocka_unit_test(keys_stand_in_order_both_ways),
+        cmocka_unit_test(any_keys_are_found),
+        cmocka_unit_test(seeks_find_the_neighbours),
+        cmocka_unit_test(overwrites_give_back_the_old_blob),
+        cmocka_unit_test(attributes_are_kept_per_key),
         cmocka_unit_test(a_generation_is_released_in_steps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

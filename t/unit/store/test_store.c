@@ -633,6 +633,52 @@ static void a_directory_that_cannot_be_made_is_an_error(void **state)
     assert_int_equal(store_open(&config, &store, &err), ERR_IO);
 }
 
+/* Plain puts don't look whether their keys exist; the count is right all the same when few wait, and after a flush in any case. */
+static void keys_are_counted_without_looking(void **state)
+{
+    struct fixture *fixture = *state;
+    char key[16];
+    for (unsigned round = 0; round < 3; round++) {
+        for (unsigned i = 0; i < 3000 * (round + 1); i++) {
+            snprintf(key, sizeof key, "k%u", i);
+            fixture_put(fixture, key, "v");
+            if (i % 10 == 9) {
+                fixture_delete(fixture, key);
+            }
+        }
+        if (round == 0) {
+            assert_int_equal(store_replica_keys(fixture->replica), 2700);
+        }
+        fixture_flush(fixture);
+        assert_int_equal(store_replica_keys(fixture->replica), 2700 * (round + 1));
+        fixture_put(fixture, "k1", "again");
+        fixture_put(fixture, "new", "v");
+        fixture_put(fixture, "fleeting", "v");
+        fixture_delete(fixture, "fleeting");
+        assert_int_equal(store_replica_keys(fixture->replica), 2700 * (round + 1) + 1);
+        assert_true(fixture_delete(fixture, "new").existed);
+        fixture_flush(fixture);
+        fixture_reopen(fixture);
+        assert_int_equal(store_replica_keys(fixture->replica), 2700 * (round + 1));
+    }
+}
+
+/* Attributes are inherited by a plain put also after a reopening, when nothing in memory says that there are any. */
+static void attributes_below_are_not_forgotten(void **state)
+{
+    struct fixture *fixture = *state;
+    struct command command = { .type = COMMAND_PUT,
+                               .key = span_of_string("f"),
+                               .attributes = { .mask = ATTRIBUTE_MODE, .mode = 0600 } };
+    fixture_apply(fixture, command);
+    fixture_flush(fixture);
+    fixture_reopen(fixture);
+    fixture_put(fixture, "f", "content");
+    struct record record;
+    assert_int_equal(get(fixture, "f", &record), 0);
+    assert_int_equal(record.attributes.mode, 0600);
+}
+
 static void stats_count(void **state)
 {
     struct fixture *fixture = *state;
@@ -678,6 +724,8 @@ int main(void)
         STORY(another_clusters_store_is_refused),
         STORY(an_unknown_format_is_refused),
         STORY(a_directory_that_cannot_be_made_is_an_error),
+        STORY(keys_are_counted_without_looking),
+        STORY(attributes_below_are_not_forgotten),
         STORY(stats_count),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
