@@ -557,7 +557,7 @@ void node_link_up(struct node *node, struct link *link)
     LOG_INFO(node->logger, "peer=%s up", link->name);
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->partitions[i]) {
-            partition_node_down(node->partitions[i], link->node_id);
+            partition_peer_reset(node->partitions[i], link->node_id);
         }
     }
     node_wake(node);
@@ -569,7 +569,7 @@ void node_link_down(struct node *node, struct link *link)
     request_link_lost(link);
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->partitions[i]) {
-            partition_node_down(node->partitions[i], link->node_id);
+            partition_peer_reset(node->partitions[i], link->node_id);
         }
     }
     node_wake(node);

@@ -419,7 +419,7 @@ static const struct topology_replica *replica_on(const struct partition *partiti
     return own_replica(&partition->group, node_id);
 }
 
-void partition_node_down(struct partition *partition, uint64_t node_id)
+void partition_peer_reset(struct partition *partition, uint64_t node_id)
 {
     const struct topology_replica *replica = replica_on(partition, node_id);
     if (replica) {
@@ -718,6 +718,17 @@ void partition_turn(struct partition *partition)
     if (raft->out.role_changed) {
         raft->out.role_changed = false;
         note_role(partition);
+    }
+    if (raft->out.diverged) {
+        LOG_ERROR(
+            partition->host.logger,
+            "part=%u term=%lu a leader contradicts what is committed here; its message was dropped",
+            partition->group.group, raft->term);
+    }
+    if (raft->out.needs_image) {
+        LOG_WARN(partition->host.logger,
+                 "part=%u a replica needs entries below the log's start %lu",
+                 partition->group.group, raft->log_start);
     }
     raft_effects_clear(raft);
     apply_committed(partition);

@@ -92,7 +92,7 @@ void partition_message(struct partition *partition, const struct raft_message *m
 void partition_durable(struct partition *partition, uint64_t index, uint64_t term);
 void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote);
 void partition_flushed(struct partition *partition);
-void partition_node_down(struct partition *partition, uint64_t node_id);
+void partition_peer_reset(struct partition *partition, uint64_t node_id);
 /* Emits the question of a read round to a node, if reads wait that have not been asked there. */
 void partition_read_round(struct partition *partition, uint64_t node_id);
 /* End of the turn: proposes, sends, applies, answers. */
