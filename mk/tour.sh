@@ -15,6 +15,9 @@ show() {
     sh -c "$1"
 }
 
+# A second tour begins like the first.
+cairn del --prefix tour/ >/dev/null
+
 echo
 echo "== A key that the command line stores is a file."
 show "cairn put tour/hello 'from the command line'"
@@ -27,8 +30,7 @@ show "psql -X -c \"SELECT key, value, version FROM kv WHERE key LIKE 'tour/%' OR
 
 echo
 echo "== A row is a key."
-show "psql -X -c \"INSERT INTO kv (key, value) VALUES ('tour/row', 'from SQL') ON CONFLICT DO NOTHING\" 2>/dev/null || \
-psql -X -c \"UPDATE kv SET value = 'from SQL' WHERE key = 'tour/row'\""
+show "psql -X -c \"INSERT INTO kv (key, value) VALUES ('tour/row', 'from SQL')\""
 show "cairn get tour/row; echo"
 
 echo
