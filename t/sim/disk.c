@@ -12,6 +12,8 @@
  *   I2  inode->dirty lists every chunk that has a shadow, once.
  *   I3  an inode lives while a table, the journal or a handle refers to it.
  *
+ * A torn sector is new up to a multiple of 8 bytes and old behind: no device has been seen to do finer.
+ *
  * After a failed sync a sector in doubt is `stuck`: the cache shows it as clean, later syncs don't write it, and a power loss takes
  * it away; only writing it anew helps. That is what Linux does (see "fsyncgate", 2018). */
 #include "sim/disk.h"
@@ -284,7 +286,7 @@ static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t ke
             }
             if (torn && inode == disk->last_inode && number == disk->last_sector) {
                 inode_lose_sector(disk, chunk, sector,
-                                  (uint32_t)random_between(&disk->random, 1, SECTOR_BYTES - 1));
+                                  8 * (uint32_t)random_between(&disk->random, 1, SECTOR_BYTES / 8 - 1));
                 disk->stats.sectors_torn++;
             } else if ((chunk->stuck & 1u << sector) ||
                        !random_percent(&disk->random, keep_percent)) {
@@ -544,6 +546,13 @@ static void set_size(struct disk *disk, struct inode *inode, uint64_t size)
     inode->size = size;
 }
 
+/* How much of a write that is cut off happens: it ends with a sector (systems copy by pages). */
+static size_t cut_write(struct disk *disk, uint64_t offset, size_t size)
+{
+    uint64_t end = (offset + random_below(&disk->random, size + 1)) / SECTOR_BYTES * SECTOR_BYTES;
+    return end > offset ? (size_t)(end - offset) : 0;
+}
+
 int disk_file_write(struct env_file *file, uint64_t offset, const void *data, size_t size,
                     struct err *err)
 {
@@ -559,7 +568,7 @@ int disk_file_write(struct env_file *file, uint64_t offset, const void *data, si
     }
     bool dies = is_dying(disk);
     bool fails = is_struck(&disk->faults.fail_write_in);
-    size_t part = dies || fails ? (size_t)random_below(&disk->random, size + 1) : size;
+    size_t part = dies || fails ? cut_write(disk, offset, size) : size;
     if (part > 0) {
         if (offset + part > inode->size) {
             set_size(disk, inode, offset + part);

@@ -35,7 +35,7 @@ const struct disk_stats *disk_stats(const struct disk *disk);
 
 /* The process is gone: its locks and the faults of dying end, its handles fail from now on; the page cache stays. */
 void disk_process_ended(struct disk *disk);
-/* Each unsynced sector is kept, lost, or (with torn) cut somewhere inside; of the unsynced directory operations a prefix is kept, as
+/* Each unsynced sector is kept or lost; with `torn` the one written last is half old, half new; of the unsynced directory operations a prefix is kept, as
  * journaling file systems do. Ends the process too. */
 void disk_power_loss(struct disk *disk, bool torn);
 /* The file calls of env.h. */

@@ -103,6 +103,7 @@ void env_sim_kill(struct env_sim *env, enum env_sim_end end)
 {
     CHECK(!env->is_dead);
     die_in_jobs(env);
+    env->ambush = NULL;
     env->is_dead = true;
     env->is_down = end == ENV_SIM_POWER_LOSS;
     schedule_remove_owner(env->schedule, env);
@@ -248,11 +249,27 @@ static void sim_job_start(struct env *base, enum env_job_class class, struct env
     }
 }
 
+/* The job stops at one of its file calls, and the process with it. */
+static void spring_ambush(struct env_sim *env, struct env_job *job)
+{
+    struct schedule_event *ambush = env->ambush;
+    env->ambush = NULL;
+    disk_faults(env->disk)->die_in = (uint32_t)random_between(&env->timing, 1, 4);
+    job->work(job);
+    list_append(&env->jobs[ENV_JOB_LOG].finished, &job->link);
+    env->jobs_cut++;
+    schedule_add(env->schedule, ambush, env->schedule->now_us);
+}
+
 static void run_work(struct schedule_event *event)
 {
     struct env_sim_jobs *jobs = container_of(event, struct env_sim_jobs, work);
     struct env_sim *env = event->owner;
     struct env_job *job = container_of(list_take_first(&jobs->waiting), struct env_job, link);
+    if (env->ambush && jobs == &env->jobs[ENV_JOB_LOG]) {
+        spring_ambush(env, job);
+        return;
+    }
     job->work(job);
     list_append(&jobs->finished, &job->link);
     uint64_t now = env->schedule->now_us;

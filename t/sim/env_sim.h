@@ -46,6 +46,7 @@ struct env_sim {
     struct list deferred;
     struct env_sim_jobs jobs[ENV_JOB_CLASSES];
     struct list conns, listeners;
+    struct schedule_event *ambush; /* the process dies in its next log job; this event is to kill it then */
     uint64_t jobs_cut; /* jobs in the middle of which the process died */
 };
 

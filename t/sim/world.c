@@ -45,6 +45,8 @@ struct world_node {
     struct schedule_event boot;  /* owner: the world */
     struct schedule_event start; /* owner: the process */
     struct schedule_event bury;
+    struct schedule_event ambush; /* it was caught in the middle of writing its log */
+    enum env_sim_end ambush_end;
     struct schedule_event relief; /* slow and full disks get well */
 };
 
@@ -63,6 +65,7 @@ struct world {
     char bootstrap[256], endpoints[256];
     uint64_t flush_bytes, log_bytes, segment_bytes;
     uint32_t flush_idle_ms;
+    bool has_large_values;
     bool may_strike[FAULT_COUNT];
     uint32_t fault_interval_us;
     uint64_t trouble_us;
@@ -158,6 +161,7 @@ static void end_process(struct world_node *node, enum env_sim_end end)
     env_sim_reap(node->env);
     node->is_stopping = false;
     schedule_remove(&node->world->schedule, &node->bury);
+    schedule_remove(&node->world->schedule, &node->ambush);
 }
 
 static void boot_later(struct world_node *node, uint64_t delay_us)
@@ -234,6 +238,8 @@ static void run_relief(struct schedule_event *event)
     disk_faults(node->disk)->full = false;
 }
 
+static void run_ambush(struct schedule_event *event);
+
 static void init_node(struct world *world, uint32_t number)
 {
     struct world_node *node = &world->nodes[number];
@@ -259,6 +265,7 @@ static void init_node(struct world *world, uint32_t number)
     node->boot.run = run_boot;
     node->start = (struct schedule_event){ .run = run_start, .owner = node->env };
     node->bury.run = run_bury;
+    node->ambush.run = run_ambush;
     node->relief.run = run_relief;
     boot_later(node, random_below(&world->draw, SECOND_US));
 }
@@ -290,6 +297,26 @@ static bool strike_end(struct world_node *node, enum env_sim_end end)
     }
     end_process(node, end);
     boot_later(node, draw_restart(node->world));
+    return true;
+}
+
+static void run_ambush(struct schedule_event *event)
+{
+    struct world_node *node = container_of(event, struct world_node, ambush);
+    if (!node->env->is_dead) {
+        strike_end(node, node->ambush_end);
+    }
+}
+
+/* At once, or in the middle of its next write to the log. */
+static bool strike_one(struct world *world, enum env_sim_end end)
+{
+    struct world_node *node = draw_node(world);
+    if (node->env->is_dead || random_percent(&world->nemesis, 50)) {
+        return strike_end(node, end);
+    }
+    node->ambush_end = end;
+    node->env->ambush = &node->ambush;
     return true;
 }
 
@@ -415,9 +442,9 @@ static bool strike(struct world *world, enum world_fault fault)
 {
     switch (fault) {
     case FAULT_CRASH:
-        return strike_end(draw_node(world), ENV_SIM_CRASH);
+        return strike_one(world, ENV_SIM_CRASH);
     case FAULT_POWER:
-        return strike_end(draw_node(world), ENV_SIM_POWER_LOSS);
+        return strike_one(world, ENV_SIM_POWER_LOSS);
     case FAULT_CRASH_ALL:
         return strike_all(world, ENV_SIM_CRASH);
     case FAULT_POWER_ALL:
@@ -509,22 +536,39 @@ static bool has_converged(struct world *world)
         return false;
     }
     for (uint32_t i = 0; i < world->checker.group_count; i++) {
-        uint64_t applied = 0;
         for (uint32_t j = 0; j < world->node_count; j++) {
             struct partition *partition = node_find_partition(server_node(world->nodes[j].server), i);
-            if (!partition) {
-                continue;
-            }
-            if (applied != 0 && partition_applied(partition) != applied) {
+            if (partition && partition_applied(partition) != world->checker.groups[i].committed) {
                 return false;
             }
-            applied = partition_applied(partition);
-        }
-        if (world->checker.groups[i].committed > applied) {
-            return false;
         }
     }
     return true;
+}
+
+/* Digest of all that a replica holds; 0: it cannot be read. */
+static uint64_t digest_replica(struct world *world, uint32_t node, struct partition *partition)
+{
+    struct store_cursor *cursor;
+    struct span key;
+    struct record record;
+    struct err err;
+    uint64_t digest = 1;
+    int status = store_cursor_open(partition_store(partition), span_of(NULL, 0), span_of(NULL, 0), false, &cursor, &err);
+    if (status == 0) {
+        while ((status = store_cursor_next(cursor, &key, &record, &err)) == 1) {
+            digest = hash_u64(digest ^ hash_bytes(key.data, key.size));
+            digest = hash_u64(digest ^ hash_bytes(record.value.data, record.value.size) ^ record.version);
+            LOG_DEBUG(&world->logger, "n%u group=%u holds %.*s ver=%lu size=%zu", node + 1, partition_group(partition),
+                      (int)key.size, (const char *)key.data, record.version, record.value.size);
+        }
+        store_cursor_close(cursor);
+    }
+    if (status < 0) {
+        checker_fail(&world->checker, "n%u cannot scan group %u: %s", node + 1, partition_group(partition), err.text);
+        return 0;
+    }
+    return digest;
 }
 
 /* Replicas that applied the same entries must hold the same records. */
@@ -535,30 +579,13 @@ static void compare_stores(struct world *world)
         uint32_t first = 0;
         for (uint32_t j = 0; j < world->node_count; j++) {
             struct partition *partition = node_find_partition(server_node(world->nodes[j].server), i);
-            struct store_cursor *cursor;
-            struct err err;
-            if (!partition) {
-                continue;
-            }
-            uint64_t digest = 1;
-            int status = store_cursor_open(partition_store(partition), span_of(NULL, 0), span_of(NULL, 0), false, &cursor, &err);
-            struct span key;
-            struct record record;
-            while (status == 0 && (status = store_cursor_next(cursor, &key, &record, &err)) == 1) {
-                digest = hash_u64(digest ^ hash_bytes(key.data, key.size));
-                digest = hash_u64(digest ^ hash_bytes(record.value.data, record.value.size) ^ record.version);
-                status = 0;
-            }
-            if (status < 0) {
-                checker_fail(&world->checker, "n%u cannot scan group %u: %s", j + 1, i, err.text);
-                continue;
-            }
-            store_cursor_close(cursor);
-            if (first_digest != 0 && digest != first_digest) {
+            uint64_t digest = partition ? digest_replica(world, j, partition) : 0;
+            if (digest != 0 && first_digest == 0) {
+                first_digest = digest;
+                first = j;
+            } else if (digest != 0 && digest != first_digest) {
                 checker_fail(&world->checker, "n%u and n%u hold different records of group %u", first + 1, j + 1, i);
             }
-            first_digest = digest;
-            first = j;
         }
     }
 }
@@ -577,7 +604,8 @@ static void draw_run(struct world *world)
     world->trouble_us = seconds * SECOND_US;
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
-    world->segment_bytes = (uint64_t)1 << random_between(draw, 20, 22);
+    world->has_large_values = random_percent(draw, 20);
+    world->segment_bytes = (uint64_t)1 << random_between(draw, world->has_large_values ? 20 : 16, 22);
     world->log_bytes = world->segment_bytes * random_between(draw, 2, 8);
     struct network *network = &world->network;
     network->cut_percent = (uint32_t)random_below(draw, 30);
@@ -600,7 +628,7 @@ static void init_workload(struct world *world)
         .clients = (uint32_t)random_between(draw, 2, 4),
         .sessions = (uint32_t)random_between(draw, 1, 4),
         .think_us = (uint32_t)random_between(draw, 2000, 50000),
-        .value_bytes = random_percent(draw, 20) ? 20000 : 200,
+        .value_bytes = world->has_large_values ? 20000 : 200,
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
         .read_percent = (uint32_t)random_between(draw, 20, 60),
         .delete_percent = (uint32_t)random_below(draw, 15),
@@ -663,6 +691,7 @@ static void heal(struct world *world)
         node->env->slow_factor = 1;
         disk_faults(node->disk)->full = false;
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
+        node->env->ambush = NULL;
     }
     world->is_healed = true;
 }
