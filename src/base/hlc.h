@@ -1,6 +1,7 @@
-/* Hybrid logical time: 52 bits of wall-clock microseconds since 1970, then 12 bits of counter. Strictly increasing along a log:
- * the wall clock when it has moved on, else the last time plus one (a burst of more than 4,096 in a microsecond borrows from
- * the next microsecond, which is harmless). Good until the year 2112. */
+/* Hybrid logical time: 52 bits of wall-clock microseconds since 1970, then 12 bits of counter.
+ * Strictly increasing along a log: the wall clock when it has moved on, else the last time plus one
+ * (a burst of more than 4,096 in a microsecond borrows from the next microsecond, which is
+ * harmless). Good until the year 2112. */
 #ifndef BASE_HLC_H
 #define BASE_HLC_H
 

@@ -1,7 +1,7 @@
 /* Packing and unpacking of commands; the layout stands in command.h.
  *
- * Every replica must read the same command from the same bytes, so unpacking is strict: one meaning has one encoding, and what
- * command_pack could not have written is damage. */
+ * Every replica must read the same command from the same bytes, so unpacking is strict: one meaning
+ * has one encoding, and what command_pack could not have written is damage. */
 #include "store/command.h"
 
 #include "base/check.h"
@@ -31,7 +31,8 @@ static size_t optional_size(uint32_t flags)
            (flags & COMMAND_HAS_ATTRIBUTES ? COMMAND_ATTRIBUTES_BYTES : 0);
 }
 
-/* Which parts go with which type; the same rule when packing (a bug of ours) and when unpacking (damage). */
+/* Which parts go with which type; the same rule when packing (a bug of ours) and when unpacking
+ * (damage). */
 static bool command_is_sound(const struct command *command)
 {
     if (command->condition > CONDITION_PRESENT) {
@@ -43,7 +44,8 @@ static bool command_is_sound(const struct command *command)
     if (command->attributes.mask & ~(uint32_t)ATTRIBUTE_ALL) {
         return false;
     }
-    if (command->type != COMMAND_FENCE && (command->key.size == 0 || command->key.size > LIMIT_KEY_BYTES)) {
+    if (command->type != COMMAND_FENCE &&
+        (command->key.size == 0 || command->key.size > LIMIT_KEY_BYTES)) {
         return false;
     }
     switch (command->type) {
@@ -104,7 +106,8 @@ struct blob *command_pack(const struct command *command)
 {
     CHECK(command_is_sound(command));
     uint32_t flags = command_flags(command);
-    size_t size = COMMAND_HEAD_BYTES + optional_size(flags) + command->key.size + command->value.size;
+    size_t size =
+        COMMAND_HEAD_BYTES + optional_size(flags) + command->key.size + command->value.size;
     CHECK(size <= LIMIT_ENTRY_BYTES);
     struct blob *blob = blob_new(size);
     uint8_t *head = blob->data;
@@ -166,7 +169,8 @@ static bool unpack_attributes(struct reader *reader, struct attributes *out)
     uint32_t mask = out->mask;
     return zero == 0 && mask != 0 && (mask & ATTRIBUTE_MODE || out->mode == 0) &&
            (mask & ATTRIBUTE_UID || out->uid == 0) && (mask & ATTRIBUTE_GID || out->gid == 0) &&
-           (mask & ATTRIBUTE_FLAGS || out->flags == 0) && (mask & ATTRIBUTE_MTIME || out->mtime_us == 0) &&
+           (mask & ATTRIBUTE_FLAGS || out->flags == 0) &&
+           (mask & ATTRIBUTE_MTIME || out->mtime_us == 0) &&
            (mask & ATTRIBUTE_EXPIRES || out->expires_at_us == 0);
 }
 
@@ -185,10 +189,14 @@ int command_unpack(struct span bytes, struct command *out, struct err *err)
         return err_set(err, ERR_CORRUPT, "command with unknown flags %#x", flags);
     }
     if (bytes.size != COMMAND_HEAD_BYTES + optional_size(flags) + key_size + value_size) {
-        return err_set(err, ERR_CORRUPT, "command of %zu bytes: its lengths say otherwise", bytes.size);
+        return err_set(err, ERR_CORRUPT, "command of %zu bytes: its lengths say otherwise",
+                       bytes.size);
     }
-    struct command command = { .type = head[0], .feature_level = get_u16(head + 2), .time = get_u64(head + COMMAND_TIME_OFFSET) };
-    struct reader reader = reader_of(span_of(head + COMMAND_HEAD_BYTES, bytes.size - COMMAND_HEAD_BYTES));
+    struct command command = { .type = head[0],
+                               .feature_level = get_u16(head + 2),
+                               .time = get_u64(head + COMMAND_TIME_OFFSET) };
+    struct reader reader =
+        reader_of(span_of(head + COMMAND_HEAD_BYTES, bytes.size - COMMAND_HEAD_BYTES));
     bool sound = true;
     if (flags & COMMAND_HAS_SESSION) {
         sound = sound && unpack_session(&reader, &command);

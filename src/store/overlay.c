@@ -1,20 +1,23 @@
 /* Ordered keys in an arena, one structure per replica and generation.
  *
- * A node is one allocation: entry, links to its neighbours, key. The nodes of an overlay form a doubly linked list in key order; above
- * it stands an index of two levels: leaves of up to LEAF_NODES node pointers, and a directory of the leaves. Both are `struct run`:
- * a sorted array of nodes with, beside it, eight bytes of each key from where the run's keys begin to differ (the digest). Keys in
- * one replica tend to share long beginnings, so a search compares digests, in a few cache lines, and looks at a node only when
- * digests are equal. A skip list here cost some 25 cache misses a search among 3,000 keys, most of the time of applying a put; this
- * costs about six.
+ * A node is one allocation: entry, links to its neighbours, key. The nodes of an overlay form a
+ * doubly linked list in key order; above it stands an index of two levels: leaves of up to
+ * LEAF_NODES node pointers, and a directory of the leaves. Both are `struct run`: a sorted array of
+ * nodes with, beside it, eight bytes of each key from where the run's keys begin to differ (the
+ * digest). Keys in one replica tend to share long beginnings, so a search compares digests, in a
+ * few cache lines, and looks at a node only when digests are equal. A skip list here cost some 25
+ * cache misses a search among 3,000 keys, most of the time of applying a put; this costs about six.
  *
- * Nodes are never removed, only marked deleted, and never move, so cursors hold plain pointers. An overwrite replaces the entry in
- * place.
+ * Nodes are never removed, only marked deleted, and never move, so cursors hold plain pointers. An
+ * overwrite replaces the entry in place.
  *
  * Invariants
- *   I1  Keys ascend strictly along the list and along every run; the directory's nodes are the leaves' first ones.
- *   I2  All keys of a run begin with its prefix: the prefix is at most what its first and last key share.
- *   I3  A node's attributes, once allocated, are its own for ever and reused by later overwrites: the arena grows with keys, not
- *       with operations. */
+ *   I1  Keys ascend strictly along the list and along every run; the directory's nodes are the
+ *       leaves' first ones.
+ *   I2  All keys of a run begin with its prefix: the prefix is at most what its first and last key
+ *       share.
+ *   I3  A node's attributes, once allocated, are its own for ever and reused by later overwrites:
+ *       the arena grows with keys, not with operations. */
 #include "store/overlay.h"
 
 #include "base/check.h"
@@ -23,9 +26,11 @@
 enum {
     LEAF_NODES = 64,
     DIRECTORY_LEAVES_MIN = 8,
-    /* Longer common beginnings are compared as far as this: the run's head stays within a cache line or so. */
+    /* Longer common beginnings are compared as far as this: the run's head stays within a cache
+     * line or so. */
     PREFIX_BYTES_MAX = 48,
-    /* A half of a split leaf gets a longer prefix only if it gains this many bytes: new digests mean looking at every node. */
+    /* A half of a split leaf gets a longer prefix only if it gains this many bytes: new digests
+     * mean looking at every node. */
     PREFIX_GAIN_MIN = 4,
 };
 
@@ -77,7 +82,8 @@ bool generation_release(struct generation *generation, size_t limit)
 {
     while (generation->overlays) {
         struct overlay *overlay = generation->overlays;
-        struct overlay_node *node = generation->release_at ? generation->release_at : overlay->first;
+        struct overlay_node *node =
+            generation->release_at ? generation->release_at : overlay->first;
         for (; node && limit > 0; limit--) {
             blob_unref(node->entry.blob);
             node = node->next;
@@ -119,8 +125,9 @@ static int compare_key(const struct overlay_node *node, struct span key)
     return order != 0 ? order : (node->key_size > key.size) - (node->key_size < key.size);
 }
 
-/* Eight bytes of the key from `offset`, so that they compare as numbers; zeroes behind the end. Different digests order as their keys
- * do: where a shorter key is padded, it is a prefix of the other one or differs earlier. */
+/* Eight bytes of the key from `offset`, so that they compare as numbers; zeroes behind the end.
+ * Different digests order as their keys do: where a shorter key is padded, it is a prefix of the
+ * other one or differs earlier. */
 static uint64_t digest_of(struct span key, size_t offset)
 {
     uint64_t bytes = 0;
@@ -133,7 +140,8 @@ static uint64_t digest_of(struct span key, size_t offset)
     return __builtin_bswap64(bytes);
 }
 
-/* Where the key stands against all keys of the run: < 0 below, > 0 above, 0: it shares the prefix. */
+/* Where the key stands against all keys of the run: < 0 below, > 0 above, 0: it shares the
+ * prefix. */
 static int compare_prefix(const struct run *run, struct span key)
 {
     size_t size = key.size < run->prefix_size ? key.size : run->prefix_size;
@@ -141,7 +149,8 @@ static int compare_prefix(const struct run *run, struct span key)
     return order != 0 ? order : -(key.size < run->prefix_size);
 }
 
-/* How many of the run's keys are below the key; *equal is the node with that very key, if it is there. */
+/* How many of the run's keys are below the key; *equal is the node with that very key, if it is
+ * there. */
 static uint32_t run_search(const struct run *run, struct span key, struct overlay_node **equal)
 {
     int side = compare_prefix(run, key);
@@ -223,7 +232,9 @@ static void directory_grow(struct overlay *overlay)
 {
     struct generation *generation = overlay->generation;
     struct run *directory = &overlay->directory;
-    uint32_t capacity = overlay->leaves_capacity ? overlay->leaves_capacity * 2 : DIRECTORY_LEAVES_MIN, count = directory->count;
+    uint32_t capacity =
+                 overlay->leaves_capacity ? overlay->leaves_capacity * 2 : DIRECTORY_LEAVES_MIN,
+             count = directory->count;
     uint64_t *digests = generation_alloc(generation, capacity * sizeof *digests);
     struct overlay_node **nodes = generation_alloc(generation, capacity * sizeof *nodes);
     struct leaf **leaves = generation_alloc(generation, capacity * sizeof *leaves);
@@ -239,12 +250,14 @@ static void directory_grow(struct overlay *overlay)
 }
 
 /* Adds a leaf, whose first node is known, at position `at`. */
-static void directory_insert(struct overlay *overlay, uint32_t at, struct leaf *leaf, struct overlay_node *first)
+static void directory_insert(struct overlay *overlay, uint32_t at, struct leaf *leaf,
+                             struct overlay_node *first)
 {
     if (overlay->directory.count == overlay->leaves_capacity) {
         directory_grow(overlay);
     }
-    memmove(&overlay->leaves[at + 1], &overlay->leaves[at], (overlay->directory.count - at) * sizeof overlay->leaves[0]);
+    memmove(&overlay->leaves[at + 1], &overlay->leaves[at],
+            (overlay->directory.count - at) * sizeof overlay->leaves[0]);
     overlay->leaves[at] = leaf;
     run_insert(&overlay->directory, at, first);
 }
@@ -291,7 +304,8 @@ void overlay_seek(const struct overlay *overlay, struct span key, struct overlay
 }
 
 /* The last node below the place; NULL: none. */
-static struct overlay_node *place_previous(const struct overlay *overlay, const struct overlay_place *place)
+static struct overlay_node *place_previous(const struct overlay *overlay,
+                                           const struct overlay_place *place)
 {
     if (place->slot > 0) {
         return overlay->leaves[place->leaf]->nodes[place->slot - 1];
@@ -299,7 +313,8 @@ static struct overlay_node *place_previous(const struct overlay *overlay, const 
     return place->leaf > 0 ? overlay->leaves[place->leaf]->nodes[0]->previous : NULL;
 }
 
-static void link_node(struct overlay *overlay, struct overlay_node *node, struct overlay_node *previous)
+static void link_node(struct overlay *overlay, struct overlay_node *node,
+                      struct overlay_node *previous)
 {
     node->previous = previous;
     node->next = previous ? previous->next : overlay->first;
@@ -307,8 +322,10 @@ static void link_node(struct overlay *overlay, struct overlay_node *node, struct
     *(node->next ? &node->next->previous : &overlay->last) = node;
 }
 
-/* Makes room at the place, which moves if its leaf is split. Keys that only ascend leave full leaves behind. */
-static void make_room(struct overlay *overlay, struct overlay_place *place, struct overlay_node *node)
+/* Makes room at the place, which moves if its leaf is split. Keys that only ascend leave full
+ * leaves behind. */
+static void make_room(struct overlay *overlay, struct overlay_place *place,
+                      struct overlay_node *node)
 {
     if (overlay->leaves[place->leaf]->run.count < LEAF_NODES) {
         return;
@@ -326,7 +343,8 @@ static void make_room(struct overlay *overlay, struct overlay_place *place, stru
     }
 }
 
-struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *where, struct span key)
+struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *where,
+                                    struct span key)
 {
     CHECK(where->node == NULL && key.size > 0 && key.size <= LIMIT_KEY_BYTES);
     struct overlay_place place = *where;
@@ -352,8 +370,8 @@ static size_t blob_bytes(const struct blob *blob)
     return blob ? sizeof *blob + blob->size : 0;
 }
 
-struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node, const struct overlay_entry *entry,
-                         const struct attributes *attributes)
+struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
+                         const struct overlay_entry *entry, const struct attributes *attributes)
 {
     CHECK(entry->blob != NULL || entry->value.size == 0);
     struct generation *generation = overlay->generation;

@@ -1,7 +1,9 @@
-/* The overlay: what was applied and isn't in LMDB yet. A generation is one arena with an ordered structure per replica (struct
- * overlay); the store has an active one, and a frozen one while it is being flushed.
+/* The overlay: what was applied and isn't in LMDB yet. A generation is one arena with an ordered
+ * structure per replica (struct overlay); the store has an active one, and a frozen one while it is
+ * being flushed.
  *
- * A frozen generation doesn't change: the flush job walks it on its own thread. Blobs are counted on the loop thread only. */
+ * A frozen generation doesn't change: the flush job walks it on its own thread. Blobs are counted
+ * on the loop thread only. */
 #ifndef STORE_OVERLAY_H
 #define STORE_OVERLAY_H
 
@@ -18,7 +20,7 @@ struct overlay_entry {
     struct attributes *attributes; /* in the arena; NULL: none */
     uint32_t checksum;             /* of key and value: record_content_checksum */
     bool is_deleted;               /* a tombstone: hides what is below */
-    bool is_blind;                 /* the key's first put in this generation did not look whether it exists below */
+    bool is_blind; /* the key's first put in this generation did not look whether it exists below */
 };
 
 struct overlay;
@@ -28,14 +30,15 @@ struct generation {
     struct arena arena;
     struct overlay *overlays; /* all of them, in order of making */
     struct overlay **overlays_end;
-    uint64_t bytes;      /* nodes, and the blobs that they hold */
-    uint64_t operations; /* commands applied: overwrites count too */
+    uint64_t bytes;                  /* nodes, and the blobs that they hold */
+    uint64_t operations;             /* commands applied: overwrites count too */
     struct overlay_node *release_at; /* generation_release's place */
 };
 
 struct generation *generation_new(void);
-/* Drops up to `limit` entries' blobs; when none is left, frees the generation and returns true. Freeing a large generation at once
- * would stall the loop. The generation must not be used otherwise any more. */
+/* Drops up to `limit` entries' blobs; when none is left, frees the generation and returns true.
+ * Freeing a large generation at once would stall the loop. The generation must not be used
+ * otherwise any more. */
 bool generation_release(struct generation *generation, size_t limit);
 void generation_free(struct generation *generation); /* all at once; NULL allowed */
 
@@ -48,14 +51,18 @@ struct overlay_place {
     uint32_t leaf, slot;
 };
 void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place);
-/* Adds a key that overlay_seek did not find; its entry is zeroed, the caller fills it with overlay_set. The key is copied. */
-struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *place, struct span key);
-/* Replaces a node's entry; takes the reference to entry->blob; attributes (mask 0: none) are copied. Returns the blob that the
- * entry held before (the caller drops it when nobody reads it any more), or NULL. */
-struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node, const struct overlay_entry *entry,
-                         const struct attributes *attributes);
+/* Adds a key that overlay_seek did not find; its entry is zeroed, the caller fills it with
+ * overlay_set. The key is copied. */
+struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *place,
+                                    struct span key);
+/* Replaces a node's entry; takes the reference to entry->blob; attributes (mask 0: none) are
+ * copied. Returns the blob that the entry held before (the caller drops it when nobody reads it any
+ * more), or NULL. */
+struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
+                         const struct overlay_entry *entry, const struct attributes *attributes);
 
-/* Reading. Nodes stay where they are as long as the generation lives. NULL: no such node. An overlay may be NULL: empty. */
+/* Reading. Nodes stay where they are as long as the generation lives. NULL: no such node. An
+ * overlay may be NULL: empty. */
 const struct overlay_node *overlay_find(const struct overlay *overlay, struct span key);
 const struct overlay_node *overlay_first(const struct overlay *overlay);
 const struct overlay_node *overlay_last(const struct overlay *overlay);

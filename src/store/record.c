@@ -1,7 +1,8 @@
 /* The record's bytes in LMDB.
  *
  *   offset size field
- *        0    1 kind (1: the value stands inline, its value id is 0 and not stored; others are reserved for values in chunks)
+ *        0    1 kind (1: the value stands inline, its value id is 0 and not stored; others are
+ *               reserved for values in chunks)
  *        1    1 format version (RECORD_FORMAT)
  *        2    1 attribute mask: which of the optional fields follow
  *        3    1 zero
@@ -11,8 +12,9 @@
  *       24    … mode 4, uid 4, gid 4, flags 4, mtime 8, expiry 8: each only if the mask names it
  *        …      value, to the end
  *
- * Most records have no attributes, and one head is written per key and flush: hence the optional fields. The checksum begins with
- * key and value, because a command brings that part ready-made: packing a record doesn't read its value for it. */
+ * Most records have no attributes, and one head is written per key and flush: hence the optional
+ * fields. The checksum begins with key and value, because a command brings that part ready-made:
+ * packing a record doesn't read its value for it. */
 #include "store/record.h"
 
 #include "base/check.h"
@@ -33,8 +35,9 @@ uint32_t record_content_checksum(struct span key, struct span value)
 
 static size_t head_size(uint32_t mask)
 {
-    return RECORD_HEAD_BYTES + 4 * (size_t)__builtin_popcount(mask & (ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID |
-                                                                      ATTRIBUTE_FLAGS)) +
+    return RECORD_HEAD_BYTES +
+           4 * (size_t)__builtin_popcount(
+                   mask & (ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID | ATTRIBUTE_FLAGS)) +
            8 * (size_t)__builtin_popcount(mask & (ATTRIBUTE_MTIME | ATTRIBUTE_EXPIRES));
 }
 
@@ -86,7 +89,8 @@ void record_pack(const struct record *record, uint32_t content_checksum, void *o
     at = pack_u32_if(at, mask & ATTRIBUTE_FLAGS, attributes->flags);
     at = pack_u64_if(at, mask & ATTRIBUTE_MTIME, attributes->mtime_us);
     at = pack_u64_if(at, mask & ATTRIBUTE_EXPIRES, attributes->expires_at_us);
-    put_u32(head + RECORD_CHECKSUM_OFFSET, head_checksum(content_checksum, head, (size_t)(at - head)));
+    put_u32(head + RECORD_CHECKSUM_OFFSET,
+            head_checksum(content_checksum, head, (size_t)(at - head)));
     if (record->value.size > 0) {
         memcpy(at, record->value.data, record->value.size);
     }
@@ -116,10 +120,13 @@ int record_unpack(struct span bytes, struct record *out, struct err *err)
     if ((mask & ~(uint32_t)ATTRIBUTE_ALL) != 0 || head[3] != 0 || bytes.size < head_size(mask)) {
         return err_set(err, ERR_CORRUPT, "record with a malformed head");
     }
-    struct record record = { .version = get_u64(head + 8), .time = get_u64(head + 16), .attributes.mask = mask };
+    struct record record = { .version = get_u64(head + 8),
+                             .time = get_u64(head + 16),
+                             .attributes.mask = mask };
     size_t size = head_size(mask);
     if (mask != 0) {
-        struct reader reader = reader_of(span_of(head + RECORD_HEAD_BYTES, size - RECORD_HEAD_BYTES));
+        struct reader reader =
+            reader_of(span_of(head + RECORD_HEAD_BYTES, size - RECORD_HEAD_BYTES));
         unpack_attributes(&reader, &record.attributes);
         CHECK(!reader.bad && reader.left == 0); /* head_size counts the same fields */
     }
@@ -128,7 +135,8 @@ int record_unpack(struct span bytes, struct record *out, struct err *err)
     return 0;
 }
 
-int record_unpack_checked(struct span key, struct span bytes, struct record *out, uint32_t *content_checksum, struct err *err)
+int record_unpack_checked(struct span key, struct span bytes, struct record *out,
+                          uint32_t *content_checksum, struct err *err)
 {
     struct record record;
     int rc = record_unpack(bytes, &record, err);
@@ -164,18 +172,20 @@ static void attributes_take(struct attributes *to, const struct attributes *from
     }
 }
 
-void attributes_for_put(const struct attributes *old, const struct attributes *given, struct attributes *out)
+void attributes_for_put(const struct attributes *old, const struct attributes *given,
+                        struct attributes *out)
 {
     struct attributes result = { 0 };
     if (old) {
-        attributes_take(&result, old, ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID | ATTRIBUTE_FLAGS);
+        attributes_take(&result, old,
+                        ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID | ATTRIBUTE_FLAGS);
     }
     attributes_take(&result, given, ATTRIBUTE_ALL);
     *out = result;
 }
 
-void attributes_for_setattr(const struct attributes *old, uint64_t old_time, const struct attributes *given,
-                            struct attributes *out)
+void attributes_for_setattr(const struct attributes *old, uint64_t old_time,
+                            const struct attributes *given, struct attributes *out)
 {
     struct attributes result = { .mask = ATTRIBUTE_MTIME, .mtime_us = hlc_to_us(old_time) };
     attributes_take(&result, old, ATTRIBUTE_ALL);

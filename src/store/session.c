@@ -1,13 +1,15 @@
 /* Sessions of one replica.
  *
- * A session is found by the hash of its id, and stands in a list ordered by its last write: expiry looks at the list's head only.
- * Its results are an array sorted by number; results arrive nearly in order and leave at the front, so both ends are cheap.
+ * A session is found by the hash of its id, and stands in a list ordered by its last write: expiry
+ * looks at the list's head only. Its results are an array sorted by number; results arrive nearly
+ * in order and leave at the front, so both ends are cheap.
  *
  * Invariants
  *   I1  Every result's number is >= the session's lowest.
  *   I2  by_use is ordered by last_time, strictly: entries' times are strictly increasing.
- *   I3  A number is answered 0 by session_admit at most once while the session lives, and a session is forgotten only when any retry
- *       of its numbers is too late by SESSION_RETRY_US: the client's time is at most the time at which the first copy was applied.
+ *   I3  A number is answered 0 by session_admit at most once while the session lives, and a session
+ *       is forgotten only when any retry of its numbers is too late by SESSION_RETRY_US: the
+ *       client's time is at most the time at which the first copy was applied.
  *
  * A packed session (little-endian):
  *
@@ -147,7 +149,8 @@ void session_table_expire(struct session_table *table, uint64_t time)
     }
 }
 
-/* Position of the first result whose number is >= number. New numbers belong at the end nearly always: look there first. */
+/* Position of the first result whose number is >= number. New numbers belong at the end nearly
+ * always: look there first. */
 static uint32_t position_of(const struct session *session, uint64_t number)
 {
     uint32_t at = session->count;
@@ -189,7 +192,8 @@ static bool is_late(const struct command *command)
            command->time - command->client_time > hlc_from_us(SESSION_RETRY_US);
 }
 
-int session_admit(struct session_table *table, const struct command *command, struct session_result *known)
+int session_admit(struct session_table *table, const struct command *command,
+                  struct session_result *known)
 {
     CHECK(command->number != 0);
     struct session *session = find(table, command->session);
@@ -198,7 +202,8 @@ int session_admit(struct session_table *table, const struct command *command, st
         *known = *result;
         return 1;
     }
-    if (command->number < command->lowest || (session && command->number < session->lowest) || is_late(command)) {
+    if (command->number < command->lowest || (session && command->number < session->lowest) ||
+        is_late(command)) {
         return ERR_UNKNOWN_OUTCOME;
     }
     if (!session) {
@@ -208,19 +213,22 @@ int session_admit(struct session_table *table, const struct command *command, st
     return session->count >= LIMIT_SESSION_RESULTS ? ERR_BUSY : 0;
 }
 
-/* Makes room for one more result behind the last, moving the live ones to the front when half of the array is free. */
+/* Makes room for one more result behind the last, moving the live ones to the front when half of
+ * the array is free. */
 static void reserve_result(struct session *session)
 {
     if (session->first + session->count < session->capacity) {
         return;
     }
     if (session->first > session->count) {
-        memmove(session->results, session->results + session->first, session->count * sizeof session->results[0]);
+        memmove(session->results, session->results + session->first,
+                session->count * sizeof session->results[0]);
         session->first = 0;
         return;
     }
     session->capacity = session->capacity ? session->capacity * 2 : 4;
-    session->results = mem_realloc(session->results, session->capacity * sizeof session->results[0]);
+    session->results =
+        mem_realloc(session->results, session->capacity * sizeof session->results[0]);
 }
 
 static void insert_result(struct session *session, const struct session_result *result)
@@ -233,7 +241,8 @@ static void insert_result(struct session *session, const struct session_result *
     session->count++;
 }
 
-void session_record(struct session_table *table, const struct command *command, const struct session_result *result)
+void session_record(struct session_table *table, const struct command *command,
+                    const struct session_result *result)
 {
     struct session *session = find(table, command->session);
     if (!session) {
@@ -309,8 +318,10 @@ static int load_results(struct session *session, struct reader *reader)
                                          .status = (int32_t)reader_u32(reader) };
         result.existed = reader_u32(reader) != 0;
         bool is_ascending =
-            session->count == 0 || session->results[session->first + session->count - 1].number < result.number;
-        if (reader->bad || !is_ascending || result.number < session->lowest || session->count == LIMIT_SESSION_RESULTS) {
+            session->count == 0 ||
+            session->results[session->first + session->count - 1].number < result.number;
+        if (reader->bad || !is_ascending || result.number < session->lowest ||
+            session->count == LIMIT_SESSION_RESULTS) {
             return ERR_CORRUPT;
         }
         insert_result(session, &result);
@@ -318,7 +329,8 @@ static int load_results(struct session *session, struct reader *reader)
     return 0;
 }
 
-int session_table_load(struct session_table *table, struct span id, struct span value, struct err *err)
+int session_table_load(struct session_table *table, struct span id, struct span value,
+                       struct err *err)
 {
     if (id.size != SESSION_ID_BYTES || value.size < SESSION_HEAD_BYTES) {
         return err_set(err, ERR_CORRUPT, "stored session is too short");
@@ -326,10 +338,12 @@ int session_table_load(struct session_table *table, struct span id, struct span 
     if (get_u32(value.data) != SESSION_FORMAT) {
         return err_set(err, ERR_FORMAT, "stored session of format %u", get_u32(value.data));
     }
-    if (get_u32(value.data + 4) != hash_crc32c(hash_crc32c(0, id.data, id.size), value.data + 8, value.size - 8)) {
+    if (get_u32(value.data + 4) !=
+        hash_crc32c(hash_crc32c(0, id.data, id.size), value.data + 8, value.size - 8)) {
         return err_set(err, ERR_CORRUPT, "stored session: checksum does not match");
     }
-    struct session_id session_id = { __builtin_bswap64(get_u64(id.data)), __builtin_bswap64(get_u64(id.data + 8)) };
+    struct session_id session_id = { __builtin_bswap64(get_u64(id.data)),
+                                     __builtin_bswap64(get_u64(id.data + 8)) };
     if (find(table, session_id) || table->count == LIMIT_SESSIONS) {
         return err_set(err, ERR_CORRUPT, "stored session: too many, or twice");
     }

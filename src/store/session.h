@@ -1,5 +1,5 @@
-/* Sessions: what a client's writes were answered, so that a retry never applies twice (D7). One table per replica; replicated state:
- * every decision depends on the entries alone. */
+/* Sessions: what a client's writes were answered, so that a retry never applies twice (D7). One
+ * table per replica; replicated state: every decision depends on the entries alone. */
 #ifndef STORE_SESSION_H
 #define STORE_SESSION_H
 
@@ -9,9 +9,11 @@
 #include "base/list.h"
 #include "store/command.h"
 
-/* How much later than its client's time an entry may stand in the log; later ones are refused as unknown. */
+/* How much later than its client's time an entry may stand in the log; later ones are refused as
+ * unknown. */
 #define SESSION_RETRY_US (5ull * 60 * 1000 * 1000)
-/* How long a session is kept after its last write, in log time. Twice the above, so that no retry outlives its session. */
+/* How long a session is kept after its last write, in log time. Twice the above, so that no retry
+ * outlives its session. */
 #define SESSION_KEEP_US (2 * SESSION_RETRY_US)
 
 struct session_result {
@@ -26,42 +28,50 @@ struct session;
 
 /* A zeroed struct is no table: session_table_init. */
 struct session_table {
-    struct hashtab by_id;  /* hash of the id to a chain of sessions */
-    struct list by_use;    /* oldest first */
-    struct list dirty;     /* changed since session_table_pack */
-    struct buf removed;    /* ids (16 bytes each) forgotten since then */
+    struct hashtab by_id; /* hash of the id to a chain of sessions */
+    struct list by_use;   /* oldest first */
+    struct list dirty;    /* changed since session_table_pack */
+    struct buf removed;   /* ids (16 bytes each) forgotten since then */
     size_t count;
 };
 
 void session_table_init(struct session_table *table);
 void session_table_fini(struct session_table *table);
 
-/* Forgets the sessions whose last write is older than SESSION_KEEP_US at this log time. Costs only what it forgets. */
+/* Forgets the sessions whose last write is older than SESSION_KEEP_US at this log time. Costs only
+ * what it forgets. */
 void session_table_expire(struct session_table *table, uint64_t time);
 
 /* May the command (number != 0) be applied?
  *   0                    yes; then session_record with what it gave
  *   1                    it was applied already: *known is its result
  *   ERR_UNKNOWN_OUTCOME  it may have been applied, and nobody knows any more: don't
- *   ERR_BUSY             too many sessions, or too many unanswered writes in this one: don't, the client may try again
+ *   ERR_BUSY             too many sessions, or too many unanswered writes in this one: don't, the
+ *                        client may try again
  * Results below the command's lowest unanswered number are dropped. */
-int session_admit(struct session_table *table, const struct command *command, struct session_result *known);
+int session_admit(struct session_table *table, const struct command *command,
+                  struct session_result *known);
 /* Remembers the result of an admitted command. */
-void session_record(struct session_table *table, const struct command *command, const struct session_result *result);
+void session_record(struct session_table *table, const struct command *command,
+                    const struct session_result *result);
 
-/* Appends all changes since the last call to *changes (read them with session_change_next) and starts anew. */
+/* Appends all changes since the last call to *changes (read them with session_change_next) and
+ * starts anew. */
 void session_table_pack(struct session_table *table, struct buf *changes);
 
 enum { SESSION_ID_BYTES = 16 };
-/* One change: id is the packed session id (16 bytes, big-endian, so that it sorts); an empty value means removed. */
+/* One change: id is the packed session id (16 bytes, big-endian, so that it sorts); an empty value
+ * means removed. */
 struct session_change {
     struct span id, value;
 };
 /* False at the end. */
 bool session_change_next(struct reader *reader, struct session_change *change);
 
-/* Puts a stored session back; in any order. ERR_CORRUPT, ERR_FORMAT. Afterwards session_table_load_end sorts by use. */
-int session_table_load(struct session_table *table, struct span id, struct span value, struct err *err);
+/* Puts a stored session back; in any order. ERR_CORRUPT, ERR_FORMAT. Afterwards
+ * session_table_load_end sorts by use. */
+int session_table_load(struct session_table *table, struct span id, struct span value,
+                       struct err *err);
 void session_table_load_end(struct session_table *table);
 
 #endif

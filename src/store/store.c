@@ -1,36 +1,43 @@
 /* The state machines of a node: LMDB behind the overlay.
  *
- * Applying changes the overlay's active generation only. From time to time the active generation is frozen, and a job on the flush
- * thread writes it into LMDB: one transaction, one sorted walk per replica, full sync. Reads look into the active generation, the
- * frozen one, then LMDB, through a read transaction that is begun by the first read and, while a flush is on its way, reset at the end
- * of the turn, so that it never pins old pages for longer.
+ * Applying changes the overlay's active generation only. From time to time the active generation is
+ * frozen, and a job on the flush thread writes it into LMDB: one transaction, one sorted walk per
+ * replica, full sync. Reads look into the active generation, the frozen one, then LMDB, through a
+ * read transaction that is begun by the first read and, while a flush is on its way, reset at the
+ * end of the turn, so that it never pins old pages for longer.
  *
- *   active --store_freeze--> frozen --store_flush_start--> job --commit--> done --(no borrowed spans)--> dropped
+ *   active --store_freeze--> frozen --store_flush_start--> job --commit--> done --> dropped
  *                                        ^                  |
- *                                        +--- retry timer --+  map or disk full: the transaction is aborted, nothing is lost
+ *                                        +--- retry timer --+  no room: aborted, nothing is lost
  *
  * Invariants
  *   I1  At most one frozen generation; it isn't changed by anybody until it is dropped.
- *   I2  A frozen generation is dropped only when the loop has no read transaction that began before the commit: until then the
- *       generation hides that LMDB's old state lacks its keys.
- *   I3  LMDB holds, per replica, exactly the state after the entry that its meta record names: data, key count and sessions come in
- *       the same transaction. If one transaction is too large for the room that is left, each replica gets its own.
- *   I4  What reads lent stays until store_turn_end: a blob that is overwritten meanwhile waits in `retired`.
- *   I5  A put without condition looks into LMDB only if the replica ever had a record with attributes, which it would inherit: the
- *       lookup would cost more than all the rest of applying. Whether the key is new is then unknown (a "blind" entry), so
- *       `keys` + the blind entries that are new below = the live keys; the flush, which counts, settles it.
- *   I6  The job touches: LMDB, the frozen overlays' nodes, the flush struct. Not the store, no reference counts.
+ *   I2  A frozen generation is dropped only when the loop has no read transaction that began before
+ *       the commit: until then the generation hides that LMDB's old state lacks its keys.
+ *   I3  LMDB holds, per replica, exactly the state after the entry that its meta record names:
+ *       data, key count and sessions come in the same transaction. If one transaction is too large
+ *       for the room that is left, each replica gets its own.
+ *   I4  What reads lent stays until store_turn_end: a blob that is overwritten meanwhile waits in
+ *       `retired`.
+ *   I5  A put without condition looks into LMDB only if the replica ever had a record with
+ *       attributes, which it would inherit: the lookup would cost more than all the rest of
+ *       applying. Whether the key is new is then unknown (a "blind" entry), so `keys` + the blind
+ *       entries that are new below = the live keys; the flush, which counts, settles it.
+ *   I6  The job touches: LMDB, the frozen overlays' nodes, the flush struct. Not the store, no
+ *       reference counts.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):
  *
- *   database       key                                      value
- *   meta           "identity"                               magic 8, format 4, CRC32C 4, cluster id 16, node id 8
- *   meta           'r', group 4, replica 8                  format 4, CRC32C 4, applied index 8, time 8, keys 8, flags 8
- *                                                           (1: a record with attributes was ever made)
- *   sessions       group 4, replica 8, session id 16        session.c
- *   r%u.%016llx    the user's key                           record.c        (one per replica: group, replica id)
+ *   database     key                                value
+ *   meta         "identity"                         magic 8, format 4, CRC32C 4, cluster id 16,
+ *                                                   node id 8
+ *   meta         'r', group 4, replica 8            format 4, CRC32C 4, applied index 8, time 8,
+ *                                                   keys 8, flags 8 (1: has had attributes)
+ *   sessions     group 4, replica 8, session id 16  session.c
+ *   r%u.%016llx  the user's key                     record.c (group, replica id)
  *
- * What it does not do: decide when to flush (the node does), know what is durable in the log (the node waits for it), split. */
+ * What it does not do: decide when to flush (the node does), know what is durable in the log (the
+ * node waits for it), split. */
 #include "store/store.h"
 
 #include <errno.h>
@@ -71,9 +78,9 @@ struct store_replica {
     uint32_t bits;
     MDB_dbi dbi;
     uint64_t applied, time;
-    int64_t keys;          /* I5: without blind entries, so it may be below zero */
-    uint64_t blind;        /* blind entries in the active generation */
-    bool has_attributes;   /* a record with attributes was ever made */
+    int64_t keys;        /* I5: without blind entries, so it may be below zero */
+    uint64_t blind;      /* blind entries in the active generation */
+    bool has_attributes; /* a record with attributes was ever made */
     uint64_t frozen_applied, frozen_time, frozen_blind;
     int64_t frozen_keys;
     bool frozen_has_attributes;
@@ -104,7 +111,8 @@ struct store {
     unsigned cursors;
     struct blob **retired; /* overwritten, dropped at the turn's end (I4) */
     size_t retired_count, retired_capacity;
-    uint64_t blind_seen, blind_new; /* blind entries of the last flush that had any, and those that were new keys */
+    /* Of the last flush that had any: blind entries, and those that were new keys. */
+    uint64_t blind_seen, blind_new;
     struct store_stats stats;
 };
 
@@ -180,19 +188,20 @@ static int check_identity(const struct store_config *config, struct span stored,
         return err_set(err, ERR_CORRUPT, "%s: not a store of Cairn", config->directory);
     }
     if (get_u32(stored.data + 8) != STORE_FORMAT) {
-        return err_set(err, ERR_FORMAT, "%s: store of format %u, this build knows %u", config->directory,
-                       get_u32(stored.data + 8), STORE_FORMAT);
+        return err_set(err, ERR_FORMAT, "%s: store of format %u, this build knows %u",
+                       config->directory, get_u32(stored.data + 8), STORE_FORMAT);
     }
     if (stored.size != IDENTITY_BYTES ||
         get_u32(stored.data + 12) != hash_crc32c(0, stored.data + 16, IDENTITY_BYTES - 16)) {
         return err_set(err, ERR_CORRUPT, "%s: the store's identity is damaged", config->directory);
     }
     if (memcmp(stored.data + 16, config->cluster_id, 16) != 0) {
-        return err_set(err, ERR_CLUSTER_MISMATCH, "%s: the store belongs to another cluster", config->directory);
+        return err_set(err, ERR_CLUSTER_MISMATCH, "%s: the store belongs to another cluster",
+                       config->directory);
     }
     if (get_u64(stored.data + 32) != config->node_id) {
-        return err_set(err, ERR_CLUSTER_MISMATCH, "%s: the store belongs to node %llu", config->directory,
-                       (unsigned long long)get_u64(stored.data + 32));
+        return err_set(err, ERR_CLUSTER_MISMATCH, "%s: the store belongs to node %llu",
+                       config->directory, (unsigned long long)get_u64(stored.data + 32));
     }
     return 0;
 }
@@ -211,7 +220,8 @@ static int identify(struct store *store, MDB_txn *txn, struct err *err)
     MDB_stat stat;
     mdb_stat(txn, store->meta, &stat);
     if (stat.ms_entries != 0) {
-        return err_set(err, ERR_CORRUPT, "%s: the store has lost its identity", store->config.directory);
+        return err_set(err, ERR_CORRUPT, "%s: the store has lost its identity",
+                       store->config.directory);
     }
     uint8_t packed[IDENTITY_BYTES];
     pack_identity(&store->config, packed);
@@ -271,7 +281,8 @@ static int measure_used(MDB_env *env, uint64_t *used_bytes)
     mdb_env_stat(env, &stat);
     uint64_t pages = info.me_last_pgno + 1, free_pages = 0;
     MDB_cursor *cursor;
-    rc = mdb_cursor_open(txn, 0, &cursor); /* database 0: the free list; a record begins with the count of its pages */
+    /* Database 0 is the free list; a record begins with the count of its pages. */
+    rc = mdb_cursor_open(txn, 0, &cursor);
     if (rc == 0) {
         MDB_val key, value;
         while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
@@ -295,8 +306,10 @@ static void set_defaults(struct store_config *config)
 {
     config->map_bytes = config->map_bytes ? config->map_bytes : MAP_BYTES_DEFAULT;
     config->quota_bytes = config->quota_bytes ? config->quota_bytes : config->map_bytes / 10 * 9;
-    config->overlay_bytes_max = config->overlay_bytes_max ? config->overlay_bytes_max : OVERLAY_BYTES_DEFAULT;
-    config->databases_max = config->databases_max ? config->databases_max : LIMIT_PARTITIONS_MAX + 16;
+    config->overlay_bytes_max =
+        config->overlay_bytes_max ? config->overlay_bytes_max : OVERLAY_BYTES_DEFAULT;
+    config->databases_max =
+        config->databases_max ? config->databases_max : LIMIT_PARTITIONS_MAX + 16;
 }
 
 int store_open(const struct store_config *config, struct store **out, struct err *err)
@@ -369,8 +382,8 @@ static int load_meta(struct store_replica *replica, MDB_txn *txn, struct err *er
         return lmdb_error(err, rc, "reading a replica's size");
     }
     if ((int64_t)stat.ms_entries != replica->keys) { /* I3 */
-        return err_set(err, ERR_CORRUPT, "replica holds %llu keys, and should hold %lld", (unsigned long long)stat.ms_entries,
-                       (long long)replica->keys);
+        return err_set(err, ERR_CORRUPT, "replica holds %llu keys, and should hold %lld",
+                       (unsigned long long)stat.ms_entries, (long long)replica->keys);
     }
     return 0;
 }
@@ -407,7 +420,8 @@ static int load_sessions(struct store_replica *replica, MDB_txn *txn, struct err
     return loaded;
 }
 
-/* Opens the replica's database in a write transaction: LMDB allows making it only there. Nothing is written when it exists. */
+/* Opens the replica's database in a write transaction: LMDB allows making it only there. Nothing is
+ * written when it exists. */
 static int load_replica(struct store_replica *replica, struct err *err)
 {
     char name[32];
@@ -446,11 +460,12 @@ static void free_replica(struct store_replica *replica)
     mem_free(replica);
 }
 
-int store_replica_open(struct store *store, uint32_t group, uint64_t id, uint64_t hash_seed, uint64_t prefix, uint32_t bits,
-                       struct store_replica **out, struct err *err)
+int store_replica_open(struct store *store, uint32_t group, uint64_t id, uint64_t hash_seed,
+                       uint64_t prefix, uint32_t bits, struct store_replica **out, struct err *err)
 {
     CHECK(bits <= 64);
-    LIST_FOR (link, &store->replicas) {
+    LIST_FOR(link, &store->replicas)
+    {
         struct store_replica *other = container_of(link, struct store_replica, link);
         CHECK(other->group != group || other->id != id);
     }
@@ -500,7 +515,8 @@ static int reader_begin(struct store *store, struct err *err)
     if (store->is_reading) {
         return 0;
     }
-    int rc = store->reader ? mdb_txn_renew(store->reader) : mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->reader);
+    int rc = store->reader ? mdb_txn_renew(store->reader)
+                           : mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->reader);
     if (rc != 0) {
         return lmdb_error(err, rc, "beginning to read");
     }
@@ -509,7 +525,8 @@ static int reader_begin(struct store *store, struct err *err)
 }
 
 /* The packed record as flushed: 0, ERR_NOT_FOUND (without text), ERR_IO, ERR_CORRUPT. */
-static int find_flushed(struct store_replica *replica, struct span key, struct span *bytes, struct err *err)
+static int find_flushed(struct store_replica *replica, struct span key, struct span *bytes,
+                        struct err *err)
 {
     struct store *store = replica->store;
     int rc = reader_begin(store, err);
@@ -569,9 +586,12 @@ int store_get(struct store_replica *replica, struct span key, struct record *out
 static int count_new(struct store_replica *replica, int64_t *count)
 {
     *count = 0;
-    for (const struct overlay_node *node = overlay_first(replica->active); node; node = overlay_next(node)) {
+    for (const struct overlay_node *node = overlay_first(replica->active); node;
+         node = overlay_next(node)) {
         struct span bytes;
-        int rc = overlay_entry(node)->is_blind ? find_flushed(replica, overlay_key(node), &bytes, NULL) : 0;
+        int rc = overlay_entry(node)->is_blind
+                     ? find_flushed(replica, overlay_key(node), &bytes, NULL)
+                     : 0;
         if (rc != 0 && rc != ERR_NOT_FOUND) {
             return rc;
         }
@@ -587,7 +607,8 @@ uint64_t store_replica_keys(const struct store_replica *replica)
     int64_t count = 0;
     bool is_counted = blind == 0;
     if (!is_counted && !store->frozen && store->active->operations <= COUNT_OPERATIONS_MAX) {
-        is_counted = count_new((struct store_replica *)replica, &count) == 0; /* begins to read, changes nothing */
+        is_counted = count_new((struct store_replica *)replica, &count) ==
+                     0; /* begins to read, changes nothing */
     }
     if (!is_counted) {
         count = (int64_t)(blind * store->blind_new / store->blind_seen);
@@ -600,12 +621,14 @@ uint64_t store_replica_keys(const struct store_replica *replica)
 /* What is there before a command. */
 struct present {
     bool exists;
-    bool is_blind; /* nobody looked into LMDB: `exists` is unknown, and nothing below matters (I5) */
+    bool
+        is_blind; /* nobody looked into LMDB: `exists` is unknown, and nothing below matters (I5) */
     uint64_t version, time; /* 0 when absent */
     struct attributes attributes;
     const struct overlay_entry *entry; /* when it stands in an overlay */
     struct span value;
-    uint32_t checksum; /* of key and value; only when `entry`, or when the command needs the value */
+    uint32_t
+        checksum; /* of key and value; only when `entry`, or when the command needs the value */
 };
 
 static void present_from_node(const struct overlay_node *node, struct present *out)
@@ -625,9 +648,11 @@ static void present_from_node(const struct overlay_node *node, struct present *o
     }
 }
 
-/* A plain put over a record without attributes takes nothing from it: its checksum is left alone. All else is verified, because
- * what is taken from a damaged record would make this replica differ from the others. */
-static int present_from_lmdb(struct store_replica *replica, const struct command *command, struct present *out, struct err *err)
+/* A plain put over a record without attributes takes nothing from it: its checksum is left alone.
+ * All else is verified, because what is taken from a damaged record would make this replica differ
+ * from the others. */
+static int present_from_lmdb(struct store_replica *replica, const struct command *command,
+                             struct present *out, struct err *err)
 {
     struct span bytes;
     int rc = find_flushed(replica, command->key, &bytes, err);
@@ -636,7 +661,8 @@ static int present_from_lmdb(struct store_replica *replica, const struct command
     }
     struct record record;
     rc = record_unpack(bytes, &record, err);
-    if (rc == 0 && (command->type != COMMAND_PUT || command->condition != CONDITION_NONE || record.attributes.mask != 0)) {
+    if (rc == 0 && (command->type != COMMAND_PUT || command->condition != CONDITION_NONE ||
+                    record.attributes.mask != 0)) {
         rc = record_unpack_checked(command->key, bytes, &record, &out->checksum, err);
     }
     if (rc != 0) {
@@ -650,17 +676,19 @@ static int present_from_lmdb(struct store_replica *replica, const struct command
     return 0;
 }
 
-static int find_present(struct store_replica *replica, const struct command *command, struct overlay_place *place,
-                        struct present *out, struct err *err)
+static int find_present(struct store_replica *replica, const struct command *command,
+                        struct overlay_place *place, struct present *out, struct err *err)
 {
     *out = (struct present){ 0 };
     overlay_seek(replica->active, command->key, place);
-    const struct overlay_node *node = place->node ? place->node : overlay_find(replica->frozen, command->key);
+    const struct overlay_node *node =
+        place->node ? place->node : overlay_find(replica->frozen, command->key);
     if (node) {
         present_from_node(node, out);
         return 0;
     }
-    if (command->type == COMMAND_PUT && command->condition == CONDITION_NONE && !replica->has_attributes) {
+    if (command->type == COMMAND_PUT && command->condition == CONDITION_NONE &&
+        !replica->has_attributes) {
         out->is_blind = true;
         return 0;
     }
@@ -675,13 +703,16 @@ static int check_condition(const struct command *command, const struct present *
     case CONDITION_PRESENT:
         return present->exists ? 0 : ERR_NOT_FOUND;
     case CONDITION_VERSION:
-        return present->exists && present->version == command->condition_version ? 0 : ERR_CONDITION_FAILED;
+        return present->exists && present->version == command->condition_version
+                   ? 0
+                   : ERR_CONDITION_FAILED;
     default:
         return 0;
     }
 }
 
-/* Drops a blob that an overwrite replaced: at once, unless somebody may have borrowed from it (I4). */
+/* Drops a blob that an overwrite replaced: at once, unless somebody may have borrowed from it
+ * (I4). */
 static void retire(struct store *store, struct blob *blob)
 {
     if (!blob || !store->has_lent) {
@@ -690,27 +721,32 @@ static void retire(struct store *store, struct blob *blob)
     }
     if (store->retired_count == store->retired_capacity) {
         store->retired_capacity = store->retired_capacity ? store->retired_capacity * 2 : 64;
-        store->retired = mem_realloc(store->retired, store->retired_capacity * sizeof store->retired[0]);
+        store->retired =
+            mem_realloc(store->retired, store->retired_capacity * sizeof store->retired[0]);
     }
     store->retired[store->retired_count++] = blob;
 }
 
-static void set_entry(struct store_replica *replica, const struct overlay_place *place, const struct command *command,
-                      const struct overlay_entry *entry, const struct attributes *attributes)
+static void set_entry(struct store_replica *replica, const struct overlay_place *place,
+                      const struct command *command, const struct overlay_entry *entry,
+                      const struct attributes *attributes)
 {
-    struct overlay_node *node = place->node ? place->node : overlay_insert(replica->active, place, command->key);
+    struct overlay_node *node =
+        place->node ? place->node : overlay_insert(replica->active, place, command->key);
     struct overlay_entry set = *entry;
     set.is_blind |= overlay_entry(node)->is_blind; /* of the first put */
     retire(replica->store, overlay_set(replica->active, node, &set, attributes));
     replica->has_attributes |= attributes->mask != 0;
 }
 
-static void apply_put(struct store_replica *replica, uint64_t index, const struct command *command, struct blob *payload,
-                      const struct overlay_place *place, const struct present *present)
+static void apply_put(struct store_replica *replica, uint64_t index, const struct command *command,
+                      struct blob *payload, const struct overlay_place *place,
+                      const struct present *present)
 {
     struct attributes attributes = { 0 };
     if (command->attributes.mask != 0 || present->attributes.mask != 0) {
-        attributes_for_put(present->exists ? &present->attributes : NULL, &command->attributes, &attributes);
+        attributes_for_put(present->exists ? &present->attributes : NULL, &command->attributes,
+                           &attributes);
     }
     struct overlay_entry entry = { .blob = command->value.size > 0 ? blob_ref(payload) : NULL,
                                    .value = command->value,
@@ -723,10 +759,13 @@ static void apply_put(struct store_replica *replica, uint64_t index, const struc
     replica->blind += present->is_blind;
 }
 
-static void apply_setattr(struct store_replica *replica, uint64_t index, const struct command *command,
-                          const struct overlay_place *place, const struct present *present)
+static void apply_setattr(struct store_replica *replica, uint64_t index,
+                          const struct command *command, const struct overlay_place *place,
+                          const struct present *present)
 {
-    struct overlay_entry entry = { .version = index, .time = command->time, .checksum = present->checksum };
+    struct overlay_entry entry = { .version = index,
+                                   .time = command->time,
+                                   .checksum = present->checksum };
     if (present->value.size > 0 && present->entry) {
         entry.blob = blob_ref(present->entry->blob);
         entry.value = present->value;
@@ -740,8 +779,8 @@ static void apply_setattr(struct store_replica *replica, uint64_t index, const s
     set_entry(replica, place, command, &entry, &attributes);
 }
 
-static void apply_delete(struct store_replica *replica, uint64_t index, const struct command *command,
-                         const struct overlay_place *place)
+static void apply_delete(struct store_replica *replica, uint64_t index,
+                         const struct command *command, const struct overlay_place *place)
 {
     struct overlay_entry entry = { .version = index, .time = command->time, .is_deleted = true };
     struct attributes none = { 0 };
@@ -751,11 +790,13 @@ static void apply_delete(struct store_replica *replica, uint64_t index, const st
 
 static bool owns_key(const struct store_replica *replica, struct span key)
 {
-    return replica->bits == 0 || (hash_key(replica->hash_seed, key) ^ replica->prefix) >> (64 - replica->bits) == 0;
+    return replica->bits == 0 ||
+           (hash_key(replica->hash_seed, key) ^ replica->prefix) >> (64 - replica->bits) == 0;
 }
 
 /* The command itself, without its session. Changes nothing unless result->status is 0. */
-static int apply_command(struct store_replica *replica, uint64_t index, const struct command *command, struct blob *payload,
+static int apply_command(struct store_replica *replica, uint64_t index,
+                         const struct command *command, struct blob *payload,
                          struct store_result *result, struct err *err)
 {
     if (command->type == COMMAND_FENCE) {
@@ -775,7 +816,8 @@ static int apply_command(struct store_replica *replica, uint64_t index, const st
     if (rc != 0) {
         return rc;
     }
-    result->existed = command->type == COMMAND_DELETE && present.exists; /* else it would depend on the flushes: I5 */
+    result->existed = command->type == COMMAND_DELETE &&
+                      present.exists; /* else it would depend on the flushes: I5 */
     result->status = check_condition(command, &present);
     if (result->status == 0 && command->type == COMMAND_SETATTR && !present.exists) {
         result->status = ERR_NOT_FOUND;
@@ -801,8 +843,10 @@ static int apply_command(struct store_replica *replica, uint64_t index, const st
     return 0;
 }
 
-/* Has the command's session anything to say? True: *result is the answer, nothing is to be applied. */
-static bool answer_from_session(struct store_replica *replica, const struct command *command, struct store_result *result)
+/* Has the command's session anything to say? True: *result is the answer, nothing is to be
+ * applied. */
+static bool answer_from_session(struct store_replica *replica, const struct command *command,
+                                struct store_result *result)
 {
     struct session_result known;
     int verdict = session_admit(&replica->sessions, command, &known);
@@ -821,8 +865,10 @@ static bool answer_from_session(struct store_replica *replica, const struct comm
     return true;
 }
 
-/* A command that reached the wrong partition is not remembered: the client sends the same number to the right one. */
-static void remember(struct store_replica *replica, const struct command *command, const struct store_result *result)
+/* A command that reached the wrong partition is not remembered: the client sends the same number to
+ * the right one. */
+static void remember(struct store_replica *replica, const struct command *command,
+                     const struct store_result *result)
 {
     if (command->number == 0 || result->status == ERR_WRONG_PARTITION) {
         return;
@@ -835,7 +881,8 @@ static void remember(struct store_replica *replica, const struct command *comman
     session_record(&replica->sessions, command, &session_result);
 }
 
-int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload, struct store_result *result, struct err *err)
+int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload,
+                struct store_result *result, struct err *err)
 {
     CHECK(index > replica->applied && (replica->applied == 0 || index == replica->applied + 1));
     struct store_result answer = { .version = index, .time = replica->time };
@@ -850,7 +897,8 @@ int store_apply(struct store_replica *replica, uint64_t index, struct blob *payl
         return rc;
     }
     if (command.time <= replica->time) {
-        return err_set(err, ERR_CORRUPT, "entry %llu: its time is not above its predecessor's", (unsigned long long)index);
+        return err_set(err, ERR_CORRUPT, "entry %llu: its time is not above its predecessor's",
+                       (unsigned long long)index);
     }
     answer.time = command.time;
     session_table_expire(&replica->sessions, command.time);
@@ -889,19 +937,20 @@ int store_admit(const struct store *store, size_t bytes)
     return overlay + bytes > overlay_max ? ERR_BUSY : 0;
 }
 
-/* --- Cursors: three ordered sources, newest first; the smallest (in reverse the greatest) key wins, the newest source among equals */
+/* --- Cursors: three ordered sources, newest first; the smallest (in reverse the greatest) key
+ * wins, the newest source among equals */
 
 enum { SOURCE_ACTIVE, SOURCE_FROZEN, SOURCE_LMDB, SOURCES };
 
 struct store_cursor {
     struct store_replica *replica;
     bool reverse, keys_only, has_end;
-    struct span end;                      /* own copy: `to`, in reverse `from` */
-    const struct overlay_node *nodes[2];  /* NULL: at the end */
+    struct span end;                     /* own copy: `to`, in reverse `from` */
+    const struct overlay_node *nodes[2]; /* NULL: at the end */
     MDB_cursor *lmdb;
-    bool has_lmdb;                        /* key and data are the source's current pair */
+    bool has_lmdb; /* key and data are the source's current pair */
     MDB_val key, data;
-    unsigned used;                        /* bit per source: its current pair was delivered or hidden, move on first */
+    unsigned used; /* bit per source: its current pair was delivered or hidden, move on first */
 };
 
 static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct err *err)
@@ -911,7 +960,8 @@ static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct er
     return rc == 0 || rc == MDB_NOTFOUND ? 0 : lmdb_error(err, rc, "scanning");
 }
 
-/* Puts LMDB's cursor on the first key >= at; none: has_lmdb is false. A bound may be a byte longer than any key can be. */
+/* Puts LMDB's cursor on the first key >= at; none: has_lmdb is false. A bound may be a byte longer
+ * than any key can be. */
 static int cursor_fetch_at(struct store_cursor *cursor, struct span at, struct err *err)
 {
     cursor->key = val_of(span_of(at.data, at.size < LIMIT_KEY_BYTES ? at.size : LIMIT_KEY_BYTES));
@@ -949,8 +999,8 @@ static int cursor_begin_reverse(struct store_cursor *cursor, struct span to, str
     return rc == 0 ? cursor_fetch(cursor, cursor->has_lmdb ? MDB_PREV : MDB_LAST, err) : rc;
 }
 
-int store_cursor_open(struct store_replica *replica, struct span from, struct span to, bool reverse, struct store_cursor **out,
-                      struct err *err)
+int store_cursor_open(struct store_replica *replica, struct span from, struct span to, bool reverse,
+                      struct store_cursor **out, struct err *err)
 {
     struct store *store = replica->store;
     store->stats.scans++;
@@ -1006,7 +1056,9 @@ static int cursor_advance(struct store_cursor *cursor, struct err *err)
             cursor->nodes[source] = cursor->reverse ? overlay_previous(node) : overlay_next(node);
         }
     }
-    int rc = cursor->used & 1u << SOURCE_LMDB ? cursor_fetch(cursor, cursor->reverse ? MDB_PREV : MDB_NEXT, err) : 0;
+    int rc = cursor->used & 1u << SOURCE_LMDB
+                 ? cursor_fetch(cursor, cursor->reverse ? MDB_PREV : MDB_NEXT, err)
+                 : 0;
     cursor->used = 0;
     return rc;
 }
@@ -1024,7 +1076,8 @@ static bool cursor_source_key(const struct store_cursor *cursor, unsigned source
     return true;
 }
 
-/* The source whose key is next, SOURCES at the end; marks all sources that stand on that key as used. */
+/* The source whose key is next, SOURCES at the end; marks all sources that stand on that key as
+ * used. */
 static unsigned cursor_choose(struct store_cursor *cursor, struct span *best)
 {
     unsigned chosen = SOURCES;
@@ -1054,7 +1107,8 @@ static bool cursor_is_beyond(const struct store_cursor *cursor, struct span key)
     return cursor->reverse ? order < 0 : order >= 0;
 }
 
-int store_cursor_next(struct store_cursor *cursor, struct span *key, struct record *record, struct err *err)
+int store_cursor_next(struct store_cursor *cursor, struct span *key, struct record *record,
+                      struct err *err)
 {
     for (;;) {
         int rc = cursor_advance(cursor, err);
@@ -1068,7 +1122,8 @@ int store_cursor_next(struct store_cursor *cursor, struct span *key, struct reco
         }
         if (source == SOURCE_LMDB) {
             struct span bytes = span_of_val(cursor->data);
-            rc = cursor->keys_only ? record_unpack(bytes, record, err) : record_unpack_checked(*key, bytes, record, NULL, err);
+            rc = cursor->keys_only ? record_unpack(bytes, record, err)
+                                   : record_unpack_checked(*key, bytes, record, NULL, err);
             return rc == 0 ? 1 : report_damage(cursor->replica, rc, err);
         }
         if (!overlay_entry(cursor->nodes[source])->is_deleted) {
@@ -1092,7 +1147,7 @@ struct flush_item {
     uint8_t meta_key[META_KEY_BYTES];
     uint8_t meta_value[META_VALUE_BYTES]; /* keys and checksum are filled in by the job */
     uint64_t keys;                        /* result: all keys of the replica */
-    bool is_written; /* in a transaction of its own, by an earlier try */
+    bool is_written;                      /* in a transaction of its own, by an earlier try */
 };
 
 /* What the job gets; immutable for the loop while it runs. */
@@ -1119,7 +1174,8 @@ static int write_overlay(MDB_txn *txn, const struct flush_item *item)
     if (rc != 0) {
         return rc;
     }
-    for (const struct overlay_node *node = overlay_first(item->overlay); node && rc == 0; node = overlay_next(node)) {
+    for (const struct overlay_node *node = overlay_first(item->overlay); node && rc == 0;
+         node = overlay_next(node)) {
         MDB_val key = val_of(overlay_key(node)), value;
         if (overlay_entry(node)->is_deleted) {
             rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
@@ -1149,7 +1205,8 @@ static int write_sessions(MDB_txn *txn, MDB_dbi sessions, const struct flush_ite
     while (rc == 0 && session_change_next(&reader, &change)) {
         memcpy(packed + SESSION_KEY_PREFIX_BYTES, change.id.data, SESSION_ID_BYTES);
         MDB_val key = val_of(span_of(packed, sizeof packed)), value = val_of(change.value);
-        rc = change.value.size > 0 ? mdb_put(txn, sessions, &key, &value, 0) : mdb_del(txn, sessions, &key, NULL);
+        rc = change.value.size > 0 ? mdb_put(txn, sessions, &key, &value, 0)
+                                   : mdb_del(txn, sessions, &key, NULL);
         rc = change.value.size == 0 && rc == MDB_NOTFOUND ? 0 : rc;
     }
     return rc;
@@ -1199,8 +1256,8 @@ static bool is_out_of_room(int code)
     return code == ERR_STORE_FULL || code == ERR_DISK_FULL;
 }
 
-/* Gives every replica its own transaction: what one needs to copy, the next can use again. Goes on behind a replica for which there is
- * no room. */
+/* Gives every replica its own transaction: what one needs to copy, the next can use again. Goes on
+ * behind a replica for which there is no room. */
 static int write_piecewise(struct flush *flush)
 {
     int first_code = 0;
@@ -1283,6 +1340,7 @@ static void settle_keys(struct store *store)
         const struct flush_item *item = &store->flush->items[i];
         struct store_replica *replica = item->owner;
         int64_t found = (int64_t)item->keys - replica->frozen_keys;
+        /* LMDB held what the meta record says when it was opened (I3), and we counted since. */
         CHECK(found >= 0 && (uint64_t)found <= replica->frozen_blind);
         replica->keys += found;
         seen += replica->frozen_blind;
@@ -1300,7 +1358,8 @@ static void drop_frozen(struct store *store)
 {
     reader_reset(store);
     settle_keys(store);
-    LIST_FOR (link, &store->replicas) {
+    LIST_FOR(link, &store->replicas)
+    {
         struct store_replica *replica = container_of(link, struct store_replica, link);
         replica->frozen = NULL;
         replica->flushed = replica->frozen_applied;
@@ -1324,8 +1383,9 @@ static void flush_succeeded(struct store *store)
     store->stats.flushed_operations += store->frozen->operations;
     store->stats.flushed_bytes += store->frozen->bytes;
     LOG_DEBUG(store->logger, "store: flushed operations=%llu bytes=%llu us=%llu used=%llu",
-              (unsigned long long)store->frozen->operations, (unsigned long long)store->frozen->bytes,
-              (unsigned long long)flush->duration_us, (unsigned long long)flush->used_bytes);
+              (unsigned long long)store->frozen->operations,
+              (unsigned long long)store->frozen->bytes, (unsigned long long)flush->duration_us,
+              (unsigned long long)flush->used_bytes);
     if (store->full != 0) {
         LOG_INFO(store->logger, "store: there is room again");
         store->full = 0;
@@ -1345,7 +1405,8 @@ static void flush_failed(struct store *store)
         return;
     }
     if (store->full == 0) {
-        LOG_WARN(store->logger, "store: no room for a flush, writes are refused: %s", flush->err.text);
+        LOG_WARN(store->logger, "store: no room for a flush, writes are refused: %s",
+                 flush->err.text);
     }
     store->full = flush->status;
     flush->is_piecewise = true;
@@ -1389,7 +1450,8 @@ void store_freeze(struct store *store)
     CHECK(store->frozen == NULL && store->flush == NULL); /* I1 */
     store->frozen = store->active;
     store->active = generation_new();
-    LIST_FOR (link, &store->replicas) {
+    LIST_FOR(link, &store->replicas)
+    {
         struct store_replica *replica = container_of(link, struct store_replica, link);
         replica->frozen = replica->active;
         replica->active = NULL;
@@ -1430,11 +1492,13 @@ void store_flush_start(struct store *store)
     flush->meta = store->meta;
     flush->sessions = store->sessions;
     size_t count = 0;
-    LIST_FOR (link, &store->replicas) {
+    LIST_FOR(link, &store->replicas)
+    {
         count++;
     }
     flush->items = mem_zalloc(count * sizeof flush->items[0]);
-    LIST_FOR (link, &store->replicas) {
+    LIST_FOR(link, &store->replicas)
+    {
         struct store_replica *replica = container_of(link, struct store_replica, link);
         if (replica->frozen_applied > replica->flushed) {
             make_item(replica, &flush->items[flush->count++]);
@@ -1446,8 +1510,8 @@ void store_flush_start(struct store *store)
 
 /* --- Turns, numbers, the end */
 
-/* While no flush is on its way the read transaction may stay: it pins nothing as long as nobody commits, and a renewed one has to find
- * every replica's root again (0.2 µs each). */
+/* While no flush is on its way the read transaction may stay: it pins nothing as long as nobody
+ * commits, and a renewed one has to find every replica's root again (0.2 µs each). */
 void store_turn_end(struct store *store)
 {
     CHECK(store->cursors == 0);
@@ -1482,7 +1546,8 @@ bool store_is_flushing(const struct store *store)
 const struct store_stats *store_stats(struct store *store)
 {
     store->stats.keys = store->stats.sessions = 0;
-    LIST_FOR (link, &store->replicas) {
+    LIST_FOR(link, &store->replicas)
+    {
         const struct store_replica *replica = container_of(link, struct store_replica, link);
         store->stats.keys += store_replica_keys(replica);
         store->stats.sessions += replica->sessions.count;
@@ -1491,8 +1556,8 @@ const struct store_stats *store_stats(struct store *store)
     return &store->stats;
 }
 
-/* Lets go of the flush: what hasn't begun never will, what is being written is waited for. LMDB's own writer lock is what we wait on:
- * it is held for nearly all of the job. */
+/* Lets go of the flush: what hasn't begun never will, what is being written is waited for. LMDB's
+ * own writer lock is what we wait on: it is held for nearly all of the job. */
 static void flush_detach(struct store *store)
 {
     struct flush *flush = store->flush;

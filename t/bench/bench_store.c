@@ -1,10 +1,13 @@
-/* What applying, flushing and reading cost: 256-byte values over KEYS random keys in PARTITIONS replicas, on a real folder with full
- * syncs. Not a test. After `make`:
+/* What applying, flushing and reading cost: 256-byte values over KEYS random keys in PARTITIONS
+ * replicas, on a real folder with full syncs. Not a test. After `make`:
  *
- *   gcc -D_GNU_SOURCE -O2 -Isrc -It/unit/store t/bench/bench_store.c build/lib/libstore.a build/lib/libbase.a -llmdb -lxxhash \
- *       -o /tmp/bench_store && /tmp/bench_store DIRECTORY [KEYS 1000000] [PARTITIONS 128] [BATCH 400000] [ROUNDS 5]
+ *   gcc -D_GNU_SOURCE -O2 -Isrc -It/unit/store t/bench/bench_store.c build/lib/libstore.a
+ *   build/lib/libbase.a -llmdb -lxxhash \
+ *       -o /tmp/bench_store && /tmp/bench_store DIRECTORY [KEYS 1000000] [PARTITIONS 128] [BATCH
+ *       400000] [ROUNDS 5]
  *
- * Prints µs per operation. CPU time of apply and flush are measured apart: the job runs on this thread. */
+ * Prints µs per operation. CPU time of apply and flush are measured apart: the job runs on this
+ * thread. */
 #include <time.h>
 
 #include "base/hash.h"
@@ -44,13 +47,16 @@ struct entry {
     struct blob *blob;
 };
 
-/* Packs the entries of a turn: they reach apply warm, as they do when the log has just had them in its hands. */
-static void make_entries(struct bench *bench, struct entry *entries, bool is_loading, uint64_t first, uint64_t count)
+/* Packs the entries of a turn: they reach apply warm, as they do when the log has just had them in
+ * its hands. */
+static void make_entries(struct bench *bench, struct entry *entries, bool is_loading,
+                         uint64_t first, uint64_t count)
 {
     static uint8_t value[VALUE_BYTES];
     for (uint64_t i = 0; i < count; i++) {
         char room[32];
-        uint64_t order = first + i, number = is_loading ? order : hash_u64(++bench->random) % bench->keys;
+        uint64_t order = first + i,
+                 number = is_loading ? order : hash_u64(++bench->random) % bench->keys;
         put_u64(value, number);
         struct command command = { .type = COMMAND_PUT,
                                    .time = ++bench->time,
@@ -69,7 +75,8 @@ static double apply_turn(struct bench *bench, const struct entry *entries, uint6
     for (uint64_t i = 0; i < count; i++) {
         struct store_result result;
         struct store_replica *replica = entries[i].replica;
-        CHECK(store_apply(replica, store_replica_applied(replica) + 1, entries[i].blob, &result, NULL) == 0);
+        CHECK(store_apply(replica, store_replica_applied(replica) + 1, entries[i].blob, &result,
+                          NULL) == 0);
         CHECK(result.status == 0);
         blob_unref(entries[i].blob);
     }
@@ -130,7 +137,8 @@ static double scan_all(struct bench *bench, uint64_t *count)
         struct store_cursor *cursor;
         struct span key;
         struct record record;
-        CHECK(store_cursor_open(bench->replicas[i], span_of(NULL, 0), span_of(NULL, 0), false, &cursor, NULL) == 0);
+        CHECK(store_cursor_open(bench->replicas[i], span_of(NULL, 0), span_of(NULL, 0), false,
+                                &cursor, NULL) == 0);
         while (store_cursor_next(cursor, &key, &record, NULL) == 1) {
             (*count)++;
         }
@@ -140,13 +148,16 @@ static double scan_all(struct bench *bench, uint64_t *count)
     return seconds(CLOCK_PROCESS_CPUTIME_ID) - begin;
 }
 
-static void round_of(struct bench *bench, const char *name, bool is_loading, uint64_t first, uint64_t count)
+static void round_of(struct bench *bench, const char *name, bool is_loading, uint64_t first,
+                     uint64_t count)
 {
     double apply = apply_all(bench, is_loading, first, count), cpu, wall, release;
     uint64_t bytes = store_active_bytes(bench->store);
     flush_all(bench, &cpu, &wall, &release);
-    printf("%-7s %7llu ops: apply %.2f us/op, overlay %llu bytes/op, flush cpu %.2f wall %.2f us/op, release %.2f us/op\n", name,
-           (unsigned long long)count, apply * 1e6 / (double)count, (unsigned long long)(bytes / count), cpu * 1e6 / (double)count,
+    printf("%-7s %7llu ops: apply %.2f us/op, overlay %llu bytes/op, flush cpu %.2f wall %.2f "
+           "us/op, release %.2f us/op\n",
+           name, (unsigned long long)count, apply * 1e6 / (double)count,
+           (unsigned long long)(bytes / count), cpu * 1e6 / (double)count,
            wall * 1e6 / (double)count, release * 1e6 / (double)count);
 }
 
@@ -187,7 +198,8 @@ int main(int argc, char **argv)
         return 1;
     }
     for (uint64_t i = 0; i < bench.partitions; i++) {
-        CHECK(store_replica_open(bench.store, (uint32_t)i + 1, 1, 1, 0, 0, &bench.replicas[i], &err) == 0);
+        CHECK(store_replica_open(bench.store, (uint32_t)i + 1, 1, 1, 0, 0, &bench.replicas[i],
+                                 &err) == 0);
         uint64_t time = store_replica_time(bench.replicas[i]);
         bench.time = time > bench.time ? time : bench.time;
     }
@@ -200,8 +212,9 @@ int main(int argc, char **argv)
     }
     uint64_t count;
     double get = get_all(&bench, 1000000), scan = scan_all(&bench, &count);
-    printf("get %.2f us, scan %.3f us per entry (%llu), used %llu MB\n", get, scan * 1e6 / (double)count,
-           (unsigned long long)count, (unsigned long long)(store_stats(bench.store)->used_bytes >> 20));
+    printf("get %.2f us, scan %.3f us per entry (%llu), used %llu MB\n", get,
+           scan * 1e6 / (double)count, (unsigned long long)count,
+           (unsigned long long)(store_stats(bench.store)->used_bytes >> 20));
     store_close(bench.store);
     return 0;
 }

@@ -1,4 +1,5 @@
-/* Hybrid logical time: strictly increasing whatever the wall clock does, and readable as microseconds. */
+/* Hybrid logical time: strictly increasing whatever the wall clock does, and readable as
+ * microseconds. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,4 +1,5 @@
-/* A tiny env for the store's tests: virtual time, jobs and timers that run when the test says so, on the test's own thread. */
+/* A tiny env for the store's tests: virtual time, jobs and timers that run when the test says so,
+ * on the test's own thread. */
 #ifndef T_UNIT_STORE_FAKE_ENV_H
 #define T_UNIT_STORE_FAKE_ENV_H
 

@@ -52,7 +52,8 @@ static inline void fixture_open(struct fixture *fixture)
 {
     struct err err = { 0 };
     int rc = store_open(&fixture->config, &fixture->store, &err);
-    rc = rc == 0 ? store_replica_open(fixture->store, 1, 0xabc, 0, 0, 0, &fixture->replica, &err) : rc;
+    rc = rc == 0 ? store_replica_open(fixture->store, 1, 0xabc, 0, 0, 0, &fixture->replica, &err)
+                 : rc;
     if (rc != 0) {
         printf("# %s\n", err.text);
     }
@@ -73,7 +74,8 @@ static inline void fixture_fini(struct fixture *fixture)
     fake_remove_directory((char *)fixture->config.directory);
 }
 
-/* Applies a command as the next entry, with a time of its own unless it has one. Returns its status. */
+/* Applies a command as the next entry, with a time of its own unless it has one. Returns its
+ * status. */
 static inline struct store_result fixture_apply(struct fixture *fixture, struct command command)
 {
     command.time = command.time ? command.time : ++fixture->time;
@@ -81,7 +83,8 @@ static inline struct store_result fixture_apply(struct fixture *fixture, struct 
     struct blob *blob = command_pack(&command);
     struct store_result result;
     struct err err = { 0 };
-    int rc = store_apply(fixture->replica, store_replica_applied(fixture->replica) + 1, blob, &result, &err);
+    int rc = store_apply(fixture->replica, store_replica_applied(fixture->replica) + 1, blob,
+                         &result, &err);
     if (rc != 0) {
         printf("# apply: %s\n", err.text);
     }
@@ -90,7 +93,8 @@ static inline struct store_result fixture_apply(struct fixture *fixture, struct 
     return result;
 }
 
-static inline struct store_result fixture_put(struct fixture *fixture, const char *key, const char *value)
+static inline struct store_result fixture_put(struct fixture *fixture, const char *key,
+                                              const char *value)
 {
     return fixture_apply(fixture, (struct command){ .type = COMMAND_PUT,
                                                     .key = span_of_string(key),
@@ -99,7 +103,8 @@ static inline struct store_result fixture_put(struct fixture *fixture, const cha
 
 static inline struct store_result fixture_delete(struct fixture *fixture, const char *key)
 {
-    return fixture_apply(fixture, (struct command){ .type = COMMAND_DELETE, .key = span_of_string(key) });
+    return fixture_apply(fixture,
+                         (struct command){ .type = COMMAND_DELETE, .key = span_of_string(key) });
 }
 
 static inline void fixture_flush(struct fixture *fixture)

@@ -1,4 +1,5 @@
-/* Commands: what is packed comes back; every damaged byte and every cut is noticed; one meaning has one encoding. */
+/* Commands: what is packed comes back; every damaged byte and every cut is noticed; one meaning has
+ * one encoding. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -110,8 +111,9 @@ static void largest_key_and_value_fit(void **state)
     blob_unref(value);
 }
 
-/* Every cut and every flipped bit is an error, except in fields without redundancy (feature level, time, session numbers, the version of
- * a condition, attributes): those the log's checksum covers. */
+/* Every cut and every flipped bit is an error, except in fields without redundancy (feature level,
+ * time, session numbers, the version of a condition, attributes): those the log's checksum covers.
+ * */
 static void damage_is_noticed(void **state)
 {
     (void)state;

@@ -1,4 +1,5 @@
-/* The overlay against a sorted array: finds, both directions, overwrites, and that blobs and bytes are accounted for. */
+/* The overlay against a sorted array: finds, both directions, overwrites, and that blobs and bytes
+ * are accounted for. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -27,7 +28,8 @@ static struct blob *text_blob(const char *text)
     return blob;
 }
 
-static struct overlay_node *put(struct overlay *overlay, struct span key, uint64_t version, struct blob *blob)
+static struct overlay_node *put(struct overlay *overlay, struct span key, uint64_t version,
+                                struct blob *blob)
 {
     struct overlay_place place;
     overlay_seek(overlay, key, &place);
@@ -49,19 +51,22 @@ static void keys_stand_in_order_both_ways(void **state)
         put(overlay, key_of(room, i * 7919 % KEYS), i, NULL);
     }
     size_t count = 0;
-    for (const struct overlay_node *node = overlay_first(overlay); node; node = overlay_next(node)) {
+    for (const struct overlay_node *node = overlay_first(overlay); node;
+         node = overlay_next(node)) {
         assert_true(span_equal(overlay_key(node), key_of(room, count++)));
     }
     assert_int_equal(count, KEYS);
-    for (const struct overlay_node *node = overlay_last(overlay); node; node = overlay_previous(node)) {
+    for (const struct overlay_node *node = overlay_last(overlay); node;
+         node = overlay_previous(node)) {
         assert_true(span_equal(overlay_key(node), key_of(room, --count)));
     }
     assert_int_equal(count, 0);
     generation_free(generation);
 }
 
-/* Keys that share long or short beginnings, contain zeroes, end inside one another, and come in ascending, descending and mixed order:
- * every search is compared with a search through all of them. */
+/* Keys that share long or short beginnings, contain zeroes, end inside one another, and come in
+ * ascending, descending and mixed order: every search is compared with a search through all of
+ * them. */
 struct plain_key {
     uint8_t bytes[80];
     size_t size;
@@ -85,17 +90,22 @@ static struct plain_key any_key(uint64_t seed, uint64_t shape)
     return key;
 }
 
-static void check_searches(const struct overlay *overlay, const struct plain_key *sorted, size_t count, struct span key)
+static void check_searches(const struct overlay *overlay, const struct plain_key *sorted,
+                           size_t count, struct span key)
 {
     size_t below = 0;
-    while (below < count && span_compare(span_of(sorted[below].bytes, sorted[below].size), key) < 0) {
+    while (below < count &&
+           span_compare(span_of(sorted[below].bytes, sorted[below].size), key) < 0) {
         below++;
     }
-    const struct overlay_node *before = overlay_before(overlay, key), *after = overlay_at_or_after(overlay, key);
+    const struct overlay_node *before = overlay_before(overlay, key),
+                              *after = overlay_at_or_after(overlay, key);
     assert_int_equal(before != NULL, below > 0);
     assert_int_equal(after != NULL, below < count);
-    assert_true(!before || span_equal(overlay_key(before), span_of(sorted[below - 1].bytes, sorted[below - 1].size)));
-    assert_true(!after || span_equal(overlay_key(after), span_of(sorted[below].bytes, sorted[below].size)));
+    assert_true(!before || span_equal(overlay_key(before),
+                                      span_of(sorted[below - 1].bytes, sorted[below - 1].size)));
+    assert_true(!after ||
+                span_equal(overlay_key(after), span_of(sorted[below].bytes, sorted[below].size)));
     bool is_there = after && span_equal(overlay_key(after), key);
     assert_ptr_equal(overlay_find(overlay, key), is_there ? after : NULL);
 }

@@ -1,4 +1,5 @@
-/* Records: any set of attributes comes back, every flipped bit is noticed, and what a put or setattr makes of attributes. */
+/* Records: any set of attributes comes back, every flipped bit is noticed, and what a put or
+ * setattr makes of attributes. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +13,9 @@
 
 static struct record sample(uint32_t mask)
 {
-    struct record record = { .version = 12, .time = 34, .attributes.mask = mask, .value = span_of_string("hello") };
+    struct record record = {
+        .version = 12, .time = 34, .attributes.mask = mask, .value = span_of_string("hello")
+    };
     record.attributes.mode = mask & ATTRIBUTE_MODE ? 0755 : 0;
     record.attributes.uid = mask & ATTRIBUTE_UID ? 1 : 0;
     record.attributes.gid = mask & ATTRIBUTE_GID ? 2 : 0;
@@ -62,7 +65,9 @@ static void every_flipped_bit_is_noticed(void **state)
     for (size_t cut = 0; cut < size; cut++) {
         assert_true(record_unpack_checked(key, span_of(bytes, cut), &out, NULL, NULL) < 0);
     }
-    assert_int_equal(record_unpack_checked(span_of_string("kez"), span_of(bytes, size), &out, NULL, NULL), ERR_CORRUPT);
+    assert_int_equal(
+        record_unpack_checked(span_of_string("kez"), span_of(bytes, size), &out, NULL, NULL),
+        ERR_CORRUPT);
     assert_int_equal(record_unpack_checked(key, span_of(bytes, size), &out, NULL, NULL), 0);
 }
 
@@ -78,7 +83,9 @@ static void put_keeps_mode_owner_and_flags_only(void **state)
     assert_int_equal(out.flags, RECORD_DIRECTORY);
     attributes_for_put(NULL, &given, &out);
     assert_int_equal(out.mask, ATTRIBUTE_UID);
-    struct attributes times = { .mask = ATTRIBUTE_MTIME | ATTRIBUTE_EXPIRES, .mtime_us = 5, .expires_at_us = 6 };
+    struct attributes times = { .mask = ATTRIBUTE_MTIME | ATTRIBUTE_EXPIRES,
+                                .mtime_us = 5,
+                                .expires_at_us = 6 };
     attributes_for_put(NULL, &times, &out);
     assert_int_equal(out.mtime_us, 5);
     assert_int_equal(out.expires_at_us, 6);
@@ -87,7 +94,10 @@ static void put_keeps_mode_owner_and_flags_only(void **state)
 static void setattr_keeps_the_rest_and_the_shown_mtime(void **state)
 {
     (void)state;
-    struct attributes old = { .mask = ATTRIBUTE_MODE | ATTRIBUTE_EXPIRES, .mode = 0600, .expires_at_us = 50 }, out;
+    struct attributes old = { .mask = ATTRIBUTE_MODE | ATTRIBUTE_EXPIRES,
+                              .mode = 0600,
+                              .expires_at_us = 50 },
+                      out;
     struct attributes chmod = { .mask = ATTRIBUTE_MODE, .mode = 0644 };
     attributes_for_setattr(&old, hlc_from_us(1000) + 3, &chmod, &out);
     assert_int_equal(out.mask, ATTRIBUTE_MODE | ATTRIBUTE_EXPIRES | ATTRIBUTE_MTIME);

@@ -1,4 +1,5 @@
-/* Sessions: a number is admitted once; what is forgotten is never new again; packing and loading lose nothing. */
+/* Sessions: a number is admitted once; what is forgotten is never new again; packing and loading
+ * lose nothing. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -12,7 +13,8 @@
 
 static const uint64_t start_us = 1700000000000000;
 
-static struct command numbered(uint64_t session, uint64_t number, uint64_t lowest, uint64_t after_us)
+static struct command numbered(uint64_t session, uint64_t number, uint64_t lowest,
+                               uint64_t after_us)
 {
     return (struct command){ .type = COMMAND_PUT,
                              .time = hlc_from_us(start_us + after_us),
@@ -24,9 +26,11 @@ static struct command numbered(uint64_t session, uint64_t number, uint64_t lowes
 
 static void record(struct session_table *table, const struct command *command, int status)
 {
-    struct session_result result = {
-        .number = command->number, .version = command->number * 10, .time = command->time, .status = status, .existed = true
-    };
+    struct session_result result = { .number = command->number,
+                                     .version = command->number * 10,
+                                     .time = command->time,
+                                     .status = status,
+                                     .existed = true };
     session_record(table, command, &result);
 }
 
@@ -36,7 +40,8 @@ static int admit(struct session_table *table, const struct command *command)
     return session_admit(table, command, &known);
 }
 
-static void write_at(struct session_table *table, uint64_t session, uint64_t number, uint64_t lowest, uint64_t after_us)
+static void write_at(struct session_table *table, uint64_t session, uint64_t number,
+                     uint64_t lowest, uint64_t after_us)
 {
     struct command command = numbered(session, number, lowest, after_us);
     assert_int_equal(admit(table, &command), 0);
@@ -88,7 +93,8 @@ static void answered_numbers_are_never_new_again(void **state)
     write_at(&table, 1, 1, 1, 1);
     write_at(&table, 1, 2, 1, 2);
     write_at(&table, 1, 5, 3, 3);
-    struct command late = numbered(1, 2, 1, 4), skipped = numbered(1, 4, 1, 5), wrong = numbered(3, 4, 5, 6);
+    struct command late = numbered(1, 2, 1, 4), skipped = numbered(1, 4, 1, 5),
+                   wrong = numbered(3, 4, 5, 6);
     assert_int_equal(admit(&table, &late), ERR_UNKNOWN_OUTCOME);
     assert_int_equal(admit(&table, &skipped), 0); /* above lowest: not yet applied */
     assert_int_equal(admit(&table, &wrong), ERR_UNKNOWN_OUTCOME);
@@ -100,7 +106,8 @@ static void an_entry_long_past_its_client_is_unknown(void **state)
     (void)state;
     struct session_table table;
     session_table_init(&table);
-    struct command edge = numbered(1, 1, 1, SESSION_RETRY_US), late = numbered(1, 1, 1, SESSION_RETRY_US + 1);
+    struct command edge = numbered(1, 1, 1, SESSION_RETRY_US),
+                   late = numbered(1, 1, 1, SESSION_RETRY_US + 1);
     assert_int_equal(admit(&table, &edge), 0);
     assert_int_equal(admit(&table, &late), ERR_UNKNOWN_OUTCOME);
     late.client_time = 0; /* says nothing */
@@ -175,7 +182,8 @@ static void the_number_of_sessions_is_bounded(void **state)
     for (uint64_t session = 0; session < LIMIT_SESSIONS; session++) {
         write_at(&table, session, 1, 1, session);
     }
-    struct command more = numbered(LIMIT_SESSIONS, 1, 1, LIMIT_SESSIONS), known = numbered(7, 2, 1, LIMIT_SESSIONS);
+    struct command more = numbered(LIMIT_SESSIONS, 1, 1, LIMIT_SESSIONS),
+                   known = numbered(7, 2, 1, LIMIT_SESSIONS);
     assert_int_equal(admit(&table, &more), ERR_BUSY);
     assert_int_equal(admit(&table, &known), 0);
     session_table_expire(&table, hlc_from_us(start_us + SESSION_KEEP_US)); /* session 0 */
@@ -277,7 +285,8 @@ static void damaged_sessions_are_refused(void **state)
         session_table_fini(&loaded);
         *byte ^= (uint8_t)(1 << bit % 8);
     }
-    assert_int_equal(session_table_load(&table, change.id, change.value, NULL), ERR_CORRUPT); /* twice */
+    assert_int_equal(session_table_load(&table, change.id, change.value, NULL),
+                     ERR_CORRUPT); /* twice */
     buf_fini(&changes);
     session_table_fini(&table);
 }

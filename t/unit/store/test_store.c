@@ -1,4 +1,5 @@
-/* The store's rules, one story each, on the fake env: conditions, attributes, sessions, flush and reopen, full maps, damage. */
+/* The store's rules, one story each, on the fake env: conditions, attributes, sessions, flush and
+ * reopen, full maps, damage. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -42,7 +43,8 @@ static void check_value(struct fixture *fixture, const char *key, const char *va
     assert_true(span_equal(record.value, span_of_string(value)));
 }
 
-static struct command conditional(enum command_type type, const char *key, enum condition_kind condition, uint64_t version)
+static struct command conditional(enum command_type type, const char *key,
+                                  enum condition_kind condition, uint64_t version)
 {
     struct command command = { .type = (uint8_t)type,
                                .key = span_of_string(key),
@@ -63,38 +65,55 @@ static void check_result(struct store_result result, int status, uint64_t versio
     assert_false(result.repeated);
 }
 
-/* All conditions against a present key "k" (version `present`) and an absent key "none"; index is the next entry's. */
+/* All conditions against a present key "k" (version `present`) and an absent key "none"; index is
+ * the next entry's. */
 static void check_conditions(struct fixture *fixture)
 {
     struct record record;
     assert_int_equal(get(fixture, "k", &record), 0);
     uint64_t present = record.version, index = store_replica_applied(fixture->replica);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_ABSENT, 0)), ERR_EXISTS, present);
-    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "k", CONDITION_ABSENT, 0)), ERR_EXISTS, present);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_VERSION, present + 1)), ERR_CONDITION_FAILED,
-                  present);
-    check_result(fixture_apply(fixture, conditional(COMMAND_SETATTR, "k", CONDITION_VERSION, 0)), ERR_CONDITION_FAILED, present);
-    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "k", CONDITION_VERSION, present + 1)), ERR_CONDITION_FAILED,
-                  present);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "none", CONDITION_VERSION, 1)), ERR_CONDITION_FAILED, 0);
-    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "none", CONDITION_VERSION, 1)), ERR_CONDITION_FAILED, 0);
-    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "none", CONDITION_PRESENT, 0)), ERR_NOT_FOUND, 0);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "none", CONDITION_PRESENT, 0)), ERR_NOT_FOUND, 0);
-    check_result(fixture_apply(fixture, conditional(COMMAND_SETATTR, "none", CONDITION_NONE, 0)), ERR_NOT_FOUND, 0);
+    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_ABSENT, 0)),
+                 ERR_EXISTS, present);
+    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "k", CONDITION_ABSENT, 0)),
+                 ERR_EXISTS, present);
+    check_result(
+        fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_VERSION, present + 1)),
+        ERR_CONDITION_FAILED, present);
+    check_result(fixture_apply(fixture, conditional(COMMAND_SETATTR, "k", CONDITION_VERSION, 0)),
+                 ERR_CONDITION_FAILED, present);
+    check_result(
+        fixture_apply(fixture, conditional(COMMAND_DELETE, "k", CONDITION_VERSION, present + 1)),
+        ERR_CONDITION_FAILED, present);
+    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "none", CONDITION_VERSION, 1)),
+                 ERR_CONDITION_FAILED, 0);
+    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "none", CONDITION_VERSION, 1)),
+                 ERR_CONDITION_FAILED, 0);
+    check_result(fixture_apply(fixture, conditional(COMMAND_DELETE, "none", CONDITION_PRESENT, 0)),
+                 ERR_NOT_FOUND, 0);
+    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "none", CONDITION_PRESENT, 0)),
+                 ERR_NOT_FOUND, 0);
+    check_result(fixture_apply(fixture, conditional(COMMAND_SETATTR, "none", CONDITION_NONE, 0)),
+                 ERR_NOT_FOUND, 0);
     assert_int_equal(get(fixture, "k", &record), 0);
     assert_int_equal(record.version, present);
     assert_int_equal(get(fixture, "none", &record), ERR_NOT_FOUND);
 
     index += 10;
     check_result(fixture_delete(fixture, "none"), 0, 0);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_VERSION, present)), 0, index + 2);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_PRESENT, 0)), 0, index + 3);
-    check_result(fixture_apply(fixture, conditional(COMMAND_SETATTR, "k", CONDITION_VERSION, index + 3)), 0, index + 4);
-    struct store_result deleted = fixture_apply(fixture, conditional(COMMAND_DELETE, "k", CONDITION_VERSION, index + 4));
+    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_VERSION, present)),
+                 0, index + 2);
+    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_PRESENT, 0)), 0,
+                 index + 3);
+    check_result(
+        fixture_apply(fixture, conditional(COMMAND_SETATTR, "k", CONDITION_VERSION, index + 3)), 0,
+        index + 4);
+    struct store_result deleted =
+        fixture_apply(fixture, conditional(COMMAND_DELETE, "k", CONDITION_VERSION, index + 4));
     check_result(deleted, 0, index + 4);
     assert_true(deleted.existed);
     assert_int_equal(get(fixture, "k", &record), ERR_NOT_FOUND);
-    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_ABSENT, 0)), 0, index + 6);
+    check_result(fixture_apply(fixture, conditional(COMMAND_PUT, "k", CONDITION_ABSENT, 0)), 0,
+                 index + 6);
     assert_int_equal(store_replica_keys(fixture->replica), 1);
 }
 
@@ -135,7 +154,8 @@ static void puts_keep_some_attributes(void **state)
         assert_memory_equal(&record.attributes, &marker.attributes, sizeof marker.attributes);
         fixture_put(fixture, "d/", "plain");
         assert_int_equal(get(fixture, "d/", &record), 0);
-        assert_int_equal(record.attributes.mask, ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID | ATTRIBUTE_FLAGS);
+        assert_int_equal(record.attributes.mask,
+                         ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_GID | ATTRIBUTE_FLAGS);
         assert_int_equal(record.attributes.flags, RECORD_DIRECTORY);
         fixture_delete(fixture, "d/");
         fixture_put(fixture, "d/", "afresh");
@@ -162,7 +182,9 @@ static void setattr_keeps_the_value(void **state)
         assert_int_equal(record.time, fixture->time);
         assert_int_equal(record.attributes.mode, layer);
         assert_int_equal(record.attributes.mtime_us, written_us);
-        assert_int_equal(fixture_apply(fixture, conditional(COMMAND_SETATTR, "empty", CONDITION_NONE, 0)).status, 0);
+        assert_int_equal(
+            fixture_apply(fixture, conditional(COMMAND_SETATTR, "empty", CONDITION_NONE, 0)).status,
+            0);
         check_value(fixture, "empty", "");
         fixture_flush(fixture);
         check_value(fixture, "k", "the value");
@@ -177,8 +199,10 @@ static void keys_of_other_partitions_are_refused(void **state)
     struct span key = span_of_string("some key");
     uint64_t hash = hash_key(99, key);
     struct store_replica *own, *other, *all = fixture->replica;
-    assert_int_equal(store_replica_open(fixture->store, 2, 1, 99, hash >> 60 << 60, 4, &own, NULL), 0);
-    assert_int_equal(store_replica_open(fixture->store, 3, 1, 99, ~hash >> 60 << 60, 4, &other, NULL), 0);
+    assert_int_equal(store_replica_open(fixture->store, 2, 1, 99, hash >> 60 << 60, 4, &own, NULL),
+                     0);
+    assert_int_equal(
+        store_replica_open(fixture->store, 3, 1, 99, ~hash >> 60 << 60, 4, &other, NULL), 0);
     fixture->replica = own;
     assert_int_equal(fixture_put(fixture, "some key", "v").status, 0);
     fixture->replica = other;
@@ -271,10 +295,13 @@ static void damaged_entries_are_refused(void **state)
 {
     struct fixture *fixture = *state;
     fixture_put(fixture, "k", "v");
-    struct command command = { .type = COMMAND_PUT, .time = fixture->time, .key = span_of_string("k") };
+    struct command command = { .type = COMMAND_PUT,
+                               .time = fixture->time,
+                               .key = span_of_string("k") };
     struct blob *blob = command_pack(&command);
     struct store_result result;
-    assert_int_equal(store_apply(fixture->replica, 2, blob, &result, NULL), ERR_CORRUPT); /* time stands still */
+    assert_int_equal(store_apply(fixture->replica, 2, blob, &result, NULL),
+                     ERR_CORRUPT); /* time stands still */
     command_set_time(blob, fixture->time + 1);
     blob->data[1] = 99;
     assert_int_equal(store_apply(fixture->replica, 2, blob, &result, NULL), ERR_FORMAT);
@@ -326,7 +353,8 @@ static void closing_lets_go_of_a_flush_in_any_state(void **state)
     assert_int_equal(fixture->flushed, 0);
 }
 
-/* What a turn borrowed survives overwrites, deletes, and the end of a flush, until the turn's end. */
+/* What a turn borrowed survives overwrites, deletes, and the end of a flush, until the turn's
+ * end. */
 static void borrowed_spans_live_until_the_turn_ends(void **state)
 {
     struct fixture *fixture = *state;
@@ -362,7 +390,9 @@ static void boundaries_of_keys_and_values(void **state)
     memset(key, 0xff, LIMIT_KEY_BYTES);
     struct blob *large = blob_new(LIMIT_VALUE_BYTES);
     memset(large->data, 'x', large->size);
-    struct command command = { .type = COMMAND_PUT, .key = span_of(key, LIMIT_KEY_BYTES), .value = blob_span(large) };
+    struct command command = { .type = COMMAND_PUT,
+                               .key = span_of(key, LIMIT_KEY_BYTES),
+                               .value = blob_span(large) };
     for (int round = 0; round < 2; round++) {
         fixture_apply(fixture, command);
         fixture_put(fixture, "empty", "");
@@ -377,16 +407,20 @@ static void boundaries_of_keys_and_values(void **state)
         }
     }
     struct record record;
-    assert_int_equal(store_get(fixture->replica, span_of(key, LIMIT_KEY_BYTES + 1), &record, NULL), ERR_KEY_TOO_LONG);
+    assert_int_equal(store_get(fixture->replica, span_of(key, LIMIT_KEY_BYTES + 1), &record, NULL),
+                     ERR_KEY_TOO_LONG);
     assert_int_equal(store_get(fixture->replica, span_of(key, 0), &record, NULL), ERR_KEY_EMPTY);
     /* Bounds one byte longer than a key: what follows the longest key, and what precedes that. */
     struct store_cursor *cursor;
     struct span found;
-    assert_int_equal(store_cursor_open(fixture->replica, span_of(key, LIMIT_KEY_BYTES + 1), span_of(NULL, 0), false, &cursor, NULL),
+    assert_int_equal(store_cursor_open(fixture->replica, span_of(key, LIMIT_KEY_BYTES + 1),
+                                       span_of(NULL, 0), false, &cursor, NULL),
                      0);
     assert_int_equal(store_cursor_next(cursor, &found, &record, NULL), 0);
     store_cursor_close(cursor);
-    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0), span_of(key, LIMIT_KEY_BYTES + 1), true, &cursor, NULL), 0);
+    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0),
+                                       span_of(key, LIMIT_KEY_BYTES + 1), true, &cursor, NULL),
+                     0);
     assert_int_equal(store_cursor_next(cursor, &found, &record, NULL), 1);
     assert_true(span_equal(found, command.key));
     assert_int_equal(store_cursor_next(cursor, &found, &record, NULL), 1);
@@ -401,12 +435,14 @@ static void put_large(struct fixture *fixture, unsigned number, size_t size)
     snprintf(key, sizeof key, "k%u", number);
     struct blob *value = blob_new(size);
     memset(value->data, (int)number, value->size);
-    fixture_apply(fixture, (struct command){ .type = COMMAND_PUT, .key = span_of_string(key), .value = blob_span(value) });
+    fixture_apply(fixture, (struct command){ .type = COMMAND_PUT,
+                                             .key = span_of_string(key),
+                                             .value = blob_span(value) });
     blob_unref(value);
 }
 
-/* The map is smaller than what was applied: nothing is lost, writes are refused with a clear code, deletes go on, and a larger map
- * heals it. */
+/* The map is smaller than what was applied: nothing is lost, writes are refused with a clear code,
+ * deletes go on, and a larger map heals it. */
 static void a_full_map_is_refused_and_heals(void **state)
 {
     struct fixture *fixture = *state;
@@ -464,7 +500,8 @@ static void a_tight_map_is_flushed_piecewise(void **state)
     fixture_open(fixture);
     struct store_replica *replicas[4] = { fixture->replica };
     for (uint32_t i = 1; i < 4; i++) {
-        assert_int_equal(store_replica_open(fixture->store, i + 1, i, 0, 0, 0, &replicas[i], NULL), 0);
+        assert_int_equal(store_replica_open(fixture->store, i + 1, i, 0, 0, 0, &replicas[i], NULL),
+                         0);
     }
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 4; i++) {
@@ -556,17 +593,23 @@ static void damaged_records_are_never_delivered(void **state)
     fixture_open(fixture);
     struct record record;
     struct err err;
-    assert_int_equal(store_get(fixture->replica, span_of_string("victim"), &record, &err), ERR_CORRUPT);
+    assert_int_equal(store_get(fixture->replica, span_of_string("victim"), &record, &err),
+                     ERR_CORRUPT);
     check_value(fixture, "good", "a fine value");
     assert_int_equal(store_stats(fixture->store)->checksum_failures, 1);
     struct store_cursor *cursor;
     struct span key;
-    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0), span_of(NULL, 0), false, &cursor, NULL), 0);
+    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0), span_of(NULL, 0), false,
+                                       &cursor, NULL),
+                     0);
     assert_int_equal(store_cursor_next(cursor, &key, &record, NULL), 1);
     assert_int_equal(store_cursor_next(cursor, &key, &record, &err), ERR_CORRUPT);
-    assert_int_equal(store_cursor_next(cursor, &key, &record, NULL), 0); /* a caller may go on behind it */
+    assert_int_equal(store_cursor_next(cursor, &key, &record, NULL),
+                     0); /* a caller may go on behind it */
     store_cursor_close(cursor);
-    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0), span_of(NULL, 0), false, &cursor, NULL), 0);
+    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0), span_of(NULL, 0), false,
+                                       &cursor, NULL),
+                     0);
     store_cursor_keys_only(cursor);
     assert_int_equal(store_cursor_next(cursor, &key, &record, NULL), 1);
     assert_int_equal(store_cursor_next(cursor, &key, &record, NULL), 1); /* keys are fine */
@@ -633,7 +676,8 @@ static void a_directory_that_cannot_be_made_is_an_error(void **state)
     assert_int_equal(store_open(&config, &store, &err), ERR_IO);
 }
 
-/* Plain puts don't look whether their keys exist; the count is right all the same when few wait, and after a flush in any case. */
+/* Plain puts don't look whether their keys exist; the count is right all the same when few wait,
+ * and after a flush in any case. */
 static void keys_are_counted_without_looking(void **state)
 {
     struct fixture *fixture = *state;
@@ -663,7 +707,8 @@ static void keys_are_counted_without_looking(void **state)
     }
 }
 
-/* Attributes are inherited by a plain put also after a reopening, when nothing in memory says that there are any. */
+/* Attributes are inherited by a plain put also after a reopening, when nothing in memory says that
+ * there are any. */
 static void attributes_below_are_not_forgotten(void **state)
 {
     struct fixture *fixture = *state;

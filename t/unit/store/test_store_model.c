@@ -1,6 +1,7 @@
-/* The store against a plain model: random commands, reads and scans in both directions, with freezes, flushes and reopenings at random
- * points. After a reopening, entries are applied again from the log and must give the same results. Prints the seed when it fails;
- * `test_store_model SEED [STEPS]` runs one seed again. */
+/* The store against a plain model: random commands, reads and scans in both directions, with
+ * freezes, flushes and reopenings at random points. After a reopening, entries are applied again
+ * from the log and must give the same results. Prints the seed when it fails; `test_store_model
+ * SEED [STEPS]` runs one seed again. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -38,7 +39,7 @@ struct model {
     struct logged *log; /* entry i + 1 */
     size_t log_count;
     uint64_t next_number, lowest;
-    bool started; /* the flush */
+    bool started;        /* the flush */
     bool has_attributes; /* commands may carry them: without, plain puts don't look below */
 };
 
@@ -97,11 +98,11 @@ static void model_put(struct model_key *key, uint64_t index, const struct comman
     struct attributes old = key->exists ? key->attributes : (struct attributes){ 0 }, new = { 0 };
     const struct attributes *given = &command->attributes;
     new.mask = (old.mask & (ATTRIBUTE_MODE | ATTRIBUTE_UID | ATTRIBUTE_FLAGS)) | given->mask;
-    new.mode = given->mask & ATTRIBUTE_MODE ? given->mode : old.mode;
-    new.uid = given->mask & ATTRIBUTE_UID ? given->uid : old.uid;
-    new.flags = given->mask & ATTRIBUTE_FLAGS ? given->flags : old.flags;
-    new.mtime_us = given->mask & ATTRIBUTE_MTIME ? given->mtime_us : 0;
-    new.expires_at_us = given->mask & ATTRIBUTE_EXPIRES ? given->expires_at_us : 0;
+    new.mode = given->mask &ATTRIBUTE_MODE ? given->mode : old.mode;
+    new.uid = given->mask &ATTRIBUTE_UID ? given->uid : old.uid;
+    new.flags = given->mask &ATTRIBUTE_FLAGS ? given->flags : old.flags;
+    new.mtime_us = given->mask &ATTRIBUTE_MTIME ? given->mtime_us : 0;
+    new.expires_at_us = given->mask &ATTRIBUTE_EXPIRES ? given->expires_at_us : 0;
     key->exists = true;
     key->attributes = new;
     key->version = index;
@@ -124,12 +125,14 @@ static void model_setattr(struct model_key *key, uint64_t index, const struct co
     own->uid = given->mask & ATTRIBUTE_UID ? given->uid : own->uid;
     own->flags = given->mask & ATTRIBUTE_FLAGS ? given->flags : own->flags;
     own->mtime_us = given->mask & ATTRIBUTE_MTIME ? given->mtime_us : own->mtime_us;
-    own->expires_at_us = given->mask & ATTRIBUTE_EXPIRES ? given->expires_at_us : own->expires_at_us;
+    own->expires_at_us =
+        given->mask & ATTRIBUTE_EXPIRES ? given->expires_at_us : own->expires_at_us;
     key->version = index;
     key->time = command->time;
 }
 
-static struct store_result model_apply(struct model *model, struct model_key *key, uint64_t index, const struct command *command)
+static struct store_result model_apply(struct model *model, struct model_key *key, uint64_t index,
+                                       const struct command *command)
 {
     bool existed = command->type == COMMAND_DELETE && key->exists;
     struct store_result result = { .version = index, .time = command->time, .existed = existed };
@@ -138,7 +141,8 @@ static struct store_result model_apply(struct model *model, struct model_key *ke
         result.status = ERR_EXISTS;
     } else if (command->condition == CONDITION_PRESENT && !key->exists) {
         result.status = ERR_NOT_FOUND;
-    } else if (command->condition == CONDITION_VERSION && (!key->exists || command->condition_version != present)) {
+    } else if (command->condition == CONDITION_VERSION &&
+               (!key->exists || command->condition_version != present)) {
         result.status = ERR_CONDITION_FAILED;
     } else if (command->type == COMMAND_SETATTR && !key->exists) {
         result.status = ERR_NOT_FOUND;
@@ -192,7 +196,8 @@ static struct store_result apply_blob(struct model *model, struct blob *blob)
 {
     struct store_result result;
     struct store_replica *replica = model->fixture.replica;
-    assert_int_equal(store_apply(replica, store_replica_applied(replica) + 1, blob, &result, NULL), 0);
+    assert_int_equal(store_apply(replica, store_replica_applied(replica) + 1, blob, &result, NULL),
+                     0);
     return result;
 }
 
@@ -208,18 +213,23 @@ static void step_command(struct model *model)
     struct model_key *key = &model->keys[any(model, KEYS)];
     struct command command = { .time = ++model->fixture.time, .key = key_span(key) };
     uint64_t kind = any(model, 10);
-    command.type = kind < 6 || (kind >= 8 && !model->has_attributes) ? COMMAND_PUT : kind < 8 ? COMMAND_DELETE : COMMAND_SETATTR;
-    if (command.type == COMMAND_SETATTR || (command.type == COMMAND_PUT && any(model, 3) == 0 && model->has_attributes)) {
+    command.type = kind < 6 || (kind >= 8 && !model->has_attributes) ? COMMAND_PUT
+                   : kind < 8                                        ? COMMAND_DELETE
+                                                                     : COMMAND_SETATTR;
+    if (command.type == COMMAND_SETATTR ||
+        (command.type == COMMAND_PUT && any(model, 3) == 0 && model->has_attributes)) {
         command.attributes = any_attributes(model);
     }
     if (command.type == COMMAND_PUT) {
-        command.value = span_of(bytes, any(model, 30) == 0 ? any(model, sizeof bytes) : any(model, 400));
+        command.value =
+            span_of(bytes, any(model, 30) == 0 ? any(model, sizeof bytes) : any(model, 400));
         memset(bytes, (int)any(model, 256), command.value.size);
     }
     if (any(model, 3) == 0) {
         command.condition = (uint8_t)(1 + any(model, 3));
         bool is_right = any(model, 2);
-        command.condition_version = command.condition == CONDITION_VERSION ? key->version + !is_right : 0;
+        command.condition_version =
+            command.condition == CONDITION_VERSION ? key->version + !is_right : 0;
     }
     if (any(model, 2)) {
         command.session = (struct session_id){ 11, 22 };
@@ -233,7 +243,8 @@ static void step_command(struct model *model)
     log_entry(model, blob, &result);
 }
 
-/* An earlier numbered command again, under a new time: answered as the first time, or unknown when its number was answered. */
+/* An earlier numbered command again, under a new time: answered as the first time, or unknown when
+ * its number was answered. */
 static void step_retry(struct model *model)
 {
     if (model->log_count == 0) {
@@ -241,7 +252,8 @@ static void step_retry(struct model *model)
     }
     const struct logged *first = &model->log[any(model, model->log_count)];
     struct command command;
-    if (first->blob->size == 0 || command_unpack(blob_span(first->blob), &command, NULL) != 0 || command.number == 0) {
+    if (first->blob->size == 0 || command_unpack(blob_span(first->blob), &command, NULL) != 0 ||
+        command.number == 0) {
         return;
     }
     command.time = ++model->fixture.time;
@@ -304,7 +316,8 @@ static void step_scan(struct model *model)
     bool reverse = any(model, 2), keys_only = any(model, 2);
     uint64_t limit = any(model, 4) == 0 ? 3 : KEYS;
     struct store_cursor *cursor;
-    assert_int_equal(store_cursor_open(model->fixture.replica, from, to, reverse, &cursor, NULL), 0);
+    assert_int_equal(store_cursor_open(model->fixture.replica, from, to, reverse, &cursor, NULL),
+                     0);
     if (keys_only) {
         store_cursor_keys_only(cursor);
     }
@@ -440,7 +453,8 @@ static void store_behaves_like_the_model(void **state)
 int main(int argc, char **argv)
 {
     if (argc > 1) {
-        run_seed(strtoull(argv[1], NULL, 10), argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : STEPS);
+        run_seed(strtoull(argv[1], NULL, 10),
+                 argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : STEPS);
         return 0;
     }
     const struct CMUnitTest tests[] = { cmocka_unit_test(store_behaves_like_the_model) };
