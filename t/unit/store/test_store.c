@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/limits.h"
 
+#include "attributes_equal.h"
 #include "store_fixture.h"
 
 static int set_up(void **state)
@@ -151,7 +152,7 @@ static void puts_keep_some_attributes(void **state)
             fixture_flush(fixture);
         }
         assert_int_equal(get(fixture, "d/", &record), 0);
-        assert_memory_equal(&record.attributes, &marker.attributes, sizeof marker.attributes);
+        assert_attributes_equal(&record.attributes, &marker.attributes);
         fixture_put(fixture, "d/", "plain");
         assert_int_equal(get(fixture, "d/", &record), 0);
         assert_int_equal(record.attributes.mask,
