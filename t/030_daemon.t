@@ -155,7 +155,9 @@ ok(logged("$temp/n$_.log", qr/ ready nodes=1/), "n$_ is ready") for 1 .. 3;
 ($exit) = run_command([ bin('cairn'), '--endpoints', "127.0.0.1:$ports[2]", 'put', 'k', 'v' ]);
 is($exit, 0, 'they take a key');
 kill 'INT', @pids;
-is(ends($_), 0, 'SIGINT: exit 0') for @pids;
+for my $n (1 .. 3) {
+    is(ends($pids[$n - 1]), 0, "SIGINT: n$n exits with 0") or diag(substr slurp("$temp/n$n.log"), -3000);
+}
 
 # --- Data of another cluster
 my $stranger = start("$temp/stranger.log", {}, '--name', 'n1', '--data', "$temp/a", '--listen', "127.0.0.1:$port", '--bootstrap',

@@ -382,8 +382,8 @@ static void job_start(struct env *base, enum env_job_class class, struct env_job
     struct env_uv *env = env_uv_of(base);
     struct worker *worker = &env->workers[class];
 
-    CHECK(class < ENV_JOB_CLASSES && !env->is_joined);
-    if (!worker->is_running) {
+    CHECK(class < ENV_JOB_CLASSES);
+    if (!worker->is_running && !env->is_joined) { /* joined: jobs_finish takes it */
         worker_start(worker);
     }
     uv_mutex_lock(&worker->mutex);
@@ -1354,13 +1354,39 @@ static void env_uv_close_handles(struct env_uv *env)
     CHECK(uv_loop_close(&env->loop) == 0);
 }
 
+/* Tells what was worked, and works and tells what that starts. The helper threads have ended. */
+static void jobs_finish(struct env_uv *env)
+{
+    struct list *link;
+    bool found;
+
+    do {
+        found = false;
+        while ((link = list_take_first(&env->jobs_done))) {
+            struct env_job *job = container_of(link, struct env_job, link);
+            job->done(job);
+            found = true;
+        }
+        for (size_t i = 0; i < ENV_JOB_CLASSES; i++) {
+            while ((link = list_take_first(&env->workers[i].jobs))) {
+                struct env_job *job = container_of(link, struct env_job, link);
+                job->work(job);
+                list_append(&env->jobs_done, &job->link);
+                found = true;
+            }
+        }
+    } while (found);
+}
+
 void env_uv_free(struct env *base)
 {
     struct env_uv *env = env_uv_of(base);
     struct list *link;
 
     env_uv_join(base);
+    jobs_finish(env);
     env_uv_close_handles(env);
+    jobs_finish(env); /* what an on_close started */
     while ((link = list_take_first(&env->posts))) {
         mem_free(container_of(link, struct post, link));
     }

@@ -6,11 +6,12 @@
 
 /* Makes an env with a loop of its own. Ignores SIGPIPE for the whole process. */
 int env_uv_new(struct env **out, struct err *err);
-/* Waits until the helper threads have done the work of all jobs that they were given, and ends them; `done` is not called. To be
- * called after env_uv_run returned and before the memory goes that jobs refer to. No job may be started afterwards. */
+/* Waits until the helper threads have done the work of all jobs that they were given, and ends them; `done` comes from env_uv_free.
+ * To be called after env_uv_run returned and before the memory goes that a job's `work` refers to. */
 void env_uv_join(struct env *env);
-/* Releases everything, directory locks too; joins first where env_uv_join was not called. Connections that are still open, or
- * whose close is still to be told, get their on_close now; tasks, timers and posted calls do not run any more. Only after
+/* Releases everything, directory locks too; joins first where env_uv_join was not called. Jobs that were not told yet are told now
+ * (one that they start is worked and told here as well): who abandoned a job in flight frees it there. Connections that are still open,
+ * or whose close is still to be told, get their on_close. Tasks, timers and posted calls do not run any more. Only after
  * env_uv_run returned. */
 void env_uv_free(struct env *env);
 /* Runs the loop on the calling thread until env_uv_stop. */
