@@ -24,6 +24,7 @@ struct inode {
     struct data *data; /* while open, or while a change is under way; not a reference */
     /* What a lookup or a listing has just read, good until fresh_until_us (monotonic). */
     bool has_fresh_meta;
+    bool is_listed; /* fresh from a listing: may answer one lookup */
     uint64_t fresh_until_us;
     struct cairn_meta fresh_meta;
     size_t path_size;

@@ -7,7 +7,7 @@
  * flush  (every close of a descriptor) and fsync commit; they answer when a majority has it
  * durable.
  */
-#include "ops_private.h"
+#include "op.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -66,6 +66,12 @@ static void open_refreshed(struct op *op, int error)
         op->inode->fresh_until_us = 0;
         op_fail(op, error);
         return;
+    }
+    /* An older size would cut what is read now. */
+    if (op->data->has_meta) {
+        mount_note_fresh(op->inode, &op->data->meta, FRESH_SHORT_US);
+    } else {
+        op->inode->fresh_until_us = 0;
     }
     open_reply(op);
 }

@@ -8,7 +8,7 @@
  * rename writes the destination and then deletes the source if it is still what was read: a crash
  * between leaves both, never neither. A source that was changed meanwhile is read again.
  */
-#include "ops_private.h"
+#include "op.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -65,6 +65,18 @@ static void parent_probed(struct op *op, int error)
     op_request(op, &put, parent_marked);
 }
 
+/* Most directories have a marker, and one key is asked for quicker than all partitions. */
+static void parent_asked(struct op *op, struct cairn_result *result)
+{
+    if (result->status == 0 && key_is_marker(&result->meta)) {
+        op->after_parent(op, 0);
+    } else if (result->status == 0 || result->status == CAIRN_NOT_FOUND) {
+        op_probe(op, op->parent_key, op->parent_key_size, PROBE_ENTRIES, parent_probed);
+    } else {
+        op->after_parent(op, data_errno(result->status));
+    }
+}
+
 /* Before the key of op->source goes: sees to it that the nearest directory above it, other than the
  * root, keeps a key. Directories of pieces can't have markers; this mount remembers them. */
 static void keep_parent(struct op *op, op_step after)
@@ -87,7 +99,12 @@ static void keep_parent(struct op *op, op_step after)
     }
     op->parent_key_size = mapping_directory_prefix(&target);
     memcpy(op->parent_key, target.key, op->parent_key_size);
-    op_probe(op, op->parent_key, op->parent_key_size, PROBE_ENTRIES, parent_probed);
+    struct cairn_request ask = {
+        .verb = CAIRN_GET_META,
+        .key = op->parent_key,
+        .key_size = op->parent_key_size,
+    };
+    op_request(op, &ask, parent_asked);
 }
 
 /* After a name went: its parent, if it stands for a piece, stays as an empty directory. */

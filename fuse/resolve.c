@@ -2,6 +2,9 @@
  * of one or two entries)? A directory's marker is the first key below it, so the scan brings the
  * directory's own attributes along.
  *
+ * For what was a directory lately the marker's own key is asked for first: if it is there, nothing
+ * else has to be asked.
+ *
  * A path is a directory if anything lies below it, else a file if the key exists. A key that ends
  * in '/' and carries the directory flag is a marker and no file. */
 #include "resolve.h"
@@ -121,11 +124,15 @@ static void resolve_answered(struct resolve *resolve, int error)
     resolve->done(resolve, resolve->error);
 }
 
+static bool is_flagged(const struct cairn_meta *meta)
+{
+    return (meta->attributes.mask & CAIRN_ATTR_FLAGS) &&
+           (meta->attributes.flags & CAIRN_FLAG_DIRECTORY);
+}
+
 static bool is_marker(const void *key, size_t key_size, const struct cairn_meta *meta)
 {
-    return key_size > 0 && ((const uint8_t *)key)[key_size - 1] == '/' &&
-           (meta->attributes.mask & CAIRN_ATTR_FLAGS) &&
-           (meta->attributes.flags & CAIRN_FLAG_DIRECTORY);
+    return key_size > 0 && ((const uint8_t *)key)[key_size - 1] == '/' && is_flagged(meta);
 }
 
 static void value_answered(void *arg, struct cairn_result *result)
@@ -203,6 +210,47 @@ static void ask_below(struct resolve *resolve)
                 below_answered, resolve);
 }
 
+static void ask_both(struct resolve *resolve)
+{
+    resolve->waiting = 2;
+    ask_value(resolve);
+    ask_below(resolve);
+}
+
+static void marker_answered(void *arg, struct cairn_result *result)
+{
+    struct resolve *resolve = arg;
+    resolve->request_id = 0;
+    if (result->status == CAIRN_NOT_FOUND || (result->status == 0 && !is_flagged(&result->meta))) {
+        ask_both(resolve);
+        return;
+    }
+    if (result->status == 0) {
+        resolve->kind = RESOLVE_DIRECTORY;
+        resolve->has_below = resolve->has_marker = true;
+        resolve->marker_meta = result->meta;
+    }
+    resolve->done(resolve, data_errno(result->status));
+}
+
+static void ask_marker(struct resolve *resolve)
+{
+    struct mapping_target below = resolve->target;
+    struct cairn_request request = {
+        .verb = CAIRN_GET_META,
+        .key = below.key,
+        .key_size = mapping_directory_prefix(&below),
+    };
+    int status = CAIRN_KEY_TOO_LONG;
+    if (below.kind == MAPPING_PLAIN) {
+        status =
+            cairn_submit(resolve->cairn, &request, marker_answered, resolve, &resolve->request_id);
+    }
+    if (status != 0) {
+        ask_both(resolve);
+    }
+}
+
 void resolve_start(struct resolve *resolve, struct cairn *cairn, const struct mapping *mapping,
                    void (*done)(struct resolve *resolve, int error), void *arg)
 {
@@ -221,9 +269,11 @@ void resolve_start(struct resolve *resolve, struct cairn *cairn, const struct ma
         done(resolve, -status);
         return;
     }
-    resolve->waiting = 2;
-    ask_value(resolve);
-    ask_below(resolve);
+    if (resolve->expects_directory) {
+        ask_marker(resolve);
+    } else {
+        ask_both(resolve);
+    }
 }
 
 void resolve_cancel(struct resolve *resolve)

@@ -42,6 +42,9 @@ struct resolve {
     const struct mapping *mapping;
     struct mapping_path path;
     struct mapping_target target;
+    /* It was a directory lately, and has_more and has_value are of no interest: its marker, if it
+     * has one, is looked for first, since one key costs much less than a scan of all partitions. */
+    bool expects_directory;
     /* The answer. */
     enum resolve_kind kind;
     bool has_value; /* the key itself stands there, and isn't a directory's marker */

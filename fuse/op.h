@@ -1,6 +1,7 @@
-/* What the files of operations share. */
-#ifndef FUSE_OPS_PRIVATE_H
-#define FUSE_OPS_PRIVATE_H
+/* One operation of the kernel: its life, its waits, its answers; and what the files of operations
+ * share. */
+#ifndef FUSE_OP_H
+#define FUSE_OP_H
 
 #define FUSE_USE_VERSION 314
 #include <fuse_lowlevel.h>
@@ -8,6 +9,12 @@
 #include "dir.h"
 #include "ops.h"
 #include "resolve.h"
+
+enum {
+    /* How long what was just read answers further questions: see ops.c. */
+    FRESH_SHORT_US = 10 * 1000,
+    FRESH_LONG_US = 100 * 1000,
+};
 
 enum op_wait {
     OP_WAITS_NOT,
@@ -64,7 +71,7 @@ struct handle {
     bool is_append;
 };
 
-/* A request's operation; NULL after it answered ENOMEM… never: memory that runs out aborts. */
+/* Makes a request's operation; it lives until it is answered. */
 struct op *op_new(fuse_req_t request);
 void op_free(struct op *op);
 /* Both answer and free. */
@@ -105,6 +112,8 @@ struct inode *mount_created(struct mount *mount, const struct mapping_path *path
 void mount_set_virtual(struct mount *mount, struct inode *inode, bool is_virtual);
 /* Remembers what was just read of a node. */
 void mount_note_fresh(struct inode *inode, const struct cairn_meta *meta, uint64_t for_us);
+/* NULL when the record says nothing. */
+const struct cairn_meta *mount_fresh_meta(const struct inode *inode);
 bool mount_is_fresh(const struct inode *inode);
 struct cairn_attributes mount_owner(fuse_req_t request, mode_t mode);
 bool key_is_marker(const struct cairn_meta *meta);
@@ -112,6 +121,26 @@ bool key_is_marker(const struct cairn_meta *meta);
 /* Commits a file that nobody has open any more, or that is to be left behind; a failure is logged.
  */
 void mount_commit_in_background(struct mount *mount, struct data *data);
+
+/* ops_attr.c */
+void ops_getattr(fuse_req_t request, fuse_ino_t number, struct fuse_file_info *file);
+void ops_setattr(fuse_req_t request, fuse_ino_t number, struct stat *stat, int to_set,
+                 struct fuse_file_info *file);
+void ops_getxattr(fuse_req_t request, fuse_ino_t number, const char *name, size_t size);
+void ops_listxattr(fuse_req_t request, fuse_ino_t number, size_t size);
+void ops_setxattr(fuse_req_t request, fuse_ino_t number, const char *name, const char *value,
+                  size_t size, int flags);
+void ops_removexattr(fuse_req_t request, fuse_ino_t number, const char *name);
+
+/* ops_dir.c */
+void ops_opendir(fuse_req_t request, fuse_ino_t number, struct fuse_file_info *file);
+void ops_releasedir(fuse_req_t request, fuse_ino_t number, struct fuse_file_info *file);
+void ops_fsyncdir(fuse_req_t request, fuse_ino_t number, int only_data,
+                  struct fuse_file_info *file);
+void ops_readdir(fuse_req_t request, fuse_ino_t number, size_t size, off_t offset,
+                 struct fuse_file_info *file);
+void ops_readdirplus(fuse_req_t request, fuse_ino_t number, size_t size, off_t offset,
+                     struct fuse_file_info *file);
 
 /* ops_file.c */
 void ops_open(fuse_req_t request, fuse_ino_t number, struct fuse_file_info *file);
