@@ -2,13 +2,14 @@
 SIM_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard t/sim/*.c))
 $(BUILD)/obj/t/sim/%.o: CPPFLAGS += -It
 
-$(BUILD)/t/sim: $(SIM_OBJECTS) $(call links,$(NEEDS_sim))
+SIM_BINARY := $(BUILD)/t/sim
+$(SIM_BINARY): $(SIM_OBJECTS) $(call links,$(NEEDS_sim))
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $(SIM_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
 
 # SEED=n [TRACE=1] replays one run; SEEDS=n, SECONDS=n say how much; SIM_FLAGS=… passes anything else.
 .PHONY: sim
-sim: $(BUILD)/t/sim ## simulate clusters under faults: SEEDS=200, SECONDS=60, SEED=n TRACE=1
-	@$(BUILD)/t/sim $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(SEEDS),--seeds $(SEEDS)) \
+sim: $(SIM_BINARY) ## simulate clusters under faults: SEEDS=200, SECONDS=60, SEED=n TRACE=1
+	@$(SIM_BINARY) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(SIM_FLAGS)

@@ -206,6 +206,11 @@ static void inode_dirty_sectors(struct inode *inode, size_t index, uint32_t firs
     }
 }
 
+static bool is_zero(const uint8_t *data, size_t size)
+{
+    return data[0] == 0 && memcmp(data, data + 1, size - 1) == 0;
+}
+
 /* Writes bytes, or zeroes when data is NULL (which makes no chunk that does not exist). */
 static void inode_write(struct inode *inode, uint64_t offset, const uint8_t *data, size_t size)
 {
@@ -213,7 +218,8 @@ static void inode_write(struct inode *inode, uint64_t offset, const uint8_t *dat
         size_t index = (size_t)(offset / CHUNK_BYTES), at = (size_t)(offset % CHUNK_BYTES);
         size_t part = CHUNK_BYTES - at < size ? CHUNK_BYTES - at : size;
         bool exists = index < inode->chunk_count && inode->chunks[index];
-        if (data || exists) {
+        bool is_same = !exists && (!data || is_zero(data, part)); /* zeroes over zeroes: preallocation */
+        if (!is_same) {
             struct chunk *chunk = inode_chunk(inode, index);
             inode_dirty_sectors(inode, index, (uint32_t)(at / SECTOR_BYTES),
                                 (uint32_t)((at + part - 1) / SECTOR_BYTES));

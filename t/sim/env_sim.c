@@ -61,10 +61,7 @@ struct env_sim *env_sim_new(struct schedule *schedule, struct network *network, 
 
 void env_sim_free(struct env_sim *env)
 {
-    if (!env->is_dead) {
-        env_sim_kill(env, ENV_SIM_CRASH);
-    }
-    env_sim_reap(env);
+    CHECK(env->is_dead && list_is_empty(&env->conns));
     env->network->machines[env->machine] = NULL;
     mem_free(env);
 }

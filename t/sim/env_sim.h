@@ -52,6 +52,7 @@ struct env_sim {
 
 struct env_sim *env_sim_new(struct schedule *schedule, struct network *network, struct disk *disk, uint32_t machine, const char *host,
                             uint64_t seed);
+/* After it was killed and reaped, and after network_fini: others may hold streams to it until then. */
 void env_sim_free(struct env_sim *env);
 /* The process starts. */
 void env_sim_boot(struct env_sim *env);

@@ -356,9 +356,16 @@ static void echo_run(struct echo *echo, uint64_t until_us)
 static uint64_t echo_free(struct echo *echo)
 {
     uint64_t hash = echo->schedule.hash;
+    struct env_sim *both[] = { echo->server, echo->client };
+    for (int i = 0; i < 2; i++) {
+        if (!both[i]->is_dead) {
+            env_sim_kill(both[i], ENV_SIM_CRASH);
+        }
+        env_sim_reap(both[i]);
+    }
+    network_fini(&echo->network);
     env_sim_free(echo->server);
     env_sim_free(echo->client);
-    network_fini(&echo->network);
     schedule_fini(&echo->schedule);
     buf_fini(&echo->sent);
     buf_fini(&echo->received);

@@ -428,7 +428,7 @@ void workload_init(struct workload *workload, const struct workload_config *conf
     }
 }
 
-void workload_fini(struct workload *workload)
+void workload_kill(struct workload *workload)
 {
     workload->is_ending = true;
     workload->final_left = 0;
@@ -441,7 +441,14 @@ void workload_fini(struct workload *workload)
         while (!list_is_empty(&client->links)) {
             free_link(container_of(client->links.next, struct client_link, link));
         }
-        env_sim_free(client->env);
+        env_sim_reap(client->env);
+    }
+}
+
+void workload_fini(struct workload *workload)
+{
+    for (uint32_t i = 0; i < workload->config.clients; i++) {
+        env_sim_free(workload->clients[i].env);
     }
     for (uint32_t i = 0; i < WORKLOAD_KEYS_MAX; i++) {
         mem_free(workload->histories[i].ops);

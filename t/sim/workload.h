@@ -70,6 +70,9 @@ struct workload {
 /* The clients are machines first_machine … of the network. */
 void workload_init(struct workload *workload, const struct workload_config *config, struct schedule *schedule, struct network *network,
                    uint32_t first_machine, struct logger *logger, void (*violated)(void *ctx, const char *text), void *ctx);
+/* The clients' processes end. */
+void workload_kill(struct workload *workload);
+/* After network_fini. */
 void workload_fini(struct workload *workload);
 void workload_begin(struct workload *workload);
 /* No new requests; true when none is unanswered. */

@@ -34,7 +34,7 @@ enum {
 struct world_node {
     struct world *world;
     uint32_t number; /* from 0 */
-    char name[16], address[48], data[256];
+    char name[16], address[48], *data;
     struct env_sim *env;
     struct disk *disk;
     struct server *server; /* NULL: not running */
@@ -249,7 +249,7 @@ static void init_node(struct world *world, uint32_t number)
     snprintf(node->name, sizeof node->name, "n%u", number + 1);
     snprintf(host, sizeof host, "127.0.0.%u", number + 1);
     snprintf(node->address, sizeof node->address, "%s:7400", host);
-    snprintf(node->data, sizeof node->data, "%.200s/%.10s", world->options->scratch, node->name);
+    node->data = mem_printf("%s/%s", world->options->scratch, node->name);
     node->disk = disk_new(world->options->seed * 16 + number, DISK_BYTES);
     disk_prepare(node->disk, node->data);
     disk_faults(node->disk)->lies = world->options->break_sync;
@@ -272,13 +272,11 @@ static void init_node(struct world *world, uint32_t number)
 
 static void fini_node(struct world_node *node)
 {
-    if (!node->env->is_dead) {
-        end_process(node, ENV_SIM_CRASH);
-    }
     node->world->report->jobs_cut += node->env->jobs_cut;
     node->world->report->sectors_lost += disk_stats(node->disk)->sectors_lost;
     node->world->report->sectors_torn += disk_stats(node->disk)->sectors_torn;
     node->world->report->names_lost += disk_stats(node->disk)->names_lost;
+    mem_free(node->data);
     env_sim_free(node->env);
     disk_free(node->disk);
 }
@@ -669,11 +667,17 @@ static int remove_one(const char *path, const struct stat *stat_of, int flag, st
 
 static void fini_world(struct world *world)
 {
+    workload_kill(&world->workload);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (!world->nodes[i].env->is_dead) {
+            end_process(&world->nodes[i], ENV_SIM_CRASH);
+        }
+    }
+    network_fini(&world->network);
     workload_fini(&world->workload);
     for (uint32_t i = 0; i < world->node_count; i++) {
         fini_node(&world->nodes[i]);
     }
-    network_fini(&world->network);
     checker_fini(&world->checker);
     schedule_fini(&world->schedule);
     nftw(world->options->scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
