@@ -10,8 +10,13 @@ bin=$(dirname "$0")/../build/bin
 . "$dir/env"
 mnt=$dir/mnt
 
+bold='' plain=''
+if [ -t 1 ]; then
+    bold=$(printf '\033[1m') plain=$(printf '\033[0m')
+fi
+
 show() {
-    printf '\n\033[1m$ %s\033[0m\n' "$1"
+    printf '\n%s$ %s%s\n' "$bold" "$1" "$plain"
     sh -c "$1"
 }
 

@@ -338,6 +338,9 @@ static int open_sources(struct request *request, struct merge *merge, struct err
         struct scan_source *source = request_alloc(request, sizeof *source);
         int status = store_cursor_open(partition_store(partition), from, to, merge->reverse,
                                        &source->cursor, err);
+        if (status == 0 && scan->asked->keys_only) {
+            store_cursor_keys_only(source->cursor);
+        }
         if (status == 0) {
             status = add_source(merge, source, err);
             if (status <= 0) {
