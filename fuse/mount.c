@@ -329,27 +329,23 @@ static int run_background(struct daemon *daemon)
 int main(int argc, char **argv)
 {
     char error[MOUNT_OPTIONS_ERROR_MAX];
-    struct daemon *daemon = calloc(1, sizeof *daemon);
-    if (daemon == NULL) {
-        abort();
-    }
-    daemon->parent_fd = -1;
-    if (!mount_options_parse(argc, argv, &daemon->options, error)) {
+    struct daemon daemon = { .parent_fd = -1 };
+    if (!mount_options_parse(argc, argv, &daemon.options, error)) {
         fprintf(stderr, "cairn-fuse: %s\n%s", error, mount_options_usage);
         return EXIT_USAGE;
     }
-    if (daemon->options.is_help) {
+    if (daemon.options.is_help) {
         fputs(mount_options_usage, stdout);
         return 0;
     }
-    if (daemon->options.is_version) {
+    if (daemon.options.is_version) {
         printf("cairn-fuse 0.1 (libfuse %s)\n", fuse_pkgversion());
         return 0;
     }
-    if (daemon->options.is_fake) {
+    if (daemon.options.is_fake) {
         return 0;
     }
     /* exit, so that what still hangs off the daemon counts as reachable: the kernel may hold
      * requests that nobody will answer. */
-    exit(daemon->options.is_foreground ? serve(daemon) : run_background(daemon));
+    exit(daemon.options.is_foreground ? serve(&daemon) : run_background(&daemon));
 }

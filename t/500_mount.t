@@ -204,6 +204,21 @@ is($other->unmount, 0, 'umount: the daemon ends with 0');
     is(sh('rm -r many && ls -d many 2>/dev/null || echo gone'), "gone\n", 'rm -r of it');
 }
 
+# --- The cluster doesn't answer
+{
+    my $patient = Cairn::Mount->new(source => $cluster->endpoints, options => 'timeout=60s');
+    $cluster->pause($_) for $cluster->nodes;
+    my $start = time;
+    for my $command ("cat " . $patient->path('f'), "ls " . $patient->root, "echo x > " . $patient->path('f')) {
+        my ($exit) = run_command(['timeout', '-k', '20', '-s', 'TERM', '0.3', 'sh', '-c', "exec $command"]);
+        is($exit, 124, "'" . ($command =~ s/ .*//r) . "' that waits can be interrupted");
+    }
+    cmp_ok(time - $start, '<', 10, sprintf 'at once (%.1f s)', time - $start);
+    $cluster->resume($_) for $cluster->nodes;
+    wait_until('the cluster to go on', sub { read_bytes($patient->path('f')) eq "newer\n" });
+    is($patient->unmount, 0, 'umount');
+}
+
 # --- The cluster goes
 $cluster->kill9($_) for $cluster->nodes;
 my $start = time;
