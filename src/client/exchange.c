@@ -268,7 +268,8 @@ static void operation_refused(struct core *core, struct operation *operation, co
     bool at_once = false;
     if (status == ERR_NOT_PRIMARY) {
         size_t partition = topology_locate(core->topology, operation->key);
-        at_once = core->topology->nodes[route_preferred(core, partition)].id != link->node_id;
+        const struct link *hinted = route_node_link(core, route_preferred(core, partition));
+        at_once = hinted->node_id != link->node_id && link_is_usable(hinted);
     } else if (status == ERR_WRONG_PARTITION) {
         route_want_topology(core, NULL);
     } else if (status == ERR_UNKNOWN_OUTCOME) {

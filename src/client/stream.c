@@ -505,17 +505,6 @@ static void scan_drive(struct core *core, struct core_scan *scan)
     }
 }
 
-void stream_drive(struct core *core)
-{
-    if (!core->streams_dirty) {
-        return;
-    }
-    core->streams_dirty = false;
-    LIST_FOR (at, &core->streams) {
-        scan_drive(core, container_of(at, struct core_scan, node));
-    }
-}
-
 /* Whether core_scan_try has something to say. */
 static bool scan_is_ready(const struct core_scan *scan)
 {
@@ -533,6 +522,21 @@ static bool scan_is_ready(const struct core_scan *scan)
         }
     }
     return true;
+}
+
+void stream_drive(struct core *core)
+{
+    if (!core->streams_dirty) {
+        return;
+    }
+    core->streams_dirty = false;
+    LIST_FOR (at, &core->streams) {
+        struct core_scan *scan = container_of(at, struct core_scan, node);
+        scan_drive(core, scan);
+        if (scan->done && scan_is_ready(scan)) { /* nothing to ask for, or fetched again in its callback: the next step calls back */
+            core->streams_dirty = true;
+        }
+    }
 }
 
 static struct core_scan *stream_find_ready(struct core *core)
