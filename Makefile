@@ -30,7 +30,7 @@ NEEDS_raft   := wire env proto base
 NEEDS_node   := raft store cluster wire env proto base
 NEEDS_server := node raft store cluster wire env proto base
 NEEDS_client := cluster wire env proto base
-NEEDS_tools  := client cluster wire env proto base
+NEEDS_tools  := client raft cluster wire env proto base
 NEEDS_fuse   := client cluster wire env proto base
 NEEDS_sim    := server node raft store cluster client wire env proto base
 

@@ -464,11 +464,13 @@ static bool next_segment(struct log *log)
     return true;
 }
 
-/* The slot still names the place that the record was made for. */
-static struct log_slot *record_slot(const struct log_pending *record)
+/* The term is asked too: an empty payload takes no room, and its successor may lie at the same
+ * place. */
+struct log_slot *log_record_slot(const struct log_pending *record)
 {
     const struct log_index *index = &record->group->index;
-    if (!log_index_has(index, record->index)) {
+    if (!log_index_has(index, record->index) ||
+        log_index_term(index, record->index) != record->term) {
         return NULL;
     }
     struct log_slot *slot = log_index_at(index, record->index);
@@ -480,7 +482,7 @@ static void moves_drop_stale(struct log *log)
 {
     for (size_t left = log->moves.count; left > 0; left--) {
         struct log_pending record = pending_take(&log->moves);
-        if (record_slot(&record)) {
+        if (log_record_slot(&record)) {
             log_pending_add(&log->moves, &record);
         }
         blob_unref(record.payload);
@@ -616,7 +618,7 @@ static void task_run(struct env_task *task)
 static void settle_entry(struct log *log, const struct log_pending *record)
 {
     struct log_group *group = record->group;
-    struct log_slot *slot = record_slot(record);
+    struct log_slot *slot = log_record_slot(record);
     if (!slot) {
         return; /* replaced or cut meanwhile */
     }
@@ -643,6 +645,15 @@ static void free_segments(struct log *log, uint64_t first_segment)
     }
     memmove(log->chain, log->chain + gone, (log->chain_count - gone) * sizeof *log->chain);
     log->chain_count -= gone;
+}
+
+void log_freed_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors)
+{
+    struct log_segment *segment = MEM_NEW(struct log_segment);
+    segment->number = number;
+    segment->file = file;
+    segment->sectors = sectors;
+    segments_push(&log->freed, &log->freed_count, &log->freed_capacity, segment);
 }
 
 void log_chain_drop(struct log *log, uint32_t number)

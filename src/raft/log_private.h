@@ -184,9 +184,13 @@ struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_f
                                   uint32_t sectors, uint32_t used);
 /* Frees the segment, if it is in the chain; nothing in it is live. */
 void log_chain_drop(struct log *log, uint32_t number);
+/* A file that nothing needs, to be recycled. */
+void log_freed_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors);
 void log_live_add(struct log *log, struct log_slot *slot);
 /* Queues a record; takes a reference to the payload. */
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record);
+/* The entry's slot, if it still names the place that the record was made for, else NULL. */
+struct log_slot *log_record_slot(const struct log_pending *record);
 /* Lays out the next batch from what waits: false when nothing does, or no segment has room. */
 bool log_batch_begin(struct log *log);
 /* Writes and syncs it; blocks. The job's work. */

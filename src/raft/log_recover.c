@@ -15,7 +15,7 @@
  * the position before it. That is synced, and so are the votes. When it is the only one in its
  * segment, that segment holds nothing proven and leaves the chain: the fresh one follows the
  *    segment before.
- * 5  Only then unneeded files are removed.
+ * 5  Only then unneeded files are removed or left to be recycled.
  *
  * Replay. START makes a group known, or cuts it; STATE: the newer term wins, in one term the vote
  * that was given; ENTRY replaces what is behind; MOVED gives an entry a place. Since old segments
@@ -705,12 +705,8 @@ static void take_last(struct recovery *recovery)
 {
     for (size_t i = 0; i < recovery->unproven.count; i++) {
         struct log_pending *record = &recovery->unproven.items[recovery->unproven.first + i];
-        const struct log_index *index = &record->group->index;
-        if (log_index_has(index, record->index)) {
-            const struct log_slot *slot = log_index_at(index, record->index);
-            if (slot->segment == record->old_segment && slot->at == record->old_at) {
-                log_pending_add(&recovery->log->pending, record);
-            }
+        if (log_record_slot(record)) {
+            log_pending_add(&recovery->log->pending, record);
         }
         blob_unref(record->payload);
     }
@@ -761,6 +757,21 @@ static int rewrite_last(struct recovery *recovery)
     return 0;
 }
 
+/* A file whose blocks are worth keeping goes to the freed ones: the keeper will recycle it. Not
+ * while the log is empty, when only the order of removal tells a lost segment from a removed one
+ * (check_newer). */
+static bool keep_file(struct recovery *recovery, struct found *found)
+{
+    struct log *log = recovery->log;
+    if (recovery->tail == recovery->count || log->freed_count >= LOG_SPARES ||
+        found->header.bytes != log->config.segment_bytes) {
+        return false;
+    }
+    log_freed_add(log, (uint32_t)found->header.number, found->file, sectors_of(found));
+    found->file = NULL;
+    return true;
+}
+
 /* (5) */
 static int remove_files(struct recovery *recovery)
 {
@@ -772,12 +783,14 @@ static int remove_files(struct recovery *recovery)
         rc = env_file_remove(log->config.env, path, recovery->err);
     }
     for (size_t i = recovery->count; rc == 0 && i-- > 0;) {
-        if (!recovery->found[i].is_in_chain) {
-            log_segment_path(path, log->directory, recovery->found[i].header.number, "log");
-            rc = env_file_remove(log->config.env, path, recovery->err);
-            if (rc == 0) {
-                rc = env_dir_sync(log->config.env, log->directory, recovery->err);
-            }
+        struct found *found = &recovery->found[i];
+        if (found->is_in_chain || keep_file(recovery, found)) {
+            continue;
+        }
+        log_segment_path(path, log->directory, found->header.number, "log");
+        rc = env_file_remove(log->config.env, path, recovery->err);
+        if (rc == 0) {
+            rc = env_dir_sync(log->config.env, log->directory, recovery->err);
         }
     }
     return rc;

@@ -913,7 +913,7 @@ static bool crash_run(uint64_t seed, bool skip_syncs)
 static void test_crashes(void **state)
 {
     const char *seeds = getenv("LOG_SEEDS");
-    uint64_t first = 1, count = seeds ? strtoull(seeds, NULL, 10) : 300;
+    uint64_t first = 1, count = seeds ? strtoull(seeds, NULL, 10) : 200;
     const char *only = getenv("LOG_SEED");
     if (only) {
         first = strtoull(only, NULL, 10);

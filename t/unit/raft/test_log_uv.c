@@ -174,6 +174,10 @@ static void test_many_writers(void **state)
         check_group(bench, log_group_at(bench->log, i));
     }
     bench_close(bench);
+    if (folder) {
+        free(bench);
+        return; /* kept for looking at it */
+    }
     snprintf(command, sizeof command, "rm -r %s", where);
     assert_int_equal(system(command), 0);
     free(bench);
