@@ -1,8 +1,10 @@
 /* Questions to one node (status), and waiting for the first topology.
  *
- *   core_ask → waits for the topology when the node is named by its name → asked over its link → answered → callback
+ *   core_ask → waits for the topology (when the node is named by its name) → asked over its link
+ *            → answered → callback
  *
- * A node that can't be reached ends the question at once: who asks one node wants to know just that. */
+ * A node that can't be reached ends the question at once: who asks one node wants to know just
+ * that. */
 #include <stdio.h>
 
 #include "client/core_inner.h"
@@ -37,7 +39,8 @@ static void ask_finish(struct core *core, struct ask *ask, int status)
 
 static void ask_timer_fired(struct core *core, struct timer *timer)
 {
-    ask_finish(core, container_of(timer, struct ask, timer), core->was_reached ? ERR_TIMEOUT : ERR_CONNECT);
+    ask_finish(core, container_of(timer, struct ask, timer),
+               core->was_reached ? ERR_TIMEOUT : ERR_CONNECT);
 }
 
 static void ask_send(struct core *core, struct question *question, uint64_t request_id)
@@ -49,7 +52,8 @@ static void ask_send(struct core *core, struct question *question, uint64_t requ
                            .request_id = request_id,
                            .flags = FRAME_NO_FORWARD,
                            .deadline_ms = left_ms ? (uint32_t)left_ms : 1 };
-    Cairn__V1__StatusRequest empty = CAIRN__V1__STATUS_REQUEST__INIT; /* the only such verb's message, and it is empty */
+    Cairn__V1__StatusRequest empty =
+        CAIRN__V1__STATUS_REQUEST__INIT; /* the only such verb's message, and it is empty */
     link_send_frame(core, question->link, &frame, &empty.base, NULL, 0);
 }
 
@@ -77,7 +81,8 @@ static int ask_answered(struct core *core, struct question *question, const stru
 /* The node's address by name or as it stands; NULL: not known. */
 static const char *ask_address(const struct core *core, const char *target)
 {
-    const struct topology_node *node = core->topology ? topology_find_name(core->topology, target) : NULL;
+    const struct topology_node *node =
+        core->topology ? topology_find_name(core->topology, target) : NULL;
     if (node) {
         return node->address;
     }
@@ -110,10 +115,11 @@ static void ask_start(struct core *core, struct ask *ask)
     }
 }
 
-int core_ask(struct core *core, const char *node, uint16_t verb, core_asked done, void *arg, uint32_t timeout_ms,
-             uint64_t now_us, uint64_t *id)
+int core_ask(struct core *core, const char *node, uint16_t verb, core_asked done, void *arg,
+             uint32_t timeout_ms, uint64_t now_us, uint64_t *id)
 {
-    if (node && strchr(node, ':') && !(core->topology && topology_find_name(core->topology, node))) {
+    if (node && strchr(node, ':') &&
+        !(core->topology && topology_find_name(core->topology, node))) {
         char **list;
         size_t count;
         struct err err;
@@ -151,14 +157,16 @@ int core_ask(struct core *core, const char *node, uint16_t verb, core_asked done
     return 0;
 }
 
-int core_want_topology(struct core *core, core_asked done, void *arg, uint32_t timeout_ms, uint64_t now_us, uint64_t *id)
+int core_want_topology(struct core *core, core_asked done, void *arg, uint32_t timeout_ms,
+                       uint64_t now_us, uint64_t *id)
 {
     return core_ask(core, NULL, 0, done, arg, timeout_ms, now_us, id);
 }
 
 void ask_topology_came(struct core *core)
 {
-    LIST_FOR_SAFE (at, &core->asks) {
+    LIST_FOR_SAFE(at, &core->asks)
+    {
         struct ask *ask = container_of(at, struct ask, node);
         if (!ask->is_asked) {
             ask_start(core, ask);
@@ -176,7 +184,8 @@ static void ask_free(struct ask *ask)
 
 static struct ask *ask_find(struct list *list, uint64_t id)
 {
-    LIST_FOR (at, list) {
+    LIST_FOR(at, list)
+    {
         struct ask *ask = container_of(at, struct ask, node);
         if (ask->id == id) {
             return ask;
@@ -220,7 +229,8 @@ int ask_callbacks(struct core *core)
 
 void ask_fini(struct core *core)
 {
-    LIST_FOR_SAFE (at, &core->asks) {
+    LIST_FOR_SAFE(at, &core->asks)
+    {
         ask_finish(core, container_of(at, struct ask, node), ERR_CANCELLED);
     }
     ask_callbacks(core);

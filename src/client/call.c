@@ -7,11 +7,13 @@
  *             ├── PAUSED (backoff) ◀──── refused, link lost ──┤
  *             └────────── no answer for a while: also to another node, the first flight stays
  *
- * What may be repeated: statuses that say that nothing was applied, and everything that was lost, since a write keeps its
- * session number and client time and the servers apply a number once (D7). At the deadline a write that was sent and not answered ends
- * as unknown, never as failed. The same when a later attempt is refused for a reason that says nothing of the earlier one.
+ * What may be repeated: statuses that say that nothing was applied, and everything that was lost,
+ * since a write keeps its session number and client time and the servers apply a number once (D7).
+ * At the deadline a write that was sent and not answered ends as unknown, never as failed. The same
+ * when a later attempt is refused for a reason that says nothing of the earlier one.
  *
- * The deadline: timeout_us after the call's last progress, so that a large batch may take longer than one operation. */
+ * The deadline: timeout_us after the call's last progress, so that a large batch may take longer
+ * than one operation. */
 #include <stdlib.h>
 
 #include "client/core_inner.h"
@@ -33,8 +35,10 @@ static int request_check(const struct cairn_request *request)
         return ERR_VALUE_TOO_LARGE;
     }
     bool is_read = request->verb == CAIRN_GET || request->verb == CAIRN_GET_META;
-    if ((unsigned)request->verb > CAIRN_SETATTR || (unsigned)request->condition > CAIRN_IF_PRESENT ||
-        (unsigned)request->consistency > CAIRN_STALE || (is_read && request->condition != CAIRN_ALWAYS) ||
+    if ((unsigned)request->verb > CAIRN_SETATTR ||
+        (unsigned)request->condition > CAIRN_IF_PRESENT ||
+        (unsigned)request->consistency > CAIRN_STALE ||
+        (is_read && request->condition != CAIRN_ALWAYS) ||
         (request->value_size && (!request->value || request->verb != CAIRN_PUT)) ||
         request->attributes.mask >= 2 * CAIRN_ATTR_EXPIRES) {
         return ERR_USAGE;
@@ -67,8 +71,8 @@ static uint8_t *operation_init(struct core *core, struct call *call, struct oper
     return bytes + request->value_size;
 }
 
-static int call_submit(struct core *core, const struct cairn_request *requests, size_t count, uint64_t now_us,
-                       struct call **out)
+static int call_submit(struct core *core, const struct cairn_request *requests, size_t count,
+                       uint64_t now_us, struct call **out)
 {
     size_t bytes = 0;
     for (size_t i = 0; i < count; i++) {
@@ -103,8 +107,8 @@ static int call_submit(struct core *core, const struct cairn_request *requests, 
     return 0;
 }
 
-int core_submit_many(struct core *core, const struct cairn_request *requests, size_t count, cairn_done_many done, void *arg,
-                     uint64_t now_us, uint64_t *id)
+int core_submit_many(struct core *core, const struct cairn_request *requests, size_t count,
+                     cairn_done_many done, void *arg, uint64_t now_us, uint64_t *id)
 {
     struct call *call;
     int status = call_submit(core, requests, count, now_us, &call);
@@ -118,8 +122,8 @@ int core_submit_many(struct core *core, const struct cairn_request *requests, si
     return status;
 }
 
-int core_submit(struct core *core, const struct cairn_request *request, cairn_done done, void *arg, uint64_t now_us,
-                uint64_t *id)
+int core_submit(struct core *core, const struct cairn_request *request, cairn_done done, void *arg,
+                uint64_t now_us, uint64_t *id)
 {
     struct call *call;
     int status = call_submit(core, request, 1, now_us, &call);
@@ -184,7 +188,8 @@ static void call_free(struct core *core, struct call *call)
     mem_free(call);
 }
 
-/* Calls back for what had finished when this began: what finishes meanwhile has its turn in the next step. */
+/* Calls back for what had finished when this began: what finishes meanwhile has its turn in the
+ * next step. */
 int call_callbacks(struct core *core)
 {
     struct list batch;
@@ -210,7 +215,8 @@ int call_callbacks(struct core *core)
 
 static bool status_is_answer(int status)
 {
-    return status == 0 || status == ERR_NOT_FOUND || status == ERR_EXISTS || status == ERR_CONDITION_FAILED;
+    return status == 0 || status == ERR_NOT_FOUND || status == ERR_EXISTS ||
+           status == ERR_CONDITION_FAILED;
 }
 
 void operation_finish(struct core *core, struct operation *operation, int status)
@@ -241,7 +247,8 @@ void operation_finish(struct core *core, struct operation *operation, int status
 
 void operation_hook(struct operation *operation, struct flight *flight, uint32_t slot)
 {
-    if (operation->flight_count == OPERATION_FLIGHTS) { /* the oldest answer will not be heard any more */
+    if (operation->flight_count ==
+        OPERATION_FLIGHTS) { /* the oldest answer will not be heard any more */
         operation_unhook(operation, operation->flights[0].flight);
         operation->may_have_happened = operation->is_write;
     }
@@ -318,7 +325,8 @@ static void operation_timer_fired(struct core *core, struct timer *timer)
         operation_make_ready(core, operation);
     } else if (is_waiting && core->now_us >= operation->retry_us) {
         if (operation->flight_count) {
-            operation->avoid = operation->flights[operation->flight_count - 1].flight->link->node_id;
+            operation->avoid =
+                operation->flights[operation->flight_count - 1].flight->link->node_id;
         }
         operation->last_status = ERR_TIMEOUT;
         core->stats.retries++;
@@ -355,7 +363,8 @@ static void operation_pause(struct core *core, struct operation *operation, uint
     operation_set_timer(core, operation);
 }
 
-static void operation_wait(struct operation *operation, enum operation_state state, struct list *list)
+static void operation_wait(struct operation *operation, enum operation_state state,
+                           struct list *list)
 {
     operation->state = state;
     list_append(list, &operation->node);
@@ -376,7 +385,8 @@ static void operation_route(struct core *core, struct operation *operation)
         }
         operation->client_time = core->time;
     }
-    struct link *link = route_choose(core, topology_locate(core->topology, operation->key), operation->avoid);
+    struct link *link =
+        route_choose(core, topology_locate(core->topology, operation->key), operation->avoid);
     operation->avoid = 0;
     if (!link) {
         operation->last_status = core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT;
@@ -396,7 +406,8 @@ static void operation_route(struct core *core, struct operation *operation)
 void call_route(struct core *core)
 {
     struct list *node;
-    while ((node = list_take_first(&core->ready))) { /* routing makes nothing ready again: it ends */
+    while (
+        (node = list_take_first(&core->ready))) { /* routing makes nothing ready again: it ends */
         operation_route(core, container_of(node, struct operation, node));
     }
 }
@@ -417,5 +428,6 @@ void operation_retry(struct core *core, struct operation *operation, int status,
     operation->redirects = 0;
     uint32_t retries = operation->retries;
     operation->retries += operation->retries < UINT16_MAX;
-    operation_pause(core, operation, core_backoff(core, retries, CORE_RETRY_MIN_US, CORE_RETRY_MAX_US));
+    operation_pause(core, operation,
+                    core_backoff(core, retries, CORE_RETRY_MIN_US, CORE_RETRY_MAX_US));
 }

@@ -1,9 +1,9 @@
-/* The public face: cairn.h over the heart (core.h) and the sockets. The blocking calls are the event-driven ones and a loop:
- * step, done?, wait. Callbacks of other requests on the same handle may come meanwhile. */
+/* The public face: cairn.h over the heart (core.h) and the sockets. The blocking calls are the
+ * event-driven ones and a loop: step, done?, wait. Callbacks of other requests on the same handle
+ * may come meanwhile. */
 #include "client/cairn.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,10 +15,13 @@
 
 enum { TIMEOUT_DEFAULT_MS = 5000 };
 
-_Static_assert((int)CAIRN_KEY_BYTES_MAX == (int)LIMIT_KEY_BYTES && (int)CAIRN_VALUE_BYTES_MAX == (int)LIMIT_VALUE_BYTES,
+_Static_assert((int)CAIRN_KEY_BYTES_MAX == (int)LIMIT_KEY_BYTES &&
+                   (int)CAIRN_VALUE_BYTES_MAX == (int)LIMIT_VALUE_BYTES,
                "the header tells the limits");
-_Static_assert((int)CAIRN_NOT_FOUND == (int)ERR_NOT_FOUND && (int)CAIRN_UNKNOWN_OUTCOME == (int)ERR_UNKNOWN_OUTCOME &&
-                   (int)CAIRN_CONNECT == (int)ERR_CONNECT && (int)CAIRN_STORE_FULL == (int)ERR_STORE_FULL &&
+_Static_assert((int)CAIRN_NOT_FOUND == (int)ERR_NOT_FOUND &&
+                   (int)CAIRN_UNKNOWN_OUTCOME == (int)ERR_UNKNOWN_OUTCOME &&
+                   (int)CAIRN_CONNECT == (int)ERR_CONNECT &&
+                   (int)CAIRN_STORE_FULL == (int)ERR_STORE_FULL &&
                    (int)CAIRN_LIMIT == (int)ERR_LIMIT && (int)CAIRN_CANCELLED == (int)ERR_CANCELLED,
                "the header's codes are the table's");
 
@@ -38,16 +41,18 @@ struct cairn_scan {
 
 const struct cairn_error_info *cairn_error(int code)
 {
-#define ERROR(name, number, retry, http, errno_, sqlstate, exit, text) \
-    static const struct cairn_error_info info_##name = { #name, text, sqlstate, errno_, exit, ERR_RETRY_##retry == ERR_RETRY_SAFE };
+#define ERROR(name, number, retry, http, errno_, sqlstate, exit, text)                             \
+    static const struct cairn_error_info info_##name = {                                           \
+        #name, text, sqlstate, errno_, exit, ERR_RETRY_##retry == ERR_RETRY_SAFE                   \
+    };
 #include "tbl/errors.def"
 #undef ERROR
     static const struct cairn_error_info info_none = { "OK", "done", "00000", 0, 0, false };
     switch (code) {
     case 0:
         return &info_none;
-#define ERROR(name, number, retry, http, errno_, sqlstate, exit, text) \
-    case name: \
+#define ERROR(name, number, retry, http, errno_, sqlstate, exit, text)                             \
+    case name:                                                                                     \
         return &info_##name;
 #include "tbl/errors.def"
 #undef ERROR
@@ -61,7 +66,8 @@ const struct cairn_error_info *cairn_error(int code)
 static int open_parts(struct cairn *cairn, const struct cairn_options *options, struct err *err)
 {
     struct core_options core_options = {
-        .endpoints = options && options->endpoints && options->endpoints[0] ? options->endpoints : "127.0.0.1:7400",
+        .endpoints = options && options->endpoints && options->endpoints[0] ? options->endpoints
+                                                                            : "127.0.0.1:7400",
         .program = options && options->program ? options->program : "client",
         .timeout_ms = cairn->timeout_ms,
     };
@@ -70,7 +76,8 @@ static int open_parts(struct cairn *cairn, const struct cairn_options *options, 
         status = sockets_open(&cairn->sockets, err);
     }
     if (status == 0) {
-        status = core_open(&core_options, &sockets_transport, cairn->sockets, sockets_now_us(), &cairn->core, err);
+        status = core_open(&core_options, &sockets_transport, cairn->sockets, sockets_now_us(),
+                           &cairn->core, err);
     }
     return status;
 }
@@ -116,13 +123,14 @@ void cairn_stats(const struct cairn *cairn, struct cairn_stats *out)
 
 /* --- Event-driven */
 
-int cairn_submit(struct cairn *cairn, const struct cairn_request *request, cairn_done done, void *arg, uint64_t *id)
+int cairn_submit(struct cairn *cairn, const struct cairn_request *request, cairn_done done,
+                 void *arg, uint64_t *id)
 {
     return core_submit(cairn->core, request, done, arg, sockets_now_us(), id);
 }
 
-int cairn_submit_many(struct cairn *cairn, const struct cairn_request *requests, size_t count, cairn_done_many done, void *arg,
-                      uint64_t *id)
+int cairn_submit_many(struct cairn *cairn, const struct cairn_request *requests, size_t count,
+                      cairn_done_many done, void *arg, uint64_t *id)
 {
     return core_submit_many(cairn->core, requests, count, done, arg, sockets_now_us(), id);
 }
@@ -174,7 +182,8 @@ static int cairn_turn(struct cairn *cairn, const bool *is_done)
         sockets_poll(cairn->sockets, cairn->core, timeout_ms);
         return 0;
     }
-    int status = timeout_ms == 0 ? 0 : cairn->wait(cairn->wait_ctx, sockets_fd(cairn->sockets), timeout_ms);
+    int status =
+        timeout_ms == 0 ? 0 : cairn->wait(cairn->wait_ctx, sockets_fd(cairn->sockets), timeout_ms);
     if (status == 0) {
         sockets_poll(cairn->sockets, cairn->core, 0);
     }
@@ -214,7 +223,8 @@ static void waiting_done_one(void *arg, struct cairn_result *result)
     waiting_done(arg, result, 1);
 }
 
-int cairn_call(struct cairn *cairn, const struct cairn_request *request, struct cairn_result *result)
+int cairn_call(struct cairn *cairn, const struct cairn_request *request,
+               struct cairn_result *result)
 {
     struct waiting waiting = { .results = result };
     uint64_t id;
@@ -231,10 +241,12 @@ int cairn_call(struct cairn *cairn, const struct cairn_request *request, struct 
 
 static bool is_answer(int status)
 {
-    return status == 0 || status == CAIRN_NOT_FOUND || status == CAIRN_EXISTS || status == CAIRN_CONDITION_FAILED;
+    return status == 0 || status == CAIRN_NOT_FOUND || status == CAIRN_EXISTS ||
+           status == CAIRN_CONDITION_FAILED;
 }
 
-int cairn_call_many(struct cairn *cairn, const struct cairn_request *requests, size_t count, struct cairn_result *results)
+int cairn_call_many(struct cairn *cairn, const struct cairn_request *requests, size_t count,
+                    struct cairn_result *results)
 {
     struct waiting waiting = { .results = results };
     uint64_t id;
@@ -269,7 +281,8 @@ void *cairn_result_take_value(struct cairn_result *result)
 
 /* --- Scans */
 
-int cairn_scan_open(struct cairn *cairn, const struct cairn_scan_options *options, struct cairn_scan **out)
+int cairn_scan_open(struct cairn *cairn, const struct cairn_scan_options *options,
+                    struct cairn_scan **out)
 {
     struct core_scan *scan;
     int status = core_scan_open(cairn->core, options, sockets_now_us(), &scan);
@@ -376,12 +389,14 @@ static void status_done(void *arg, int status, const struct frame *frame)
     }
 }
 
-/* Asks one node; *out is its JSON object, without an end mark problem: it is a C string of its own. */
+/* Asks one node; *out is its JSON object, without an end mark problem: it is a C string of its own.
+ */
 static int status_ask(struct cairn *cairn, const char *node, char **out)
 {
     struct waiting waiting = { 0 };
     uint64_t id;
-    int status = core_ask(cairn->core, node, VERB_STATUS, status_done, &waiting, 0, sockets_now_us(), &id);
+    int status =
+        core_ask(cairn->core, node, VERB_STATUS, status_done, &waiting, 0, sockets_now_us(), &id);
     if (status == 0) {
         status = cairn_wait_for(cairn, &waiting.is_done, id);
     }
@@ -398,10 +413,12 @@ static int status_ask_all(struct cairn *cairn, struct buf *out)
     size_t count = core_topology(cairn->core)->node_count;
     struct waiting *waiting = mem_zalloc(count * sizeof *waiting);
     uint64_t *ids = mem_zalloc(count * sizeof *ids);
-    struct topology *topology = topology_ref((struct topology *)(uintptr_t)core_topology(cairn->core));
+    struct topology *topology =
+        topology_ref((struct topology *)(uintptr_t)core_topology(cairn->core));
     for (size_t i = 0; i < count; i++) {
         const char *name = topology->nodes[i].name;
-        waiting[i].status = core_ask(cairn->core, name, VERB_STATUS, status_done, &waiting[i], 0, sockets_now_us(), &ids[i]);
+        waiting[i].status = core_ask(cairn->core, name, VERB_STATUS, status_done, &waiting[i], 0,
+                                     sockets_now_us(), &ids[i]);
         waiting[i].is_done = waiting[i].status != 0;
     }
     int status = 0;

@@ -1,14 +1,15 @@
-/* The heart's frame: opening and closing, the step, timers, the session, errors for people. See core.h for the contract and
- * core_inner.h for the files.
+/* The heart's frame: opening and closing, the step, timers, the session, errors for people. See
+ * core.h for the contract and core_inner.h for the files.
  *
- * One step: fire timers → call back → route what is ready → drive topology and scans → send, one transport call a link.
- * Callbacks may submit; what they submit leaves at the end of the same step.
+ * One step: fire timers → call back → route what is ready → drive topology and scans → send, one
+ * transport call a link. Callbacks may submit; what they submit leaves at the end of the same step.
  *
  * Invariants
  *   I1  Nothing calls back outside core_step and core_close.
- *   I2  Every operation that isn't done has its timer armed, so that it ends by its deadline whatever the servers do.
- *   I3  A write keeps its session number and client time from its first sending to its end (D7), and
- *       lowest <= number < lowest + LIMIT_SESSION_RESULTS while it is unanswered.
+ *   I2  Every operation that isn't done has its timer armed, so that it ends by its deadline
+ *       whatever the servers do.
+ *   I3  A write keeps its session number and client time from its first sending to its end (D7),
+ *       and lowest <= number < lowest + LIMIT_SESSION_RESULTS while it is unanswered.
  */
 #include "client/core.h"
 
@@ -38,12 +39,14 @@ static int parse_endpoint(const char *text, size_t size, struct err *err)
     size_t digits = size - (size_t)(colon + 1 - text);
     for (size_t i = 0; i < digits && i < 6; i++) {
         if (colon[1 + i] < '0' || colon[1 + i] > '9') {
-            return err_set(err, ERR_USAGE, "endpoint \"%.*s\" has a malformed port", (int)size, text);
+            return err_set(err, ERR_USAGE, "endpoint \"%.*s\" has a malformed port", (int)size,
+                           text);
         }
         port = port * 10 + (uint32_t)(colon[1 + i] - '0');
     }
     if (digits == 0 || digits > 5 || port == 0 || port > 65535) {
-        return err_set(err, ERR_USAGE, "endpoint \"%.*s\" has no port from 1 to 65535", (int)size, text);
+        return err_set(err, ERR_USAGE, "endpoint \"%.*s\" has no port from 1 to 65535", (int)size,
+                       text);
     }
     return 0;
 }
@@ -81,8 +84,8 @@ int core_parse_endpoints(const char *text, char ***list, size_t *count, struct e
     return 0;
 }
 
-int core_open(const struct core_options *options, const struct core_transport *transport, void *ctx, uint64_t now_us,
-              struct core **out, struct err *err)
+int core_open(const struct core_options *options, const struct core_transport *transport, void *ctx,
+              uint64_t now_us, struct core **out, struct err *err)
 {
     char **seeds;
     size_t seed_count;
@@ -175,9 +178,11 @@ int core_step(struct core *core, uint64_t now_us)
 
 static bool link_has_work(const struct core *core)
 {
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         const struct link *link = container_of(at, struct link, node);
-        if (link->state == LINK_READY && (!list_is_empty(&link->queue) || !list_is_empty(&link->questions))) {
+        if (link->state == LINK_READY &&
+            (!list_is_empty(&link->queue) || !list_is_empty(&link->questions))) {
             return true;
         }
     }
@@ -186,8 +191,8 @@ static bool link_has_work(const struct core *core)
 
 uint64_t core_due_us(const struct core *core)
 {
-    if (!list_is_empty(&core->ready) || !list_is_empty(&core->finished) || !list_is_empty(&core->asks_done) ||
-        core->streams_dirty || link_has_work(core)) {
+    if (!list_is_empty(&core->ready) || !list_is_empty(&core->finished) ||
+        !list_is_empty(&core->asks_done) || core->streams_dirty || link_has_work(core)) {
         return 0;
     }
     return core->timer_count ? core->timers[0]->due_us : UINT64_MAX;
@@ -240,7 +245,8 @@ static void timer_sift(struct core *core, struct timer *timer, size_t at)
     }
     for (;;) {
         size_t child = 2 * at + 1;
-        if (child + 1 < core->timer_count && core->timers[child + 1]->due_us < core->timers[child]->due_us) {
+        if (child + 1 < core->timer_count &&
+            core->timers[child + 1]->due_us < core->timers[child]->due_us) {
             child++;
         }
         if (child >= core->timer_count || core->timers[child]->due_us >= timer->due_us) {

@@ -1,16 +1,17 @@
 /* What the files of the client's heart share; nobody else includes it.
  *
  *   core.c     open, close, step, timers, the session, errors for people
- *   link.c     one link a node: connecting, hello, frames in and out, which request waits for which answer
+ *   link.c     one link a node: connecting, hello, frames in and out, what waits for which answer
  *   route.c    topology, primaries, which link a key goes to
  *   call.c     the life of an operation: submitted, routed, repeated, finished
  *   exchange.c operations to frames, frames to results
  *   stream.c   scans
  *   ask.c      questions to one node
  *
- * Who points to whom: a call owns its operations; an operation that was sent is named by up to OPERATION_FLIGHTS flights, which the
- * links own; both sides are unhooked together (call.c). A question (topology, status, a page of a scan) is embedded in its owner
- * and named by at most one link queue or flight. */
+ * Who points to whom: a call owns its operations; an operation that was sent is named by up to
+ * OPERATION_FLIGHTS flights, which the links own; both sides are unhooked together (call.c). A
+ * question (topology, status, a page of a scan) is embedded in its owner and named by at most one
+ * link queue or flight. */
 #ifndef CLIENT_CORE_INNER_H
 #define CLIENT_CORE_INNER_H
 
@@ -27,15 +28,19 @@ enum {
     CORE_HELLO_TIMEOUT_US = 1000 * 1000, /* connecting and hello together */
     CORE_LINK_BACKOFF_MIN_US = 20 * 1000,
     CORE_LINK_BACKOFF_MAX_US = 1000 * 1000,
-    CORE_SILENCE_US = 3000 * 1000, /* a link that owes answers and says nothing for so long is given up */
+    /* A link that owes answers and says nothing for so long is given up. */
+    CORE_SILENCE_US = 3000 * 1000,
     CORE_RETRY_MIN_US = 5 * 1000,
     CORE_RETRY_MAX_US = 200 * 1000,
-    CORE_RESEND_MIN_US = 300 * 1000, /* without an answer another node is asked after that, or a third of the timeout */
-    CORE_REDIRECTS_AT_ONCE = 3,      /* follow hints without waiting so often in a row */
+    /* Without an answer another node is asked after that, or a third of the timeout. */
+    CORE_RESEND_MIN_US = 300 * 1000,
+    CORE_REDIRECTS_AT_ONCE = 3, /* follow hints without waiting so often in a row */
     CORE_TOPOLOGY_TIMEOUT_US = 1000 * 1000,
     CORE_TOPOLOGY_PAUSE_US = 50 * 1000, /* between two fetches */
-    CORE_MULTI_BYTES = 1 << 20,         /* payload, and message, of one MULTI frame; one operation may exceed it */
-    CORE_COPY_BYTES = 2048,             /* values up to that are copied beside their head; larger are sent from where they are */
+    /* Payload of one MULTI frame; one operation may exceed it. */
+    CORE_MULTI_BYTES = 1 << 20,
+    /* Values up to that are copied beside their head; larger are sent from where they are. */
+    CORE_COPY_BYTES = 2048,
     OPERATION_FLIGHTS = 3,
 };
 
@@ -68,7 +73,7 @@ struct link {
     enum link_state state;
     uint64_t number; /* the transport's name of the present connection */
     uint32_t failures;
-    uint64_t heard_us; /* when bytes last arrived or the first unanswered frame was sent */
+    uint64_t heard_us;  /* when bytes last arrived or the first unanswered frame was sent */
     struct timer timer; /* CONNECTING, HELLO: give up; BACKOFF: may be tried again */
     struct buf in;      /* the beginning of a frame */
     struct buf out;     /* heads and small values that wait for the step's end */
@@ -100,8 +105,8 @@ struct question {
     struct link *link; /* asked, NULL when idle */
     /* Writes the frame with link_send_frame. */
     void (*send)(struct core *core, struct question *question, uint64_t request_id);
-    /* The answer; NULL: the link was lost. The question is idle again when this is called. A negative return: the frame is
-     * malformed; the question is then called again with NULL. */
+    /* The answer; NULL: the link was lost. The question is idle again when this is called. A
+     * negative return: the frame is malformed; the question is then called again with NULL. */
     int (*answered)(struct core *core, struct question *question, const struct frame *frame);
 };
 
@@ -116,9 +121,11 @@ void link_connect(struct core *core, struct link *link);
 void link_fail(struct core *core, struct link *link, const char *reason);
 /* May be used or connected now. */
 bool link_is_usable(const struct link *link);
-/* Queues a frame: head, message and small payload are copied; a large payload must stay where it is until the step ends. */
-void link_send_frame(struct core *core, struct link *link, const struct frame *frame, const ProtobufCMessage *message,
-                     const struct span *payloads, size_t payload_count);
+/* Queues a frame: head, message and small payload are copied; a large payload must stay where it is
+ * until the step ends. */
+void link_send_frame(struct core *core, struct link *link, const struct frame *frame,
+                     const ProtobufCMessage *message, const struct span *payloads,
+                     size_t payload_count);
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count);
 void link_flush(struct core *core, struct link *link);
 void link_flush_all(struct core *core);
@@ -127,8 +134,15 @@ void question_withdraw(struct question *question);
 
 /* --- Operations */
 
-enum operation_state { OPERATION_READY, OPERATION_HOMELESS, OPERATION_WINDOW, OPERATION_QUEUED, OPERATION_SENT, OPERATION_PAUSED,
-                       OPERATION_DONE };
+enum operation_state {
+    OPERATION_READY,
+    OPERATION_HOMELESS,
+    OPERATION_WINDOW,
+    OPERATION_QUEUED,
+    OPERATION_SENT,
+    OPERATION_PAUSED,
+    OPERATION_DONE
+};
 
 struct operation {
     struct list node; /* core->ready, homeless or window, or link->queue, by state */
@@ -136,8 +150,10 @@ struct operation {
     enum operation_state state;
     uint8_t verb, condition, flight_count, redirects;
     bool is_write;
-    bool may_have_happened; /* a write that was sent and whose answer can't come any more */
-    bool is_alone;          /* its answer didn't fit beside others: not to be put into a MULTI again */
+    /* A write that was sent and whose answer can't come any more. */
+    bool may_have_happened;
+    /* Its answer didn't fit beside others: not to be put into a MULTI again. */
+    bool is_alone;
     uint16_t retries;
     int last_status; /* of the last attempt */
     struct span key, value;
@@ -148,7 +164,10 @@ struct operation {
     uint64_t timeout_us;
     uint64_t retry_us;  /* PAUSED: ready again then; QUEUED and SENT: another node is asked then */
     struct timer timer; /* min(retry_us, deadline) */
-    struct { struct flight *flight; uint32_t slot; } flights[OPERATION_FLIGHTS];
+    struct {
+        struct flight *flight;
+        uint32_t slot;
+    } flights[OPERATION_FLIGHTS];
 };
 
 /* What the caller submitted at once. One allocation, the bytes of keys and values behind. */
@@ -181,7 +200,8 @@ void exchange_send_queue(struct core *core, struct link *link);
 /* An answer for operations. ERR_PROTOCOL: malformed. */
 int exchange_answered(struct core *core, struct flight *flight, const struct frame *frame);
 void exchange_lost(struct core *core, struct flight *flight);
-/* Unpacks the ErrorInfo of a refused frame: its hint is learned, its text becomes core->trouble. Returns the version. */
+/* Unpacks the ErrorInfo of a refused frame: its hint is learned, its text becomes core->trouble.
+ * Returns the version. */
 uint64_t exchange_error_info(struct core *core, const struct link *link, const struct frame *frame);
 /* May the same request succeed later or elsewhere? */
 bool exchange_is_retryable(int status);
@@ -194,7 +214,8 @@ void route_fini(struct core *core);
 void route_drive(struct core *core);
 void route_want_topology(struct core *core, struct link *from);
 void route_learn(struct core *core, const Cairn__V1__Hint *hint);
-/* The link for a key of this partition, not that of node `avoid` unless there is no other; NULL: none usable now. */
+/* The link for a key of this partition, not that of node `avoid` unless there is no other; NULL:
+ * none usable now. */
 struct link *route_choose(struct core *core, size_t partition, uint64_t avoid);
 /* Index into topology->nodes of the node to ask for a partition first. */
 size_t route_preferred(const struct core *core, size_t partition);
@@ -220,8 +241,9 @@ void stream_drive(struct core *core);
 /* A write's number is unanswered from the moment it is given until its operation is finished. */
 struct session {
     uint64_t id_high, id_low;
-    uint64_t next, lowest;                     /* lowest <= every unanswered number < next <= lowest + window */
-    uint8_t answered[LIMIT_SESSION_RESULTS / 8]; /* bit number % window, for lowest <= number < next */
+    uint64_t next, lowest; /* lowest <= every unanswered number < next <= lowest + window */
+    uint8_t
+        answered[LIMIT_SESSION_RESULTS / 8]; /* bit number % window, for lowest <= number < next */
 };
 
 struct core {
@@ -242,7 +264,7 @@ struct core {
     struct topology *topology;
     struct link **node_links; /* parallel to topology->nodes */
     int32_t *primaries;       /* parallel to topology->partitions: index of a node, -1 unknown */
-    bool has_strays; /* links that are neither seeds nor members any more */
+    bool has_strays;          /* links that are neither seeds nor members any more */
     bool topology_wanted;
     uint64_t topology_from; /* number of the link that holds a newer one; 0: any */
     uint64_t topology_after_us;
@@ -261,10 +283,10 @@ struct core {
     struct timer **timers;
     size_t timer_count, timer_capacity;
 
-    struct arena arena;   /* one frame's messages */
+    struct arena arena; /* one frame's messages */
     struct buf scratch;
     ProtobufCAllocator allocator; /* of arena */
-    char trouble[256];    /* what went wrong last on any link */
+    char trouble[256];            /* what went wrong last on any link */
     char last_error[256];
     struct cairn_stats stats;
 };
@@ -278,6 +300,5 @@ uint64_t core_backoff(struct core *core, uint32_t failures, uint64_t min_us, uin
 /* 0: the window is full */
 uint64_t session_number(struct session *session);
 void session_answered(struct core *core, uint64_t number);
-
 
 #endif

@@ -1,17 +1,20 @@
 /* Operations to frames and frames to results.
  *
- * An operation submitted alone travels as its own verb; operations submitted together travel as MULTI, as many as fit
- * (LIMIT_MULTI_OPERATIONS, CORE_MULTI_BYTES). Each is judged by its own status: finished, or repeated alone.
+ * An operation submitted alone travels as its own verb; operations submitted together travel as
+ * MULTI, as many as fit (LIMIT_MULTI_OPERATIONS, CORE_MULTI_BYTES). Each is judged by its own
+ * status: finished, or repeated alone.
  *
  * Invariants
- *   E1  An answer is read to its end before anything of it is used: a malformed one changes nothing. */
+ *   E1  An answer is read to its end before anything of it is used: a malformed one changes
+ *       nothing. */
 #include <stdio.h>
 
 #include "base/hlc.h"
 #include "client/core_inner.h"
 
 /* The count of a MULTI bounds its message: a key, a session, attributes and the tags between. */
-_Static_assert((uint64_t)LIMIT_MULTI_OPERATIONS * (LIMIT_KEY_BYTES + 200) < LIMIT_MESSAGE_BYTES, "a MULTI's message fits");
+_Static_assert((uint64_t)LIMIT_MULTI_OPERATIONS *(LIMIT_KEY_BYTES + 200) < LIMIT_MESSAGE_BYTES,
+               "a MULTI's message fits");
 
 /* --- Sending */
 
@@ -20,7 +23,8 @@ struct packed_write {
     Cairn__V1__Attributes attributes;
 };
 
-static void pack_write(struct core *core, const struct operation *operation, struct packed_write *out)
+static void pack_write(struct core *core, const struct operation *operation,
+                       struct packed_write *out)
 {
     Cairn__V1__Session session = CAIRN__V1__SESSION__INIT;
     session.id_high = core->session.id_high;
@@ -52,7 +56,8 @@ static ProtobufCBinaryData binary(struct span span)
     return (ProtobufCBinaryData){ span.size, (uint8_t *)(uintptr_t)span.data };
 }
 
-static void send_read(struct core *core, struct link *link, struct frame *frame, const struct operation *operation)
+static void send_read(struct core *core, struct link *link, struct frame *frame,
+                      const struct operation *operation)
 {
     Cairn__V1__GetRequest get = CAIRN__V1__GET_REQUEST__INIT;
     get.key = binary(operation->key);
@@ -60,8 +65,8 @@ static void send_read(struct core *core, struct link *link, struct frame *frame,
     link_send_frame(core, link, frame, &get.base, NULL, 0);
 }
 
-static void send_put(struct core *core, struct link *link, struct frame *frame, const struct operation *operation,
-                     struct packed_write *write)
+static void send_put(struct core *core, struct link *link, struct frame *frame,
+                     const struct operation *operation, struct packed_write *write)
 {
     Cairn__V1__PutRequest put = CAIRN__V1__PUT_REQUEST__INIT;
     put.key = binary(operation->key);
@@ -72,8 +77,8 @@ static void send_put(struct core *core, struct link *link, struct frame *frame, 
     link_send_frame(core, link, frame, &put.base, &operation->value, 1);
 }
 
-static void send_delete(struct core *core, struct link *link, struct frame *frame, const struct operation *operation,
-                        struct packed_write *write)
+static void send_delete(struct core *core, struct link *link, struct frame *frame,
+                        const struct operation *operation, struct packed_write *write)
 {
     Cairn__V1__DeleteRequest delete = CAIRN__V1__DELETE_REQUEST__INIT;
     delete.key = binary(operation->key);
@@ -83,8 +88,8 @@ static void send_delete(struct core *core, struct link *link, struct frame *fram
     link_send_frame(core, link, frame, &delete.base, NULL, 0);
 }
 
-static void send_setattr(struct core *core, struct link *link, struct frame *frame, const struct operation *operation,
-                         struct packed_write *write)
+static void send_setattr(struct core *core, struct link *link, struct frame *frame,
+                         const struct operation *operation, struct packed_write *write)
 {
     Cairn__V1__SetattrRequest setattr = CAIRN__V1__SETATTR_REQUEST__INIT;
     setattr.key = binary(operation->key);
@@ -127,13 +132,16 @@ static void exchange_send_one(struct core *core, struct link *link, struct opera
     }
 }
 
-static void pack_operation(struct core *core, const struct operation *operation, Cairn__V1__Operation *out)
+static void pack_operation(struct core *core, const struct operation *operation,
+                           Cairn__V1__Operation *out)
 {
-    static const Cairn__V1__Operation__Kind kinds[] = { [CAIRN_GET] = CAIRN__V1__OPERATION__KIND__GET,
-                                                        [CAIRN_GET_META] = CAIRN__V1__OPERATION__KIND__GET_META,
-                                                        [CAIRN_PUT] = CAIRN__V1__OPERATION__KIND__PUT,
-                                                        [CAIRN_DELETE] = CAIRN__V1__OPERATION__KIND__DELETE,
-                                                        [CAIRN_SETATTR] = CAIRN__V1__OPERATION__KIND__SETATTR };
+    static const Cairn__V1__Operation__Kind kinds[] = {
+        [CAIRN_GET] = CAIRN__V1__OPERATION__KIND__GET,
+        [CAIRN_GET_META] = CAIRN__V1__OPERATION__KIND__GET_META,
+        [CAIRN_PUT] = CAIRN__V1__OPERATION__KIND__PUT,
+        [CAIRN_DELETE] = CAIRN__V1__OPERATION__KIND__DELETE,
+        [CAIRN_SETATTR] = CAIRN__V1__OPERATION__KIND__SETATTR
+    };
     cairn__v1__operation__init(out);
     out->kind = kinds[operation->verb];
     out->key = binary(operation->key);
@@ -149,7 +157,8 @@ static void pack_operation(struct core *core, const struct operation *operation,
 }
 
 /* Sends the first operations of the list as one MULTI. */
-static void exchange_send_multi(struct core *core, struct link *link, struct operation **operations, uint32_t count)
+static void exchange_send_multi(struct core *core, struct link *link, struct operation **operations,
+                                uint32_t count)
 {
     struct flight *flight = link_add_flight(core, link, VERB_MULTI, count);
     Cairn__V1__MultiRequest request = CAIRN__V1__MULTI_REQUEST__INIT;
@@ -169,9 +178,10 @@ static void exchange_send_multi(struct core *core, struct link *link, struct ope
         uint32_t left_ms = deadline_ms(core, operations[i]);
         longest_ms = left_ms > longest_ms ? left_ms : longest_ms;
     }
-    struct frame frame = {
-        .type = FRAME_REQUEST, .verb = VERB_MULTI, .request_id = flight->id, .deadline_ms = longest_ms
-    };
+    struct frame frame = { .type = FRAME_REQUEST,
+                           .verb = VERB_MULTI,
+                           .request_id = flight->id,
+                           .deadline_ms = longest_ms };
     link_send_frame(core, link, &frame, &request.base, payloads, payload_count);
 }
 
@@ -188,7 +198,8 @@ void exchange_send_queue(struct core *core, struct link *link)
             exchange_send_one(core, link, operation);
             continue;
         }
-        if (count == LIMIT_MULTI_OPERATIONS || (count && bytes + operation->value.size > CORE_MULTI_BYTES)) {
+        if (count == LIMIT_MULTI_OPERATIONS ||
+            (count && bytes + operation->value.size > CORE_MULTI_BYTES)) {
             exchange_send_multi(core, link, batch, count);
             count = 0;
             bytes = 0;
@@ -234,7 +245,8 @@ uint64_t exchange_error_info(struct core *core, const struct link *link, const s
     Cairn__V1__ErrorInfo *info =
         cairn__v1__error_info__unpack(&core->allocator, frame->message.size, frame->message.data);
     const char *text = info && info->text[0] ? info->text : err_info(frame->status)->text;
-    snprintf(core->trouble, sizeof core->trouble, "%s%s%s", link ? link->address : "", link ? ": " : "", text);
+    snprintf(core->trouble, sizeof core->trouble, "%s%s%s", link ? link->address : "",
+             link ? ": " : "", text);
     if (info) {
         route_learn(core, info->hint);
     }
@@ -243,14 +255,16 @@ uint64_t exchange_error_info(struct core *core, const struct link *link, const s
 
 bool exchange_is_retryable(int status)
 {
-    return status == ERR_NOT_PRIMARY || status == ERR_WRONG_PARTITION || status == ERR_BUSY || status == ERR_UNAVAILABLE ||
-           status == ERR_TIMEOUT || status == ERR_SHUTDOWN || status == ERR_CLOSED || status == ERR_CONNECT ||
-           status == ERR_NO_MEMORY || status == ERR_UNKNOWN_OUTCOME;
+    return status == ERR_NOT_PRIMARY || status == ERR_WRONG_PARTITION || status == ERR_BUSY ||
+           status == ERR_UNAVAILABLE || status == ERR_TIMEOUT || status == ERR_SHUTDOWN ||
+           status == ERR_CLOSED || status == ERR_CONNECT || status == ERR_NO_MEMORY ||
+           status == ERR_UNKNOWN_OUTCOME;
 }
 
 static void operation_answer(struct operation *operation, const struct outcome *outcome)
 {
-    struct cairn_result *result = &operation->call->results[operation - operation->call->operations];
+    struct cairn_result *result =
+        &operation->call->results[operation - operation->call->operations];
     result->existed = outcome->existed;
     result->meta.version = outcome->version;
     result->meta.time_us = hlc_to_us(outcome->time);
@@ -263,7 +277,8 @@ static void operation_answer(struct operation *operation, const struct outcome *
     }
 }
 
-static void operation_refused(struct core *core, struct operation *operation, const struct link *link, int status)
+static void operation_refused(struct core *core, struct operation *operation,
+                              const struct link *link, int status)
 {
     bool at_once = false;
     if (status == ERR_NOT_PRIMARY) {
@@ -281,27 +296,31 @@ static void operation_refused(struct core *core, struct operation *operation, co
     operation_retry(core, operation, status, at_once);
 }
 
-static void operation_conclude(struct core *core, struct operation *operation, struct flight *flight,
-                               const struct outcome *outcome)
+static void operation_conclude(struct core *core, struct operation *operation,
+                               struct flight *flight, const struct outcome *outcome)
 {
     operation_unhook(operation, flight);
     int status = outcome->status;
-    if (status == 0 || status == ERR_NOT_FOUND || status == ERR_EXISTS || status == ERR_CONDITION_FAILED) {
+    if (status == 0 || status == ERR_NOT_FOUND || status == ERR_EXISTS ||
+        status == ERR_CONDITION_FAILED) {
         operation_answer(operation, outcome);
         operation_finish(core, operation, status);
     } else if (exchange_is_retryable(status)) {
         operation_refused(core, operation, flight->link, status);
-    } else if (flight->verb == VERB_MULTI && (status == ERR_LIMIT || status == ERR_FRAME_TOO_LARGE)) {
+    } else if (flight->verb == VERB_MULTI &&
+               (status == ERR_LIMIT || status == ERR_FRAME_TOO_LARGE)) {
         operation->is_alone = true;
         operation_retry(core, operation, status, true);
     } else {
         /* This attempt failed for good; what an earlier one did stays unknown. */
-        bool is_open = operation->may_have_happened || (operation->is_write && operation->flight_count);
+        bool is_open =
+            operation->may_have_happened || (operation->is_write && operation->flight_count);
         operation_finish(core, operation, is_open ? ERR_UNKNOWN_OUTCOME : status);
     }
 }
 
-static int read_get(struct core *core, const struct operation *operation, const struct frame *frame, struct outcome *out)
+static int read_get(struct core *core, const struct operation *operation, const struct frame *frame,
+                    struct outcome *out)
 {
     Cairn__V1__GetResponse *get =
         cairn__v1__get_response__unpack(&core->allocator, frame->message.size, frame->message.data);
@@ -332,8 +351,8 @@ static int read_put(struct core *core, const struct frame *frame, struct outcome
 
 static int read_delete(struct core *core, const struct frame *frame, struct outcome *out)
 {
-    Cairn__V1__DeleteResponse *delete =
-        cairn__v1__delete_response__unpack(&core->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__DeleteResponse *delete = cairn__v1__delete_response__unpack(
+        &core->allocator, frame->message.size, frame->message.data);
     if (!delete) {
         return ERR_PROTOCOL;
     }
@@ -343,7 +362,8 @@ static int read_delete(struct core *core, const struct frame *frame, struct outc
     return 0;
 }
 
-static int exchange_read_one(struct core *core, struct flight *flight, const struct frame *frame, struct outcome *out)
+static int exchange_read_one(struct core *core, struct flight *flight, const struct frame *frame,
+                             struct outcome *out)
 {
     const struct operation *operation = flight->operations[0];
     bool has_version = frame->status == ERR_EXISTS || frame->status == ERR_CONDITION_FAILED;
@@ -360,10 +380,11 @@ static int exchange_read_one(struct core *core, struct flight *flight, const str
     return frame->status > 0 ? ERR_PROTOCOL : 0;
 }
 
-static int exchange_read_multi(struct core *core, struct flight *flight, const struct frame *frame, struct outcome *outcomes)
+static int exchange_read_multi(struct core *core, struct flight *flight, const struct frame *frame,
+                               struct outcome *outcomes)
 {
-    Cairn__V1__MultiResponse *multi =
-        cairn__v1__multi_response__unpack(&core->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__MultiResponse *multi = cairn__v1__multi_response__unpack(
+        &core->allocator, frame->message.size, frame->message.data);
     if (!multi || multi->n_results != flight->count) {
         return ERR_PROTOCOL;
     }
@@ -393,8 +414,10 @@ static int exchange_read_multi(struct core *core, struct flight *flight, const s
 
 static void exchange_note_trouble(struct core *core, const struct link *link, int status)
 {
-    if (status && status != ERR_NOT_FOUND && status != ERR_EXISTS && status != ERR_CONDITION_FAILED) {
-        snprintf(core->trouble, sizeof core->trouble, "%s: %s", link->address, err_info(status)->text);
+    if (status && status != ERR_NOT_FOUND && status != ERR_EXISTS &&
+        status != ERR_CONDITION_FAILED) {
+        snprintf(core->trouble, sizeof core->trouble, "%s: %s", link->address,
+                 err_info(status)->text);
     }
 }
 

@@ -4,11 +4,13 @@
  *     ▲                        │                               │                        │
  *     └──link_timer_fired── BACKOFF ◀────────── link_fail ─────┴────────────────────────┘
  *
- * What waits for a link stands in its queue (operations) or among its questions until READY; then the end of the step packs it
- * into frames, all of which leave in one transport call. link_fail tells every waiter and every sender: they go elsewhere.
+ * What waits for a link stands in its queue (operations) or among its questions until READY; then
+ * the end of the step packs it into frames, all of which leave in one transport call. link_fail
+ * tells every waiter and every sender: they go elsewhere.
  *
  * Invariants
- *   I1  Every flight stands in exactly one link's table and list; it leaves both before its owner is told.
+ *   I1  Every flight stands in exactly one link's table and list; it leaves both before its
+ *       owner is told.
  *   I2  A link that is not READY has no flights and nothing in `out`. */
 #include <stdio.h>
 
@@ -27,12 +29,14 @@ static void link_timer_fired(struct core *core, struct timer *timer)
         return;
     }
     CHECK(link->state == LINK_CONNECTING || link->state == LINK_HELLO);
-    link_fail(core, link, link->state == LINK_HELLO ? "no answer to the hello" : "connecting takes too long");
+    link_fail(core, link,
+              link->state == LINK_HELLO ? "no answer to the hello" : "connecting takes too long");
 }
 
 struct link *link_get(struct core *core, const char *address)
 {
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (strcmp(link->address, address) == 0) {
             return link;
@@ -50,7 +54,8 @@ struct link *link_get(struct core *core, const char *address)
 
 struct link *link_find_number(struct core *core, uint64_t number)
 {
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (link->number == number && number) {
             return link;
@@ -64,7 +69,8 @@ void link_free(struct core *core, struct link *link)
     if (link->state != LINK_IDLE && link->state != LINK_BACKOFF) {
         link_fail(core, link, "closing");
     }
-    CHECK(list_is_empty(&link->queue) && list_is_empty(&link->questions) && list_is_empty(&link->sent));
+    CHECK(list_is_empty(&link->queue) && list_is_empty(&link->questions) &&
+          list_is_empty(&link->sent));
     timer_clear(core, &link->timer);
     list_remove(&link->node);
     hashtab_fini(&link->flights);
@@ -110,19 +116,22 @@ void link_on_connected(struct core *core, struct link *link)
 }
 
 /* 0, or why this link is of no use. */
-static int hello_judge(struct core *core, struct link *link, const struct frame *frame, struct err *err)
+static int hello_judge(struct core *core, struct link *link, const struct frame *frame,
+                       struct err *err)
 {
     if (frame->type == FRAME_HELLO_OK && frame->status) {
         return err_set(err, ERR_CONNECT, "refused: %s", err_info(frame->status)->text);
     }
-    Cairn__V1__Hello *hello = cairn__v1__hello__unpack(&core->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__Hello *hello =
+        cairn__v1__hello__unpack(&core->allocator, frame->message.size, frame->message.data);
     if (frame->type != FRAME_HELLO_OK || !hello) {
         return err_set(err, ERR_PROTOCOL, "malformed answer to the hello");
     }
     if (hello->cluster_id.len && hello->cluster_id.len != sizeof core->cluster_id) {
         return err_set(err, ERR_PROTOCOL, "malformed cluster id");
     }
-    if (hello->protocol_min > FRAME_VERSION || (hello->protocol_max && hello->protocol_max < FRAME_VERSION)) {
+    if (hello->protocol_min > FRAME_VERSION ||
+        (hello->protocol_max && hello->protocol_max < FRAME_VERSION)) {
         return err_set(err, ERR_PROTOCOL_VERSION, "no common protocol version");
     }
     if (core->has_cluster && hello->cluster_id.len &&
@@ -184,8 +193,9 @@ void link_fail(struct core *core, struct link *link, const char *reason)
     bool was_ready = link->state == LINK_READY;
     link->state = LINK_BACKOFF;
     link_forget_bytes(link);
-    timer_set(core, &link->timer, core->now_us + core_backoff(core, link->failures, CORE_LINK_BACKOFF_MIN_US,
-                                                              CORE_LINK_BACKOFF_MAX_US));
+    timer_set(core, &link->timer,
+              core->now_us + core_backoff(core, link->failures, CORE_LINK_BACKOFF_MIN_US,
+                                          CORE_LINK_BACKOFF_MAX_US));
     link->failures++;
     if (was_ready) {
         core->stats.reconnects++;
@@ -252,7 +262,8 @@ static int link_on_frame(struct core *core, struct link *link, const struct fram
     }
     struct flight *flight = hashtab_take(&link->flights, frame->request_id);
     if (!flight) {
-        return ERR_PROTOCOL; /* no request of ours: a flight stays until its answer, also when nobody waits for it */
+        return ERR_PROTOCOL; /* no request of ours: a flight stays until its answer, also when
+                                nobody waits for it */
     }
     list_remove(&flight->node);
     int status = flight_answered(core, flight, frame);
@@ -260,15 +271,18 @@ static int link_on_frame(struct core *core, struct link *link, const struct fram
     return status;
 }
 
-/* Handles the whole frames at the beginning of bytes; returns how many bytes they were, or -1 when the link failed. */
-static ssize_t link_take_frames(struct core *core, struct link *link, struct span bytes, size_t *need)
+/* Handles the whole frames at the beginning of bytes; returns how many bytes they were, or -1 when
+ * the link failed. */
+static ssize_t link_take_frames(struct core *core, struct link *link, struct span bytes,
+                                size_t *need)
 {
     size_t done = 0;
     uint64_t number = link->number;
     for (;;) {
         struct frame frame;
         struct err err = { 0 };
-        int64_t size = frame_parse(span_of(bytes.data + done, bytes.size - done), &frame, need, &err);
+        int64_t size =
+            frame_parse(span_of(bytes.data + done, bytes.size - done), &frame, need, &err);
         if (size == 0) {
             return (ssize_t)done;
         }
@@ -284,7 +298,8 @@ static ssize_t link_take_frames(struct core *core, struct link *link, struct spa
     }
 }
 
-/* Frames are read where they arrived; only the beginning of one that isn't complete is kept, in link->in. */
+/* Frames are read where they arrived; only the beginning of one that isn't complete is kept, in
+ * link->in. */
 void link_on_bytes(struct core *core, struct link *link, struct span bytes)
 {
     size_t need = FRAME_HEADER_BYTES;
@@ -342,8 +357,9 @@ static void link_note_out(struct link *link, size_t before)
     }
 }
 
-void link_send_frame(struct core *core, struct link *link, const struct frame *frame, const ProtobufCMessage *message,
-                     const struct span *payloads, size_t payload_count)
+void link_send_frame(struct core *core, struct link *link, const struct frame *frame,
+                     const ProtobufCMessage *message, const struct span *payloads,
+                     size_t payload_count)
 {
     buf_clear(&core->scratch);
     size_t message_size = protobuf_c_message_get_packed_size(message);
@@ -437,7 +453,8 @@ static bool link_is_dumb(const struct core *core, const struct link *link)
 
 void link_flush_all(struct core *core)
 {
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (link_is_dumb(core, link)) {
             link_fail(core, link, "no answer");

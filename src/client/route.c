@@ -1,12 +1,15 @@
-/* Routing: the topology, who is believed to be each partition's primary, and which link a key goes to.
+/* Routing: the topology, who is believed to be each partition's primary, and which link a key goes
+ * to.
  *
- * The first topology comes from any endpoint; a newer one is asked for when a frame shows a greater epoch, when a node says that
- * a key isn't its partition's, and after a link was lost (for the new primaries). One fetch at a time; a failed one is repeated
- * with backoff at another node. Primaries are hints: every response may correct them, and a wrong one costs a forward, since
- * any node answers any request.
+ * The first topology comes from any endpoint; a newer one is asked for when a frame shows a greater
+ * epoch, when a node says that a key isn't its partition's, and after a link was lost (for the new
+ * primaries). One fetch at a time; a failed one is repeated with backoff at another node. Primaries
+ * are hints: every response may correct them, and a wrong one costs a forward, since any node
+ * answers any request.
  *
  * Invariants
- *   R1  node_links and primaries are as long as the topology's nodes and partitions, and primaries holds indexes of nodes.
+ *   R1  node_links and primaries are as long as the topology's nodes and partitions, and
+ *       primaries holds indexes of nodes.
  *   R2  The epoch of the held topology never decreases; its cluster never changes. */
 #include <stdio.h>
 
@@ -14,7 +17,8 @@
 
 static void links_sweep(struct core *core);
 static void topology_send(struct core *core, struct question *question, uint64_t request_id);
-static int topology_answered(struct core *core, struct question *question, const struct frame *frame);
+static int topology_answered(struct core *core, struct question *question,
+                             const struct frame *frame);
 
 void route_fini(struct core *core)
 {
@@ -45,7 +49,8 @@ static struct link *topology_ready_link(struct core *core)
 {
     struct link *found = NULL;
     uint64_t count = 0;
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (link->state != LINK_READY) {
             continue;
@@ -65,11 +70,13 @@ static bool is_coming_up(const struct link *link)
     return link->state == LINK_CONNECTING || link->state == LINK_HELLO;
 }
 
-/* Connects the next endpoint or node in turn, unless one is on its way. False: all of them failed just now. */
+/* Connects the next endpoint or node in turn, unless one is on its way. False: all of them failed
+ * just now. */
 static bool topology_connect_next(struct core *core)
 {
     struct link *idle = NULL;
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (is_coming_up(link)) {
             return true;
@@ -138,7 +145,8 @@ static void topology_failed(struct core *core)
 
 static struct link *adopt_find_link(struct core *core, const struct topology_node *node)
 {
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (link->node_id == node->id && link->state == LINK_READY) {
             return link; /* perhaps an endpoint by another name of the same node */
@@ -149,7 +157,8 @@ static struct link *adopt_find_link(struct core *core, const struct topology_nod
 
 static void adopt_links(struct core *core, const struct topology *topology)
 {
-    LIST_FOR (at, &core->links) {
+    LIST_FOR(at, &core->links)
+    {
         container_of(at, struct link, node)->is_member = false;
     }
     mem_free(core->node_links);
@@ -163,14 +172,16 @@ static void adopt_links(struct core *core, const struct topology *topology)
     core->has_strays = true;
 }
 
-/* Links to nodes that left. Not while adopting: the answer that is being read may have come over one of them. */
+/* Links to nodes that left. Not while adopting: the answer that is being read may have come over
+ * one of them. */
 static void links_sweep(struct core *core)
 {
     if (!core->has_strays) {
         return;
     }
     core->has_strays = false;
-    LIST_FOR_SAFE (at, &core->links) {
+    LIST_FOR_SAFE(at, &core->links)
+    {
         struct link *link = container_of(at, struct link, node);
         if (!link->is_member && !link->is_seed) {
             link_free(core, link);
@@ -219,19 +230,21 @@ static int topology_use(struct core *core, const struct frame *frame)
         exchange_error_info(core, NULL, frame);
         return ERR_UNAVAILABLE;
     }
-    Cairn__V1__TopologyResponse *response =
-        cairn__v1__topology_response__unpack(&core->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__TopologyResponse *response = cairn__v1__topology_response__unpack(
+        &core->allocator, frame->message.size, frame->message.data);
     if (!response) {
         return ERR_PROTOCOL;
     }
     if (response->topology.len) {
         struct topology *topology;
         struct err err = { 0 };
-        if (topology_unpack(span_of(response->topology.data, response->topology.len), &topology, &err)) {
+        if (topology_unpack(span_of(response->topology.data, response->topology.len), &topology,
+                            &err)) {
             snprintf(core->trouble, sizeof core->trouble, "%s", err.text);
             return ERR_PROTOCOL;
         }
-        bool is_other = core->has_cluster && memcmp(topology->cluster_id, core->cluster_id, 16) != 0;
+        bool is_other =
+            core->has_cluster && memcmp(topology->cluster_id, core->cluster_id, 16) != 0;
         bool is_newer = !core->topology || topology->epoch > core->topology->epoch;
         if (is_other || !is_newer) {
             topology_unref(topology);
@@ -248,7 +261,8 @@ static int topology_use(struct core *core, const struct frame *frame)
     return core->topology ? 0 : ERR_UNAVAILABLE;
 }
 
-static int topology_answered(struct core *core, struct question *question, const struct frame *frame)
+static int topology_answered(struct core *core, struct question *question,
+                             const struct frame *frame)
 {
     int status = frame ? topology_use(core, frame) : ERR_UNAVAILABLE;
     if (status == ERR_PROTOCOL) {

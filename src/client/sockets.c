@@ -1,11 +1,14 @@
 /* See sockets.h.
  *
- * A connection that can't be begun at all (bad name, no descriptor) fails like one that is refused: from the next poll. Host names
- * are resolved with getaddrinfo, which may block; addresses in numbers never do.
+ * A connection that can't be begun at all (bad name, no descriptor) fails like one that is refused:
+ * from the next poll. Host names are resolved with getaddrinfo, which may block; addresses in
+ * numbers never do.
  *
  * Invariants
- *   S1  Every socket has its number in `table` from connect until it is closed or the core was told.
- *   S2  Events are given to the core by number, so that what the core closes meanwhile is simply not found. */
+ *   S1  Every socket has its number in `table` from connect until it is closed or the core was
+ *       told.
+ *   S2  Events are given to the core by number, so that what the core closes meanwhile is simply
+ *       not found. */
 #include "client/sockets.h"
 
 #include <errno.h>
@@ -124,7 +127,8 @@ void sockets_wake_at(struct sockets *sockets, uint64_t due_us)
     if (due_us == UINT64_MAX || (sockets->armed_us && sockets->armed_us <= due_us)) {
         return;
     }
-    struct itimerspec when = { .it_value = { (time_t)(due_us / 1000000), (long)(due_us % 1000000) * 1000 } };
+    struct itimerspec when = { .it_value = { (time_t)(due_us / 1000000),
+                                             (long)(due_us % 1000000) * 1000 } };
     if (timerfd_settime(sockets->timer_fd, TFD_TIMER_ABSTIME, &when, NULL) == 0) {
         sockets->armed_us = due_us;
     }
@@ -148,7 +152,8 @@ static int sock_connect(const char *address)
     }
     memcpy(host, address, size);
     host[size] = '\0';
-    struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG };
+    struct addrinfo hints = { .ai_socktype = SOCK_STREAM,
+                              .ai_flags = AI_NUMERICSERV | AI_ADDRCONFIG };
     struct addrinfo *found;
     if (getaddrinfo(host, colon + 1, &hints, &found)) {
         errno = EHOSTUNREACH;
@@ -169,8 +174,10 @@ static int sock_connect(const char *address)
 
 static void sock_watch(struct sockets *sockets, struct sock *sock, int operation, bool wants_out)
 {
-    struct epoll_event event = { .events = EPOLLIN | (wants_out ? EPOLLOUT : 0u), .data.u64 = sock->number };
-    CHECK(epoll_ctl(sockets->epoll_fd, operation, sock->fd, &event) == 0 || operation == EPOLL_CTL_ADD);
+    struct epoll_event event = { .events = EPOLLIN | (wants_out ? EPOLLOUT : 0u),
+                                 .data.u64 = sock->number };
+    CHECK(epoll_ctl(sockets->epoll_fd, operation, sock->fd, &event) == 0 ||
+          operation == EPOLL_CTL_ADD);
     sock->wants_out = wants_out;
 }
 
@@ -281,7 +288,8 @@ static void sock_writable(struct sockets *sockets, struct core *core, struct soc
         core_connected(core, sock->number, sockets_now_us());
         return;
     }
-    ssize_t sent = send(sock->fd, sock->unsent.data + sock->unsent_at, sock->unsent.size - sock->unsent_at, MSG_NOSIGNAL);
+    ssize_t sent = send(sock->fd, sock->unsent.data + sock->unsent_at,
+                        sock->unsent.size - sock->unsent_at, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN && errno != EINTR) {
         sock_fail(sockets, core, sock, errno);
         return;
@@ -340,7 +348,8 @@ static void sockets_timer(struct sockets *sockets)
 void sockets_poll(struct sockets *sockets, struct core *core, int timeout_ms)
 {
     struct epoll_event events[SOCKETS_EVENTS];
-    int count = epoll_wait(sockets->epoll_fd, events, SOCKETS_EVENTS, sockets->broken ? 0 : timeout_ms);
+    int count =
+        epoll_wait(sockets->epoll_fd, events, SOCKETS_EVENTS, sockets->broken ? 0 : timeout_ms);
     for (int i = 0; i < count; i++) {
         uint64_t number = events[i].data.u64;
         if (number == timer_number) {

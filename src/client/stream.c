@@ -1,16 +1,20 @@
 /* Scans: an ordered walk over all partitions, merged as it streams in.
  *
- * A scan has sources; each stands for some groups and the range that is still to be read of them, and asks one node for pages,
- * the node that is believed to lead those groups (any node would answer, by forwarding). The merge takes the least key (the
- * greatest in reverse) over all sources and so needs an entry, or the end, of every source. A source asks for its next page when
- * the present one is half used. When a page fails, the source's groups are dealt out anew by the primaries known by then: each
- * part goes on where the source stood.
+ * A scan has sources; each stands for some groups and the range that is still to be read of them,
+ * and asks one node for pages, the node that is believed to lead those groups (any node would
+ * answer, by forwarding). The merge takes the least key (the greatest in reverse) over all sources
+ * and so needs an entry, or the end, of every source. A source asks for its next page when the
+ * present one is half used. When a page fails, the source's groups are dealt out anew by the
+ * primaries known by then: each part goes on where the source stood.
  *
  * Invariants
- *   M1  Every group belongs to one source, and a source's entries lie in [from, to) of its last request, in strict order: so the
- *       merged keys are in strict order too. Servers that break this are refused.
- *   M2  At most two pages a source are held; pages get smaller when there are many sources (STREAM_BYTES).
- *   M3  An entry that was handed out stays until the next call on the scan: its page is only retired.
+ *   M1  Every group belongs to one source, and a source's entries lie in [from, to) of its last
+ *       request, in strict order: so the merged keys are in strict order too. Servers that break
+ *       this are refused.
+ *   M2  At most two pages a source are held; pages get smaller when there are many sources
+ *       (STREAM_BYTES).
+ *   M3  An entry that was handed out stays until the next call on the scan: its page is only
+ *       retired.
  *   M4  Every page without entries moves the source's range: a scan ends. */
 #include <stdlib.h>
 
@@ -181,7 +185,8 @@ static void source_free(struct core_scan *scan, struct source *source)
 }
 
 /* Deals groups out to one new source a node, all with this range. */
-static void sources_deal(struct core_scan *scan, const uint32_t *groups, size_t count, struct span from, struct span to)
+static void sources_deal(struct core_scan *scan, const uint32_t *groups, size_t count,
+                         struct span from, struct span to)
 {
     struct core *core = scan->core;
     struct source **by_node = mem_zalloc(core->topology->node_count * sizeof *by_node);
@@ -263,7 +268,8 @@ static void source_ask(struct core *core, struct source *source)
         source->deadline_us = core->now_us + source->scan->timeout_us;
         source->retries = 0;
     }
-    struct link *link = route_choose(core, route_find_group(core, source->groups[0]), source->avoid);
+    struct link *link =
+        route_choose(core, route_find_group(core, source->groups[0]), source->avoid);
     source->avoid = 0;
     if (!link) {
         source_failed(core, source, core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT);
@@ -301,7 +307,8 @@ static void source_send(struct core *core, struct question *question, uint64_t r
     request.meta_only = scan->meta_only;
     request.groups = source->groups;
     request.n_groups = source->group_count;
-    uint64_t left_ms = source->deadline_us > core->now_us ? (source->deadline_us - core->now_us) / 1000 : 0;
+    uint64_t left_ms =
+        source->deadline_us > core->now_us ? (source->deadline_us - core->now_us) / 1000 : 0;
     struct frame frame = { .type = FRAME_REQUEST,
                            .verb = VERB_SCAN,
                            .request_id = request_id,
@@ -320,7 +327,8 @@ static int page_check(const struct source *source, const struct page *page, size
     for (size_t i = 0; i < response->n_entries; i++) {
         const Cairn__V1__ScanEntry *entry = response->entries[i];
         struct span key = span_of(entry->key.data, entry->key.len);
-        if (key.size == 0 || key.size > LIMIT_KEY_BYTES || span_compare(key, buf_span(&source->from)) < 0 ||
+        if (key.size == 0 || key.size > LIMIT_KEY_BYTES ||
+            span_compare(key, buf_span(&source->from)) < 0 ||
             (source->to.size && span_compare(key, buf_span(&source->to)) >= 0)) {
             return ERR_PROTOCOL;
         }
@@ -341,7 +349,8 @@ static int page_check(const struct source *source, const struct page *page, size
 static int source_resume(struct source *source, struct span resume)
 {
     bool is_reverse = source->scan->is_reverse;
-    bool moves = is_reverse ? resume.size && (!source->to.size || span_compare(resume, buf_span(&source->to)) < 0)
+    bool moves = is_reverse ? resume.size && (!source->to.size ||
+                                              span_compare(resume, buf_span(&source->to)) < 0)
                             : span_compare(resume, buf_span(&source->from)) > 0;
     if (!moves || resume.size > LIMIT_KEY_BYTES + 1) {
         return ERR_PROTOCOL;
@@ -355,7 +364,8 @@ static int source_take_page(struct core *core, struct source *source, const stru
 {
     struct page *page = MEM_NEW(struct page);
     ProtobufCAllocator allocator = { core->allocator.alloc, core->allocator.free, &page->arena };
-    page->response = cairn__v1__scan_response__unpack(&allocator, frame->message.size, frame->message.data);
+    page->response =
+        cairn__v1__scan_response__unpack(&allocator, frame->message.size, frame->message.data);
     if (!page->response || page_check(source, page, frame->payload.size)) {
         page_free(page);
         return ERR_PROTOCOL;
@@ -370,7 +380,8 @@ static int source_take_page(struct core *core, struct source *source, const stru
         const Cairn__V1__ScanEntry *last = page->response->entries[count - 1];
         source_continue(source, span_of(last->key.data, last->key.len));
     } else if (has_more) {
-        status = source_resume(source, span_of(page->response->resume.data, page->response->resume.len));
+        status =
+            source_resume(source, span_of(page->response->resume.data, page->response->resume.len));
     }
     source->is_done = source->is_done || !has_more;
     if (status || count == 0) {
@@ -413,7 +424,8 @@ static int source_answered(struct core *core, struct question *question, const s
 
 /* --- Failures */
 
-/* Groups whose primary is elsewhere by now get sources of their own; the first group's node keeps this one. */
+/* Groups whose primary is elsewhere by now get sources of their own; the first group's node keeps
+ * this one. */
 static void source_split(struct core *core, struct source *source)
 {
     size_t home = route_preferred(core, route_find_group(core, source->groups[0]));
@@ -428,7 +440,8 @@ static void source_split(struct core *core, struct source *source)
     }
     source->group_count = kept;
     if (other_count) {
-        sources_deal(source->scan, others, other_count, buf_span(&source->from), buf_span(&source->to));
+        sources_deal(source->scan, others, other_count, buf_span(&source->from),
+                     buf_span(&source->to));
     }
     mem_free(others);
 }
@@ -437,14 +450,16 @@ static void source_failed(struct core *core, struct source *source, int status)
 {
     if (core->now_us >= source->deadline_us) {
         bool was_reached = core->was_reached;
-        scan_fail(source->scan, !was_reached ? ERR_CONNECT : status == ERR_BUSY ? status : ERR_UNAVAILABLE);
+        scan_fail(source->scan, !was_reached         ? ERR_CONNECT
+                                : status == ERR_BUSY ? status
+                                                     : ERR_UNAVAILABLE);
         return;
     }
     core->stats.retries++;
     source_split(core, source);
     source->is_paused = true;
-    source->retry_us =
-        core->now_us + 1 + core_backoff(core, source->retries, CORE_RETRY_MIN_US, CORE_RETRY_MAX_US);
+    source->retry_us = core->now_us + 1 +
+                       core_backoff(core, source->retries, CORE_RETRY_MIN_US, CORE_RETRY_MAX_US);
     source->retries++;
     timer_set(core, &source->timer,
               source->retry_us < source->deadline_us ? source->retry_us : source->deadline_us);
@@ -458,7 +473,9 @@ static void source_timer_fired(struct core *core, struct timer *timer)
     if (core->now_us >= source->deadline_us) {
         bool was_asked = source->question.link;
         question_withdraw(&source->question);
-        scan_fail(source->scan, !core->was_reached ? ERR_CONNECT : was_asked ? ERR_TIMEOUT : ERR_UNAVAILABLE);
+        scan_fail(source->scan, !core->was_reached ? ERR_CONNECT
+                                : was_asked        ? ERR_TIMEOUT
+                                                   : ERR_UNAVAILABLE);
         return;
     }
     source->is_paused = false;
@@ -497,7 +514,8 @@ static void scan_drive(struct core *core, struct core_scan *scan)
     if (!scan->is_built || scan->signature != topology_signature(core->topology)) {
         scan_build(scan);
     }
-    LIST_FOR (at, &scan->sources) { /* sources that failing makes are appended, and asked in the same walk */
+    LIST_FOR(at, &scan->sources)
+    { /* sources that failing makes are appended, and asked in the same walk */
         struct source *source = container_of(at, struct source, node);
         if (source_wants_page(source)) {
             source_ask(core, source);
@@ -514,7 +532,8 @@ static bool scan_is_ready(const struct core_scan *scan)
     if (!scan->is_built) {
         return false;
     }
-    LIST_FOR (at, &scan->sources) {
+    LIST_FOR(at, &scan->sources)
+    {
         const struct source *source = container_of(at, struct source, node);
         bool has_entry = (source->current && !page_is_used_up(source->current)) || source->next;
         if (!has_entry && !source->is_done) {
@@ -530,10 +549,12 @@ void stream_drive(struct core *core)
         return;
     }
     core->streams_dirty = false;
-    LIST_FOR (at, &core->streams) {
+    LIST_FOR(at, &core->streams)
+    {
         struct core_scan *scan = container_of(at, struct core_scan, node);
         scan_drive(core, scan);
-        if (scan->done && scan_is_ready(scan)) { /* nothing to ask for, or fetched again in its callback: the next step calls back */
+        if (scan->done && scan_is_ready(scan)) { /* nothing to ask for, or fetched again in its
+                                                    callback: the next step calls back */
             core->streams_dirty = true;
         }
     }
@@ -541,7 +562,8 @@ void stream_drive(struct core *core)
 
 static struct core_scan *stream_find_ready(struct core *core)
 {
-    LIST_FOR (at, &core->streams) {
+    LIST_FOR(at, &core->streams)
+    {
         struct core_scan *scan = container_of(at, struct core_scan, node);
         if (scan->done && scan->called_step != core->steps && scan_is_ready(scan)) {
             return scan;
@@ -554,7 +576,8 @@ int stream_callbacks(struct core *core)
 {
     int calls = 0;
     struct core_scan *scan;
-    while ((scan = stream_find_ready(core))) { /* once a scan and step; the callback may close any scan */
+    while ((scan = stream_find_ready(
+                core))) { /* once a scan and step; the callback may close any scan */
         void (*done)(void *, int) = scan->done;
         scan->done = NULL;
         scan->called_step = core->steps;
@@ -571,7 +594,8 @@ static int scan_set_range(struct core_scan *scan, const struct cairn_scan_option
     struct span from = span_of(options->from, options->from_size);
     struct span to = span_of(options->to, options->to_size);
     struct span prefix = span_of(options->prefix, options->prefix_size);
-    if (from.size > LIMIT_KEY_BYTES + 1 || to.size > LIMIT_KEY_BYTES + 1 || prefix.size > LIMIT_KEY_BYTES) {
+    if (from.size > LIMIT_KEY_BYTES + 1 || to.size > LIMIT_KEY_BYTES + 1 ||
+        prefix.size > LIMIT_KEY_BYTES) {
         return ERR_KEY_TOO_LONG;
     }
     range_set(&scan->from, span_compare(from, prefix) > 0 ? from : prefix);
@@ -585,7 +609,8 @@ static int scan_set_range(struct core_scan *scan, const struct cairn_scan_option
     return 0;
 }
 
-int core_scan_open(struct core *core, const struct cairn_scan_options *options, uint64_t now_us, struct core_scan **out)
+int core_scan_open(struct core *core, const struct cairn_scan_options *options, uint64_t now_us,
+                   struct core_scan **out)
 {
     if (options->consistency != CAIRN_LINEARIZABLE) {
         return ERR_UNSUPPORTED;
@@ -610,7 +635,8 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
     scan->keys_only = options->keys_only;
     scan->meta_only = options->meta_only;
     scan->limit = options->limit;
-    scan->timeout_us = (uint64_t)(options->timeout_ms ? options->timeout_ms : core->timeout_ms) * 1000;
+    scan->timeout_us =
+        (uint64_t)(options->timeout_ms ? options->timeout_ms : core->timeout_ms) * 1000;
     scan->page_entries = options->page_entries ? options->page_entries : STREAM_PAGE_ENTRIES_FIRST;
     if (scan->page_entries > LIMIT_SCAN_PAGE_ENTRIES) {
         scan->page_entries = LIMIT_SCAN_PAGE_ENTRIES;
@@ -637,7 +663,8 @@ static void scan_free_retired(struct core_scan *scan)
 static struct source *scan_pick(struct core_scan *scan)
 {
     struct source *best = NULL;
-    LIST_FOR (at, &scan->sources) {
+    LIST_FOR(at, &scan->sources)
+    {
         struct source *source = container_of(at, struct source, node);
         if (source->current && page_is_used_up(source->current)) {
             page_retire(scan, source->current);
@@ -696,7 +723,8 @@ int core_scan_try(struct core_scan *scan, struct cairn_entry *entry)
     return 1;
 }
 
-int core_scan_fetch(struct core_scan *scan, void (*done)(void *arg, int status), void *arg, uint64_t now_us)
+int core_scan_fetch(struct core_scan *scan, void (*done)(void *arg, int status), void *arg,
+                    uint64_t now_us)
 {
     if (scan->done) {
         return ERR_USAGE;

@@ -1,11 +1,12 @@
 /* `cairn bench`: load from many clients, driven event-driven by one or more threads.
  *
- * Closed loop: every client keeps --pipeline requests in flight; latency counts from sending. Open loop (--rate): requests have intended
- * starts at even distances, whether or not the cluster keeps up; one that finds no free client waits in line, and its latency
- * counts from the intended start. So a stall shows in the percentiles as long as it lasted (no coordinated omission).
+ * Closed loop: every client keeps --pipeline requests in flight; latency counts from sending. Open
+ * loop (--rate): requests have intended starts at even distances, whether or not the cluster keeps
+ * up; one that finds no free client waits in line, and its latency counts from the intended start.
+ * So a stall shows in the percentiles as long as it lasted (no coordinated omission).
  *
- * Every thread owns its handles, clients, random state and histograms; nothing is shared until the threads are joined. What is
- * answered during the warm-up is not counted. */
+ * Every thread owns its handles, clients, random state and histograms; nothing is shared until the
+ * threads are joined. What is answered during the warm-up is not counted. */
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -33,14 +34,16 @@ enum {
 enum distribution { UNIFORM, ZIPFIAN, SEQUENTIAL, LATEST };
 
 struct bench_options {
-    uint64_t clients, handles, threads, pipeline, rate, duration_ms, warmup_ms, keys, value_size, seed;
+    uint64_t clients, handles, threads, pipeline, rate, duration_ms, warmup_ms, keys, value_size,
+        seed;
     double read_share;
     enum distribution distribution;
     const char *prefix;
     bool must_preload;
 };
 
-/* Zipf's distribution over [0, n) by Gray and others, "Quickly generating billion-record synthetic databases" (1994). */
+/* Zipf's distribution over [0, n) by Gray and others, "Quickly generating billion-record synthetic
+ * databases" (1994). */
 struct zipf {
     uint64_t n;
     double theta, alpha, zetan, eta;
@@ -150,9 +153,11 @@ static uint64_t choose_key(struct worker *worker, bool is_read)
     }
 }
 
-static size_t format_key(const struct bench_options *options, uint64_t number, char out[CAIRN_KEY_BYTES_MAX + 1])
+static size_t format_key(const struct bench_options *options, uint64_t number,
+                         char out[CAIRN_KEY_BYTES_MAX + 1])
 {
-    return (size_t)snprintf(out, CAIRN_KEY_BYTES_MAX + 1, "%s%012llu", options->prefix, (unsigned long long)number);
+    return (size_t)snprintf(out, CAIRN_KEY_BYTES_MAX + 1, "%s%012llu", options->prefix,
+                            (unsigned long long)number);
 }
 
 /* --- Requests */
@@ -170,7 +175,8 @@ static void slot_submit(struct slot *slot, uint64_t start_ns)
     request.key_size = format_key(options, choose_key(worker, slot->is_read), key);
     if (!slot->is_read) {
         uint64_t stamp = next_random(&worker->random); /* no two values are equal */
-        memcpy(worker->value, &stamp, options->value_size < sizeof stamp ? options->value_size : sizeof stamp);
+        memcpy(worker->value, &stamp,
+               options->value_size < sizeof stamp ? options->value_size : sizeof stamp);
         request.value = worker->value;
         request.value_size = options->value_size;
     }
@@ -182,7 +188,8 @@ static void slot_submit(struct slot *slot, uint64_t start_ns)
     }
 }
 
-static void count_result(struct worker *worker, const struct slot *slot, const struct cairn_result *result, uint64_t now)
+static void count_result(struct worker *worker, const struct slot *slot,
+                         const struct cairn_result *result, uint64_t now)
 {
     if (now < worker->measure_ns || now >= worker->end_ns) {
         return;
@@ -222,7 +229,8 @@ static void on_done(void *arg, struct cairn_result *result)
 /* Open loop: starts what is due on free clients. */
 static void start_due(struct worker *worker, uint64_t now)
 {
-    while (worker->interval_ns > 0 && worker->free && worker->next_ns <= (double)now && now < worker->end_ns) {
+    while (worker->interval_ns > 0 && worker->free && worker->next_ns <= (double)now &&
+           now < worker->end_ns) {
         struct slot *slot = worker->free;
         worker->free = slot->next_free;
         uint64_t intended = (uint64_t)worker->next_ns;
@@ -286,20 +294,24 @@ static void *worker_main(void *arg)
 
 /* --- Set up */
 
-static int worker_open(struct worker *worker, const struct bench_options *options, struct ctl *ctl, size_t index)
+static int worker_open(struct worker *worker, const struct bench_options *options, struct ctl *ctl,
+                       size_t index)
 {
     worker->options = options;
     worker->index = index;
     worker->random = options->seed * 1000003 + index;
-    size_t clients = options->clients / options->threads + (index < options->clients % options->threads);
-    worker->handle_count = options->handles / options->threads + (index < options->handles % options->threads);
+    size_t clients =
+        options->clients / options->threads + (index < options->clients % options->threads);
+    worker->handle_count =
+        options->handles / options->threads + (index < options->handles % options->threads);
     worker->slot_count = clients * options->pipeline;
     worker->slots = calloc(worker->slot_count, sizeof *worker->slots);
     worker->handles = calloc(worker->handle_count, sizeof *worker->handles);
     worker->is_dirty = calloc(worker->handle_count, sizeof *worker->is_dirty);
     worker->value = malloc(options->value_size + 8);
     worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (!worker->slots || !worker->handles || !worker->is_dirty || !worker->value || worker->epoll_fd < 0) {
+    if (!worker->slots || !worker->handles || !worker->is_dirty || !worker->value ||
+        worker->epoll_fd < 0) {
         snprintf(worker->text, sizeof worker->text, "no memory or descriptors for the clients");
         return -3;
     }
@@ -309,11 +321,14 @@ static int worker_open(struct worker *worker, const struct bench_options *option
     if (options->distribution == ZIPFIAN || options->distribution == LATEST) {
         zipf_init(&worker->zipf, options->keys);
     }
-    struct cairn_options handle = { .endpoints = ctl->endpoints, .program = "cairn-bench", .timeout_ms = ctl->timeout_ms };
+    struct cairn_options handle = { .endpoints = ctl->endpoints,
+                                    .program = "cairn-bench",
+                                    .timeout_ms = ctl->timeout_ms };
     for (size_t i = 0; i < worker->handle_count; i++) {
         int status = cairn_open(&handle, &worker->handles[i], worker->text);
         struct epoll_event event = { .events = EPOLLIN, .data.u64 = i };
-        if (status || epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, cairn_fd(worker->handles[i]), &event)) {
+        if (status ||
+            epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, cairn_fd(worker->handles[i]), &event)) {
             return status ? status : -4;
         }
     }
@@ -358,11 +373,12 @@ static int preload(struct ctl *ctl, const struct bench_options *options)
     for (uint64_t at = 0; at < options->keys && status == 0;) {
         size_t count = 0;
         for (; count < PRELOAD_BATCH && at < options->keys; count++, at++) {
-            requests[count] = (struct cairn_request){ .verb = CAIRN_PUT,
-                                                      .key = keys[count],
-                                                      .key_size = format_key(options, at, keys[count]),
-                                                      .value = value,
-                                                      .value_size = options->value_size };
+            requests[count] =
+                (struct cairn_request){ .verb = CAIRN_PUT,
+                                        .key = keys[count],
+                                        .key_size = format_key(options, at, keys[count]),
+                                        .value = value,
+                                        .value_size = options->value_size };
         }
         status = cairn_call_many(ctl_open(ctl), requests, count, results);
     }
@@ -375,7 +391,8 @@ static int preload(struct ctl *ctl, const struct bench_options *options)
 
 /* --- Options */
 
-static bool option_u64(struct ctl *ctl, const char *name, uint64_t least, uint64_t most, uint64_t *value)
+static bool option_u64(struct ctl *ctl, const char *name, uint64_t least, uint64_t most,
+                       uint64_t *value)
 {
     const char *text = ctl_option(ctl, name);
     char what[40];
@@ -387,7 +404,8 @@ static bool option_u64(struct ctl *ctl, const char *name, uint64_t least, uint64
         return false;
     }
     if (*value < least || *value > most) {
-        ctl_usage("%s must be between %llu and %llu", what, (unsigned long long)least, (unsigned long long)most);
+        ctl_usage("%s must be between %llu and %llu", what, (unsigned long long)least,
+                  (unsigned long long)most);
         return false;
     }
     return true;
@@ -395,7 +413,10 @@ static bool option_u64(struct ctl *ctl, const char *name, uint64_t least, uint64
 
 static bool option_distribution(struct ctl *ctl, enum distribution *out)
 {
-    static const char *const names[] = { [UNIFORM] = "uniform", [ZIPFIAN] = "zipfian", [SEQUENTIAL] = "sequential", [LATEST] = "latest" };
+    static const char *const names[] = { [UNIFORM] = "uniform",
+                                         [ZIPFIAN] = "zipfian",
+                                         [SEQUENTIAL] = "sequential",
+                                         [LATEST] = "latest" };
     const char *text = ctl_option(ctl, "distribution");
     for (int i = UNIFORM; text && i <= LATEST; i++) {
         if (strcmp(text, names[i]) == 0) {
@@ -434,9 +455,14 @@ static bool option_duration(struct ctl *ctl, const char *name, uint64_t *out)
 
 static bool read_options(struct ctl *ctl, struct bench_options *options)
 {
-    *options = (struct bench_options){
-        .clients = 64, .threads = 1, .pipeline = 1, .duration_ms = 10000, .warmup_ms = 1000, .keys = 100000, .value_size = 256, .seed = 1
-    };
+    *options = (struct bench_options){ .clients = 64,
+                                       .threads = 1,
+                                       .pipeline = 1,
+                                       .duration_ms = 10000,
+                                       .warmup_ms = 1000,
+                                       .keys = 100000,
+                                       .value_size = 256,
+                                       .seed = 1 };
     options->prefix = ctl_option(ctl, "prefix") ? ctl_option(ctl, "prefix") : "bench/";
     options->must_preload = ctl_flag(ctl, "preload");
     bool is_good = option_u64(ctl, "clients", 1, CLIENTS_MAX, &options->clients) &&
@@ -446,9 +472,11 @@ static bool read_options(struct ctl *ctl, struct bench_options *options)
                    option_u64(ctl, "rate", 1, 100000000, &options->rate) &&
                    option_u64(ctl, "keys", 1, 1000000000000u, &options->keys) &&
                    option_u64(ctl, "value-size", 0, CAIRN_VALUE_BYTES_MAX, &options->value_size) &&
-                   option_u64(ctl, "seed", 0, UINT64_MAX, &options->seed) && option_share(ctl, &options->read_share) &&
+                   option_u64(ctl, "seed", 0, UINT64_MAX, &options->seed) &&
+                   option_share(ctl, &options->read_share) &&
                    option_duration(ctl, "duration", &options->duration_ms) &&
-                   option_duration(ctl, "warmup", &options->warmup_ms) && option_distribution(ctl, &options->distribution);
+                   option_duration(ctl, "warmup", &options->warmup_ms) &&
+                   option_distribution(ctl, &options->distribution);
     if (!is_good) {
         return false;
     }
@@ -477,10 +505,13 @@ static json_t *report_latency(const struct histogram *histogram)
     } rows[] = { { "p50", 0.5 }, { "p90", 0.9 }, { "p99", 0.99 }, { "p999", 0.999 } };
     json_t *object = json_object();
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        json_object_set_new(object, rows[i].name, json_real((double)histogram_quantile(histogram, rows[i].share) / 1000));
+        json_object_set_new(object, rows[i].name,
+                            json_real((double)histogram_quantile(histogram, rows[i].share) / 1000));
     }
     json_object_set_new(object, "max", json_real((double)histogram->max / 1000));
-    json_object_set_new(object, "mean", json_real(histogram->count ? histogram->sum / (double)histogram->count / 1000 : 0));
+    json_object_set_new(
+        object, "mean",
+        json_real(histogram->count ? histogram->sum / (double)histogram->count / 1000 : 0));
     return object;
 }
 
@@ -515,7 +546,8 @@ static void report_options(json_t *object, const struct bench_options *options)
     json_object_set_new(object, "read_share", json_real(options->read_share));
 }
 
-static void report(const struct bench_options *options, struct worker *workers, const struct rusage *before)
+static void report(const struct bench_options *options, struct worker *workers,
+                   const struct rusage *before)
 {
     struct worker *sum = &workers[0];
     struct cairn_stats stats = { 0 };
@@ -563,8 +595,10 @@ static void report(const struct bench_options *options, struct worker *workers, 
     json_object_set_new(object, "retries", json_integer((json_int_t)stats.retries));
     json_object_set_new(object, "redirects", json_integer((json_int_t)stats.redirects));
     json_object_set_new(object, "reconnects", json_integer((json_int_t)stats.reconnects));
-    json_object_set_new(object, "bench_cpu_user_s", json_real(cpu_seconds(&after.ru_utime) - cpu_seconds(&before->ru_utime)));
-    json_object_set_new(object, "bench_cpu_system_s", json_real(cpu_seconds(&after.ru_stime) - cpu_seconds(&before->ru_stime)));
+    json_object_set_new(object, "bench_cpu_user_s",
+                        json_real(cpu_seconds(&after.ru_utime) - cpu_seconds(&before->ru_utime)));
+    json_object_set_new(object, "bench_cpu_system_s",
+                        json_real(cpu_seconds(&after.ru_stime) - cpu_seconds(&before->ru_stime)));
     json_dumpf(object, stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
     putchar('\n');
     json_decref(object);
@@ -578,18 +612,23 @@ static int run_workers(const struct bench_options *options, struct worker *worke
         worker->begin_ns = begin;
         worker->measure_ns = begin + options->warmup_ms * 1000000;
         worker->end_ns = worker->measure_ns + options->duration_ms * 1000000;
-        worker->interval_ns = options->rate ? 1e9 / (double)options->rate * (double)options->threads : 0;
-        worker->next_ns = (double)begin + worker->interval_ns * (double)i / (double)options->threads;
+        worker->interval_ns =
+            options->rate ? 1e9 / (double)options->rate * (double)options->threads : 0;
+        worker->next_ns =
+            (double)begin + worker->interval_ns * (double)i / (double)options->threads;
     }
     size_t started = 1;
-    while (started < options->threads && pthread_create(&workers[started].thread, NULL, worker_main, &workers[started]) == 0) {
+    while (started < options->threads &&
+           pthread_create(&workers[started].thread, NULL, worker_main, &workers[started]) == 0) {
         started++;
     }
     run_load(&workers[0]);
     for (size_t i = 1; i < started; i++) {
         pthread_join(workers[i].thread, NULL);
     }
-    return started == options->threads ? 0 : ctl_fail(-1, "threads could not be started: %s", strerror(errno));
+    return started == options->threads
+               ? 0
+               : ctl_fail(-1, "threads could not be started: %s", strerror(errno));
 }
 
 int ctl_bench(struct ctl *ctl)
@@ -599,7 +638,8 @@ int ctl_bench(struct ctl *ctl)
         return CTL_USAGE_EXIT;
     }
     /* Fails early, with a word, when there is no cluster. */
-    struct cairn_request probe = { .verb = CAIRN_GET_META, .key = options.prefix[0] ? options.prefix : "-" };
+    struct cairn_request probe = { .verb = CAIRN_GET_META,
+                                   .key = options.prefix[0] ? options.prefix : "-" };
     probe.key_size = strlen(probe.key);
     struct cairn_result result;
     int status = cairn_call(ctl_open(ctl), &probe, &result);

@@ -1,7 +1,7 @@
 /* `cairn`: reads the command line, finds the endpoints, runs the command.
  *
- * Options may stand anywhere before `--`; global ones and the command's are told apart by name. Everything that the program has
- * lives in struct ctl of main: no globals. */
+ * Options may stand anywhere before `--`; global ones and the command's are told apart by name.
+ * Everything that the program has lives in struct ctl of main: no globals. */
 #include "tools/ctl.h"
 
 #include <errno.h>
@@ -43,11 +43,13 @@ int ctl_fail_last(struct ctl *ctl, int code)
 
 int ctl_fail_key(struct ctl *ctl, int code, const void *key, size_t key_size)
 {
-    bool is_about_key = code == CAIRN_NOT_FOUND || code == CAIRN_EXISTS || code == CAIRN_CONDITION_FAILED;
+    bool is_about_key =
+        code == CAIRN_NOT_FOUND || code == CAIRN_EXISTS || code == CAIRN_CONDITION_FAILED;
     if (!is_about_key) {
         return ctl_fail_last(ctl, code);
     }
-    return ctl_fail(code, "%s: %.*s", cairn_error(code)->text, (int)(key_size < 80 ? key_size : 80), (const char *)key);
+    return ctl_fail(code, "%s: %.*s", cairn_error(code)->text, (int)(key_size < 80 ? key_size : 80),
+                    (const char *)key);
 }
 
 int ctl_usage(const char *format, ...)
@@ -111,7 +113,9 @@ struct cairn *ctl_open(struct ctl *ctl)
 {
     if (!ctl->cairn) {
         char text[256];
-        struct cairn_options options = { .endpoints = ctl->endpoints, .program = "cairn", .timeout_ms = ctl->timeout_ms };
+        struct cairn_options options = { .endpoints = ctl->endpoints,
+                                         .program = "cairn",
+                                         .timeout_ms = ctl->timeout_ms };
         int status = cairn_open(&options, &ctl->cairn, text);
         if (status) {
             exit(ctl_fail(status, "%s", text));
@@ -126,14 +130,16 @@ struct parse {
     char **in;
     int left;
     const char *globals[GLOBALS_MAX];
-    bool is_ended; /* behind -- */
+    bool is_ended;                  /* behind -- */
     char rest[CTL_OPTIONS_MAX + 2]; /* of a bundle such as -lR */
 };
 
-static int find_option(const struct ctl_option *options, size_t count, const char *name, size_t size, char letter)
+static int find_option(const struct ctl_option *options, size_t count, const char *name,
+                       size_t size, char letter)
 {
     for (size_t i = 0; options && i < count && options[i].name; i++) {
-        bool is_name = name && strlen(options[i].name) == size && strncmp(options[i].name, name, size) == 0;
+        bool is_name =
+            name && strlen(options[i].name) == size && strncmp(options[i].name, name, size) == 0;
         if (is_name || (letter && options[i].letter == letter)) {
             return (int)i;
         }
@@ -149,7 +155,8 @@ static int parse_option(struct parse *parse, struct ctl *ctl)
     bool is_long = word[1] == '-';
     const char *name = is_long ? word + 2 : NULL;
     size_t size = is_long ? strcspn(name, "=") : 0;
-    const char *value = is_long ? (name[size] ? name + size + 1 : NULL) : (word[2] ? word + 2 : NULL);
+    const char *value =
+        is_long ? (name[size] ? name + size + 1 : NULL) : (word[2] ? word + 2 : NULL);
     char letter = is_long ? 0 : word[1];
 
     const struct ctl_option *own = ctl->command ? ctl->command->options : NULL;
@@ -161,8 +168,9 @@ static int parse_option(struct parse *parse, struct ctl *ctl)
         slot = &parse->globals[index];
     }
     if (!option) {
-        return ctl_usage("unknown option %s; `cairn help%s%s` lists them, and -- stands before an argument with a dash", word,
-                         ctl->command ? " " : "", ctl->command ? ctl->command->name : "");
+        return ctl_usage("unknown option %s; `cairn help%s%s` lists them, and -- stands before an "
+                         "argument with a dash",
+                         word, ctl->command ? " " : "", ctl->command ? ctl->command->name : "");
     }
     if (!option->argument) {
         if (is_long && value) {
@@ -249,7 +257,9 @@ static const char *global(const struct parse *parse, const char *name)
 
 static int apply_output(struct ctl *ctl, const char *text)
 {
-    static const char *const names[] = { [CTL_TABLE] = "table", [CTL_JSON] = "json", [CTL_JSONL] = "jsonl", [CTL_RAW] = "raw" };
+    static const char *const names[] = {
+        [CTL_TABLE] = "table", [CTL_JSON] = "json", [CTL_JSONL] = "jsonl", [CTL_RAW] = "raw"
+    };
     for (int i = CTL_TABLE; text && i <= CTL_RAW; i++) {
         if (strcmp(text, names[i]) == 0) {
             ctl->output = (enum ctl_output)i;
@@ -281,7 +291,8 @@ static int apply_globals(struct ctl *ctl, const struct parse *parse)
         return refuse_later("--consistency lease and stale");
     }
     if (consistency && strcmp(consistency, "linearizable") != 0) {
-        return ctl_usage("--consistency: \"%s\" is none of linearizable, lease, stale", consistency);
+        return ctl_usage("--consistency: \"%s\" is none of linearizable, lease, stale",
+                         consistency);
     }
     const char *ack = global(parse, "ack");
     if (ack && strcmp(ack, "all") == 0) {
@@ -304,10 +315,12 @@ static int check_count(const struct ctl *ctl)
 {
     const struct ctl_command *command = ctl->command;
     if (ctl->argc < command->arguments_min) {
-        return ctl_usage("%s needs more arguments: cairn %s %s", command->name, command->name, command->arguments);
+        return ctl_usage("%s needs more arguments: cairn %s %s", command->name, command->name,
+                         command->arguments);
     }
     if (command->arguments_max >= 0 && ctl->argc > command->arguments_max) {
-        return ctl_usage("%s takes fewer arguments: cairn %s %s", command->name, command->name, command->arguments);
+        return ctl_usage("%s takes fewer arguments: cairn %s %s", command->name, command->name,
+                         command->arguments);
     }
     return 0;
 }
@@ -319,7 +332,8 @@ int ctl_help(struct ctl *ctl)
         return 0;
     }
     char name[128];
-    snprintf(name, sizeof name, "%s%s%s", ctl->argv[0], ctl->argc > 1 ? " " : "", ctl->argc > 1 ? ctl->argv[1] : "");
+    snprintf(name, sizeof name, "%s%s%s", ctl->argv[0], ctl->argc > 1 ? " " : "",
+             ctl->argc > 1 ? ctl->argv[1] : "");
     const struct ctl_command *command = ctl_find_command(name);
     if (command) {
         ctl_print_help(command);

@@ -1,5 +1,6 @@
-/* The command line `cairn`: what its command families share. One command is one row of a table (ctl_table.c): its name, arguments,
- * options and the function that does it; parsing, help and refusals are made from the rows. */
+/* The command line `cairn`: what its command families share. One command is one row of a table
+ * (ctl_table.c): its name, arguments, options and the function that does it; parsing, help and
+ * refusals are made from the rows. */
 #ifndef TOOLS_CTL_H
 #define TOOLS_CTL_H
 
@@ -15,8 +16,8 @@ enum ctl_output { CTL_DEFAULT, CTL_TABLE, CTL_JSON, CTL_JSONL, CTL_RAW };
 enum { CTL_OPTIONS_MAX = 24, CTL_USAGE_EXIT = 2 };
 
 struct ctl_option {
-    const char *name; /* without dashes */
-    char letter;      /* 0: none */
+    const char *name;     /* without dashes */
+    char letter;          /* 0: none */
     const char *argument; /* name of its argument; NULL: a flag */
     const char *help;
 };
@@ -37,7 +38,8 @@ struct ctl_command {
 
 struct ctl {
     const struct ctl_command *command;
-    const char *values[CTL_OPTIONS_MAX]; /* by index of the command's options; flags: "" when given */
+    const char
+        *values[CTL_OPTIONS_MAX]; /* by index of the command's options; flags: "" when given */
     int argc;
     char **argv; /* the command's arguments */
 
@@ -75,7 +77,8 @@ int ctl_usage(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /* --- Endpoints: ctl_env.c */
 
-/* From the option, CAIRN_ENDPOINTS, .cairn/env of this or a parent folder, or the default; to be freed. */
+/* From the option, CAIRN_ENDPOINTS, .cairn/env of this or a parent folder, or the default; to be
+ * freed. */
 char *ctl_find_endpoints(const char *option);
 
 /* --- Output: ctl_out.c */
@@ -86,7 +89,8 @@ void ctl_json_bytes(json_t *object, const char *name, const void *data, size_t s
 void ctl_json_meta(json_t *object, const struct cairn_meta *meta);
 /* Prints and releases; with a line feed. */
 void ctl_print_json(json_t *value, bool is_pretty);
-/* The bytes with backslash escapes for tab, line feed, carriage return, backslash and what is no printable UTF-8. */
+/* The bytes with backslash escapes for tab, line feed, carriage return, backslash and what is no
+ * printable UTF-8. */
 void ctl_print_escaped(const void *data, size_t size);
 /* Undoes that in place; returns the size, or -1 when an escape is malformed. */
 long ctl_unescape(char *text, size_t size);

@@ -1,4 +1,5 @@
-/* status, node list, partition list, topology show, locate, mount, umount. The library gives JSON; tables are made from it. */
+/* status, node list, partition list, topology show, locate, mount, umount. The library gives JSON;
+ * tables are made from it. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -76,7 +77,8 @@ static int count_led(const json_t *node)
 
 static void print_nodes(const json_t *cluster)
 {
-    printf("%-12s %-22s %-12s %-9s %10s %9s %12s\n", "NODE", "ADDRESS", "STATE", "PRIMARIES", "UPTIME", "KEYS", "REQUESTS");
+    printf("%-12s %-22s %-12s %-9s %10s %9s %12s\n", "NODE", "ADDRESS", "STATE", "PRIMARIES",
+           "UPTIME", "KEYS", "REQUESTS");
     size_t i;
     json_t *member;
     json_array_foreach(json_object_get(cluster, "members"), i, member)
@@ -85,13 +87,14 @@ static void print_nodes(const json_t *cluster)
         const json_t *node = node_status(cluster, name);
         const char *error = node ? json_string_value(json_object_get(node, "error")) : "-";
         if (!node || error) {
-            printf("%-12s %-22s %-12s %-9d %10s %9s %12s\n", name, text_of(member, "address"), "unreachable",
-                   count_primaries(cluster, name), "-", "-", "-");
+            printf("%-12s %-22s %-12s %-9d %10s %9s %12s\n", name, text_of(member, "address"),
+                   "unreachable", count_primaries(cluster, name), "-", "-", "-");
             continue;
         }
         const json_t *counters = json_object_get(node, "counters");
-        printf("%-12s %-22s %-12s %-9d %9llds %9lld %12lld\n", name, text_of(member, "address"), "up", count_led(node),
-               number_of(node, "uptime_ms") / 1000, number_of(counters, "store_keys"), number_of(counters, "requests"));
+        printf("%-12s %-22s %-12s %-9d %9llds %9lld %12lld\n", name, text_of(member, "address"),
+               "up", count_led(node), number_of(node, "uptime_ms") / 1000,
+               number_of(counters, "store_keys"), number_of(counters, "requests"));
     }
 }
 
@@ -109,7 +112,8 @@ static int count_without_primary(const json_t *cluster)
 
 static void print_node_counters(const json_t *node)
 {
-    printf("node %s of %s, epoch %lld, up %llds\n", text_of(node, "name"), text_of(node, "cluster_name"), number_of(node, "epoch"),
+    printf("node %s of %s, epoch %lld, up %llds\n", text_of(node, "name"),
+           text_of(node, "cluster_name"), number_of(node, "epoch"),
            number_of(node, "uptime_ms") / 1000);
     const char *name;
     json_t *value;
@@ -117,14 +121,16 @@ static void print_node_counters(const json_t *node)
     {
         printf("  %-26s %lld\n", name, (long long)json_integer_value(value));
     }
-    printf("  %6s %-14s %8s %10s %10s %10s %10s %8s\n", "GROUP", "ROLE", "TERM", "LAST", "COMMITTED", "APPLIED", "FLUSHED", "KEYS");
+    printf("  %6s %-14s %8s %10s %10s %10s %10s %8s\n", "GROUP", "ROLE", "TERM", "LAST",
+           "COMMITTED", "APPLIED", "FLUSHED", "KEYS");
     size_t i;
     json_t *group;
     json_array_foreach(json_object_get(node, "groups"), i, group)
     {
-        printf("  %6lld %-14s %8lld %10lld %10lld %10lld %10lld %8lld\n", number_of(group, "group"), text_of(group, "role"),
-               number_of(group, "term"), number_of(group, "last_index"), number_of(group, "commit_index"),
-               number_of(group, "applied_index"), number_of(group, "flushed_index"), number_of(group, "keys"));
+        printf("  %6lld %-14s %8lld %10lld %10lld %10lld %10lld %8lld\n", number_of(group, "group"),
+               text_of(group, "role"), number_of(group, "term"), number_of(group, "last_index"),
+               number_of(group, "commit_index"), number_of(group, "applied_index"),
+               number_of(group, "flushed_index"), number_of(group, "keys"));
     }
 }
 
@@ -144,9 +150,11 @@ int ctl_status(struct ctl *ctl)
         print_node_counters(status);
     } else {
         int without = count_without_primary(status);
-        printf("cluster %s (%s), epoch %lld, %zu partitions, %lld replicas each\n", text_of(status, "cluster_name"),
-               text_of(status, "cluster_id"), number_of(status, "epoch"),
-               json_array_size(json_object_get(status, "partitions")) - 1, number_of(status, "replicas"));
+        printf("cluster %s (%s), epoch %lld, %zu partitions, %lld replicas each\n",
+               text_of(status, "cluster_name"), text_of(status, "cluster_id"),
+               number_of(status, "epoch"),
+               json_array_size(json_object_get(status, "partitions")) - 1,
+               number_of(status, "replicas"));
         print_nodes(status);
         if (without) {
             printf("%d partitions have no known primary\n", without);
@@ -191,8 +199,10 @@ static void print_partitions(const json_t *status)
     json_array_foreach(json_object_get(status, "partitions"), i, partition)
     {
         char prefix[40];
-        snprintf(prefix, sizeof prefix, "%s/%lld", text_of(partition, "prefix"), number_of(partition, "bits"));
-        printf("%6lld %-18s %-12s", number_of(partition, "group"), prefix, text_of(partition, "primary"));
+        snprintf(prefix, sizeof prefix, "%s/%lld", text_of(partition, "prefix"),
+                 number_of(partition, "bits"));
+        printf("%6lld %-18s %-12s", number_of(partition, "group"), prefix,
+               text_of(partition, "primary"));
         json_array_foreach(json_object_get(partition, "replicas"), j, replica)
         {
             printf(" %s", text_of(replica, "node"));
@@ -229,14 +239,17 @@ int ctl_topology_show(struct ctl *ctl)
         ctl_print_json(status, ctl->output == CTL_JSON);
         return 0;
     }
-    printf("cluster %s (%s), epoch %lld, feature level %lld, %lld replicas\n", text_of(status, "cluster_name"),
-           text_of(status, "cluster_id"), number_of(status, "epoch"), number_of(status, "feature_level"), number_of(status, "replicas"));
+    printf("cluster %s (%s), epoch %lld, feature level %lld, %lld replicas\n",
+           text_of(status, "cluster_name"), text_of(status, "cluster_id"),
+           number_of(status, "epoch"), number_of(status, "feature_level"),
+           number_of(status, "replicas"));
     size_t i;
     json_t *member;
     json_array_foreach(json_object_get(status, "members"), i, member)
     {
-        printf("node %-10s %-22s host=%s zone=%s weight=%lld\n", text_of(member, "name"), text_of(member, "address"),
-               text_of(member, "host"), text_of(member, "zone"), number_of(member, "weight"));
+        printf("node %-10s %-22s host=%s zone=%s weight=%lld\n", text_of(member, "name"),
+               text_of(member, "address"), text_of(member, "host"), text_of(member, "zone"),
+               number_of(member, "weight"));
     }
     print_partitions(status);
     json_decref(status);
@@ -322,6 +335,7 @@ int ctl_mount(struct ctl *ctl)
 
 int ctl_umount(struct ctl *ctl)
 {
-    char *arguments[] = { (char[]){ "fusermount3" }, (char[]){ "-u" }, (char[]){ "--" }, ctl->argv[0], NULL };
+    char *arguments[] = { (char[]){ "fusermount3" }, (char[]){ "-u" }, (char[]){ "--" },
+                          ctl->argv[0], NULL };
     return run_program(arguments);
 }

@@ -1,6 +1,7 @@
-/* Where the endpoints come from when no option names them: CAIRN_ENDPOINTS, else the file .cairn/env of the working folder or of
- * the nearest parent that has one. The file is parsed, never executed, and only believed when it belongs to the caller: a
- * stranger's folder must not lead anybody's keys to a stranger's nodes. */
+/* Where the endpoints come from when no option names them: CAIRN_ENDPOINTS, else the file
+ * .cairn/env of the working folder or of the nearest parent that has one. The file is parsed, never
+ * executed, and only believed when it belongs to the caller: a stranger's folder must not lead
+ * anybody's keys to a stranger's nodes. */
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
@@ -35,7 +36,8 @@ static char *read_env_file(const char *path)
     if (fd < 0) {
         return NULL;
     }
-    if (fstat(fd, &stat) || !S_ISREG(stat.st_mode) || stat.st_uid != geteuid() || (stat.st_mode & (S_IWGRP | S_IWOTH))) {
+    if (fstat(fd, &stat) || !S_ISREG(stat.st_mode) || stat.st_uid != geteuid() ||
+        (stat.st_mode & (S_IWGRP | S_IWOTH))) {
         close(fd);
         return NULL;
     }

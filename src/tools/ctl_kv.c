@@ -7,9 +7,9 @@
 #include "tools/ctl.h"
 
 enum {
-    BATCH_OPERATIONS = 4096,      /* of mput, mget and del --prefix, sent at once */
-    BATCH_BYTES = 16 << 20,       /* of values, likewise */
-    LINE_BYTES_MAX = 64 << 20,    /* one line of mput: a value with escapes */
+    BATCH_OPERATIONS = 4096,   /* of mput, mget and del --prefix, sent at once */
+    BATCH_BYTES = 16 << 20,    /* of values, likewise */
+    LINE_BYTES_MAX = 64 << 20, /* one line of mput: a value with escapes */
 };
 
 /* --- put */
@@ -62,7 +62,8 @@ static int apply_condition(const struct ctl *ctl, bool has_absent, struct cairn_
     return 0;
 }
 
-static void print_version(const struct ctl *ctl, const struct cairn_request *request, uint64_t version)
+static void print_version(const struct ctl *ctl, const struct cairn_request *request,
+                          uint64_t version)
 {
     if (ctl->output == CTL_JSON || ctl->output == CTL_JSONL) {
         json_t *object = json_object();
@@ -79,7 +80,9 @@ int ctl_put(struct ctl *ctl)
     if (ctl_option(ctl, "ttl") || ctl_option(ctl, "fence")) {
         return ctl_fail(CAIRN_UNSUPPORTED, "--ttl and --fence are not available yet");
     }
-    struct cairn_request request = { .verb = CAIRN_PUT, .key = ctl->argv[0], .key_size = strlen(ctl->argv[0]) };
+    struct cairn_request request = { .verb = CAIRN_PUT,
+                                     .key = ctl->argv[0],
+                                     .key_size = strlen(ctl->argv[0]) };
     int exit_code = apply_condition(ctl, true, &request);
     if (exit_code) {
         return exit_code;
@@ -109,7 +112,8 @@ int ctl_put(struct ctl *ctl)
 
 /* --- get */
 
-static void print_record_json(const struct ctl *ctl, const struct cairn_request *request, const struct cairn_result *result)
+static void print_record_json(const struct ctl *ctl, const struct cairn_request *request,
+                              const struct cairn_result *result)
 {
     json_t *object = json_object();
     ctl_json_bytes(object, "key", request->key, request->key_size);
@@ -123,7 +127,8 @@ static void print_record_json(const struct ctl *ctl, const struct cairn_request 
 int ctl_get(struct ctl *ctl)
 {
     bool wants_version = ctl_flag(ctl, "version"), wants_meta = ctl_flag(ctl, "meta");
-    struct cairn_request request = { .verb = wants_version || wants_meta ? CAIRN_GET_META : CAIRN_GET,
+    struct cairn_request request = { .verb =
+                                         wants_version || wants_meta ? CAIRN_GET_META : CAIRN_GET,
                                      .key = ctl->argv[0],
                                      .key_size = strlen(ctl->argv[0]) };
     struct cairn_result result;
@@ -194,22 +199,26 @@ static bool batch_is_full(const struct batch *batch)
     return batch->count == BATCH_OPERATIONS || batch->bytes >= BATCH_BYTES;
 }
 
-static void batch_add(struct batch *batch, enum cairn_verb verb, const void *key, size_t key_size, const void *value,
-                      size_t value_size)
+static void batch_add(struct batch *batch, enum cairn_verb verb, const void *key, size_t key_size,
+                      const void *value, size_t value_size)
 {
-    batch->requests[batch->count++] = (struct cairn_request){ .verb = verb,
-                                                              .key = copy_bytes(key, key_size),
-                                                              .key_size = key_size,
-                                                              .value = value_size ? copy_bytes(value, value_size) : NULL,
-                                                              .value_size = value_size };
+    batch->requests[batch->count++] =
+        (struct cairn_request){ .verb = verb,
+                                .key = copy_bytes(key, key_size),
+                                .key_size = key_size,
+                                .value = value_size ? copy_bytes(value, value_size) : NULL,
+                                .value_size = value_size };
     batch->bytes += key_size + value_size;
 }
 
-/* Sends them. 0, or an exit code after a message about the first that failed. *done counts statuses 0 (deletes: that existed). */
+/* Sends them. 0, or an exit code after a message about the first that failed. *done counts statuses
+ * 0 (deletes: that existed). */
 static int batch_send(struct ctl *ctl, struct batch *batch, uint64_t *done)
 {
     int exit_code = 0;
-    int status = batch->count ? cairn_call_many(ctl_open(ctl), batch->requests, batch->count, batch->results) : 0;
+    int status = batch->count
+                     ? cairn_call_many(ctl_open(ctl), batch->requests, batch->count, batch->results)
+                     : 0;
     if (status && batch->results[0].status == 0 && batch->count == 1) {
         return ctl_fail_last(ctl, status); /* the call as a whole was refused */
     }
@@ -219,7 +228,8 @@ static int batch_send(struct ctl *ctl, struct batch *batch, uint64_t *done)
         if (result->status == 0) {
             *done += batch->requests[i].verb != CAIRN_DELETE || result->existed;
         } else if (exit_code == 0 && !is_absent) {
-            exit_code = ctl_fail_key(ctl, result->status, batch->requests[i].key, batch->requests[i].key_size);
+            exit_code = ctl_fail_key(ctl, result->status, batch->requests[i].key,
+                                     batch->requests[i].key_size);
         }
     }
     return exit_code ? exit_code : status ? ctl_fail_last(ctl, status) : 0;
@@ -245,7 +255,9 @@ static int print_count(const struct ctl *ctl, const char *name, uint64_t count, 
 
 static int delete_prefix(struct ctl *ctl, const char *prefix)
 {
-    struct cairn_scan_options options = { .prefix = prefix, .prefix_size = strlen(prefix), .keys_only = true, .page_entries = 1024 };
+    struct cairn_scan_options options = {
+        .prefix = prefix, .prefix_size = strlen(prefix), .keys_only = true, .page_entries = 1024
+    };
     struct cairn_scan *scan;
     struct cairn_entry entry;
     struct batch batch;
@@ -307,7 +319,8 @@ int ctl_del(struct ctl *ctl)
 
 /* --- mget */
 
-static void print_found(const struct ctl *ctl, const struct cairn_request *request, const struct cairn_result *result, json_t *list)
+static void print_found(const struct ctl *ctl, const struct cairn_request *request,
+                        const struct cairn_result *result, json_t *list)
 {
     if (ctl->output != CTL_JSON && ctl->output != CTL_JSONL) {
         if (result->status == 0) {
@@ -357,7 +370,9 @@ int ctl_mget(struct ctl *ctl)
         ctl_print_json(list, true);
     }
     batch_fini(&batch);
-    return exit_code ? exit_code : found == (uint64_t)ctl->argc ? 0 : cairn_error(CAIRN_NOT_FOUND)->exit_code;
+    return exit_code                      ? exit_code
+           : found == (uint64_t)ctl->argc ? 0
+                                          : cairn_error(CAIRN_NOT_FOUND)->exit_code;
 }
 
 /* --- mput */
@@ -442,16 +457,19 @@ static int add_line(struct batch *batch, bool is_json, char *line, size_t size, 
     if (size && line[size - 1] == '\n') {
         size--;
     }
-    if (size > LINE_BYTES_MAX || !(is_json ? add_json_line(batch, line, size) : add_tsv_line(batch, line, size))) {
+    if (size > LINE_BYTES_MAX ||
+        !(is_json ? add_json_line(batch, line, size) : add_tsv_line(batch, line, size))) {
         return ctl_usage("line %llu is not %s", (unsigned long long)number,
                          is_json ? "an object with key and value" : "KEY<TAB>VALUE");
     }
     const struct cairn_request *request = &batch->requests[batch->count - 1];
-    int code = request->key_size == 0                           ? CAIRN_KEY_EMPTY
-               : request->key_size > CAIRN_KEY_BYTES_MAX        ? CAIRN_KEY_TOO_LONG
+    int code = request->key_size == 0                        ? CAIRN_KEY_EMPTY
+               : request->key_size > CAIRN_KEY_BYTES_MAX     ? CAIRN_KEY_TOO_LONG
                : request->value_size > CAIRN_VALUE_BYTES_MAX ? CAIRN_VALUE_TOO_LARGE
-                                                                : 0;
-    return code ? ctl_fail(code, "line %llu: %s", (unsigned long long)number, cairn_error(code)->text) : 0;
+                                                             : 0;
+    return code ? ctl_fail(code, "line %llu: %s", (unsigned long long)number,
+                           cairn_error(code)->text)
+                : 0;
 }
 
 int ctl_mput(struct ctl *ctl)

@@ -5,7 +5,9 @@
 
 #include "tools/ctl.h"
 
-enum { FOLD_STEPS_MAX = 512 }; /* keys of a folded directory that are read before the scan jumps over the rest */
+enum {
+    FOLD_STEPS_MAX = 512
+}; /* keys of a folded directory that are read before the scan jumps over the rest */
 
 struct listing {
     struct ctl *ctl;
@@ -89,7 +91,8 @@ static int list_all(struct listing *listing, const struct cairn_scan_options *op
     return exit_code;
 }
 
-/* --- Folding: keys that go on behind the next slash after the prefix are one line, their common beginning */
+/* --- Folding: keys that go on behind the next slash after the prefix are one line, their common
+ * beginning */
 
 /* Size of the folder's name within the key, slash included; 0: a key of this level. */
 static size_t folder_size(const struct cairn_entry *entry, size_t prefix_size)
@@ -109,14 +112,17 @@ struct fold {
 /* Whether the entry belongs to the folder that was printed last. */
 static bool fold_has(struct fold *fold, const struct cairn_entry *entry)
 {
-    bool is_in = fold->size && entry->key_size >= fold->size && memcmp(entry->key, fold->folder, fold->size) == 0;
+    bool is_in = fold->size && entry->key_size >= fold->size &&
+                 memcmp(entry->key, fold->folder, fold->size) == 0;
     fold->steps = is_in ? fold->steps + 1 : 0;
     fold->must_jump = fold->steps > FOLD_STEPS_MAX;
     return is_in;
 }
 
-/* One scan's worth: up to the end, the limit, or a folder so large that it is better jumped over. */
-static int fold_scan(struct listing *listing, const struct cairn_scan_options *options, struct fold *fold)
+/* One scan's worth: up to the end, the limit, or a folder so large that it is better jumped over.
+ */
+static int fold_scan(struct listing *listing, const struct cairn_scan_options *options,
+                     struct fold *fold)
 {
     struct cairn_scan *scan;
     struct cairn_entry entry;
@@ -124,7 +130,8 @@ static int fold_scan(struct listing *listing, const struct cairn_scan_options *o
     if (status) {
         return status;
     }
-    while ((!listing->limit || listing->lines < listing->limit) && (status = cairn_scan_next(scan, &entry)) == 1) {
+    while ((!listing->limit || listing->lines < listing->limit) &&
+           (status = cairn_scan_next(scan, &entry)) == 1) {
         if (fold_has(fold, &entry)) {
             if (fold->must_jump) {
                 break;
@@ -170,7 +177,9 @@ static int list_folded(struct listing *listing, struct cairn_scan_options option
 int ctl_ls(struct ctl *ctl)
 {
     const char *prefix = ctl->argc ? ctl->argv[0] : "";
-    struct listing listing = { .ctl = ctl, .is_long = ctl_flag(ctl, "long"), .ends_in_nul = ctl_flag(ctl, "null") };
+    struct listing listing = { .ctl = ctl,
+                               .is_long = ctl_flag(ctl, "long"),
+                               .ends_in_nul = ctl_flag(ctl, "null") };
     bool is_recursive = ctl_flag(ctl, "recursive");
     if (!read_limit(ctl, &listing.limit)) {
         return CTL_USAGE_EXIT;
@@ -181,7 +190,9 @@ int ctl_ls(struct ctl *ctl)
                                           .limit = is_recursive ? listing.limit : 0,
                                           .keys_only = !listing.is_long,
                                           .meta_only = listing.is_long,
-                                          .page_entries = listing.limit && listing.limit < 1024 ? (uint32_t)listing.limit : 1024 };
+                                          .page_entries = listing.limit && listing.limit < 1024
+                                                              ? (uint32_t)listing.limit
+                                                              : 1024 };
     if (ctl->output == CTL_JSON) {
         listing.list = json_array();
     }

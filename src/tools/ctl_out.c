@@ -102,9 +102,11 @@ static size_t printable_size(const uint8_t *at, size_t left)
     if (at[0] < 0x20 || at[0] == 0x7f || at[0] == '\\') {
         return 0;
     }
-    size_t size = at[0] < 0x80 ? 1 : at[0] >= 0xc2 && at[0] < 0xe0 ? 2 : at[0] >= 0xe0 && at[0] < 0xf0 ? 3
-                                 : at[0] >= 0xf0 && at[0] < 0xf5                                       ? 4
-                                                                                                       : 0;
+    size_t size = at[0] < 0x80                    ? 1
+                  : at[0] >= 0xc2 && at[0] < 0xe0 ? 2
+                  : at[0] >= 0xe0 && at[0] < 0xf0 ? 3
+                  : at[0] >= 0xf0 && at[0] < 0xf5 ? 4
+                                                  : 0;
     if (size == 0 || size > left) {
         return 0;
     }
@@ -150,7 +152,10 @@ void ctl_print_escaped(const void *data, size_t size)
 
 static int hex_digit(char c)
 {
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+    return c >= '0' && c <= '9'   ? c - '0'
+           : c >= 'a' && c <= 'f' ? c - 'a' + 10
+           : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                  : -1;
 }
 
 long ctl_unescape(char *text, size_t size)
@@ -168,7 +173,8 @@ long ctl_unescape(char *text, size_t size)
         const char *found = strchr(letters, text[i]);
         if (found && text[i]) {
             text[out++] = bytes[found - letters];
-        } else if (text[i] == 'x' && i + 2 < size && hex_digit(text[i + 1]) >= 0 && hex_digit(text[i + 2]) >= 0) {
+        } else if (text[i] == 'x' && i + 2 < size && hex_digit(text[i + 1]) >= 0 &&
+                   hex_digit(text[i + 2]) >= 0) {
             text[out++] = (char)(hex_digit(text[i + 1]) * 16 + hex_digit(text[i + 2]));
             i += 2;
         } else {
@@ -198,7 +204,9 @@ void ctl_print_meta_table(const void *key, size_t key_size, const struct cairn_m
         if (json_is_integer(value)) {
             snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
         }
-        print_row(name, json_is_string(value) ? json_string_value(value) : json_is_integer(value) ? number : "yes");
+        print_row(name, json_is_string(value)    ? json_string_value(value)
+                        : json_is_integer(value) ? number
+                                                 : "yes");
     }
     json_decref(object);
 }

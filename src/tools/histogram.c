@@ -1,4 +1,5 @@
-/* See histogram.h. Values below 256 have a bucket each; above, the seven bits behind the leading one choose the bucket. */
+/* See histogram.h. Values below 256 have a bucket each; above, the seven bits behind the leading
+ * one choose the bucket. */
 #include "tools/histogram.h"
 
 static uint32_t bucket_of(uint64_t value)

@@ -1,5 +1,5 @@
-/* `cairn sql setup URL`: the extension, the server and the table kv in one database, in one transaction. What exists is kept;
- * only the server's endpoints are brought up to date. */
+/* `cairn sql setup URL`: the extension, the server and the table kv in one database, in one
+ * transaction. What exists is kept; only the server's endpoints are brought up to date. */
 #include <libpq-fe.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,8 +53,9 @@ static int setup_extension(PGconn *connection)
 static int setup_server(PGconn *connection, const char *endpoints)
 {
     int rows = count_rows(connection, "SELECT 1 FROM pg_foreign_server WHERE srvname = 'cairn'");
-    int has_option = count_rows(connection, "SELECT 1 FROM pg_foreign_server, pg_options_to_table(srvoptions) "
-                                            "WHERE srvname = 'cairn' AND option_name = 'endpoints'");
+    int has_option =
+        count_rows(connection, "SELECT 1 FROM pg_foreign_server, pg_options_to_table(srvoptions) "
+                               "WHERE srvname = 'cairn' AND option_name = 'endpoints'");
     char *literal = PQescapeLiteral(connection, endpoints, strlen(endpoints));
     if (rows < 0 || has_option < 0 || !literal) {
         PQfreemem(literal);
@@ -67,8 +68,12 @@ static int setup_server(PGconn *connection, const char *endpoints)
         return ctl_fail(-3, "out of memory");
     }
     snprintf(statement, size,
-             rows ? "ALTER SERVER cairn OPTIONS (%s endpoints %s)" : "CREATE SERVER cairn FOREIGN DATA WRAPPER cairn_fdw OPTIONS (%s endpoints %s)",
-             has_option ? "SET" : rows ? "ADD" : "", literal);
+             rows ? "ALTER SERVER cairn OPTIONS (%s endpoints %s)"
+                  : "CREATE SERVER cairn FOREIGN DATA WRAPPER cairn_fdw OPTIONS (%s endpoints %s)",
+             has_option ? "SET"
+             : rows     ? "ADD"
+                        : "",
+             literal);
     int exit_code = run_sql(connection, statement);
     if (exit_code == 0) {
         printf("server cairn: %s, endpoints %s\n", rows ? "updated" : "created", endpoints);
@@ -88,8 +93,10 @@ static int setup_table(PGconn *connection)
         printf("table kv: is there, left as it is\n");
         return 0;
     }
-    int exit_code = run_sql(connection, "CREATE FOREIGN TABLE kv (key text COLLATE \"C\" NOT NULL, value text, version bigint, "
-                                        "modified_at timestamptz, expires_at timestamptz) SERVER cairn");
+    int exit_code = run_sql(
+        connection,
+        "CREATE FOREIGN TABLE kv (key text COLLATE \"C\" NOT NULL, value text, version bigint, "
+        "modified_at timestamptz, expires_at timestamptz) SERVER cairn");
     if (exit_code == 0) {
         printf("table kv: created\n");
     }

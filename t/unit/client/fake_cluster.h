@@ -1,5 +1,6 @@
-/* A cluster of nothing but memory and virtual time, spoken to through the core's transport: three nodes over one store that
- * deduplicates sessions, each doing what a node does unless a test's rule says otherwise. */
+/* A cluster of nothing but memory and virtual time, spoken to through the core's transport: three
+ * nodes over one store that deduplicates sessions, each doing what a node does unless a test's rule
+ * says otherwise. */
 #ifndef T_CLIENT_FAKE_CLUSTER_H
 #define T_CLIENT_FAKE_CLUSTER_H
 
@@ -23,9 +24,16 @@
 
 #pragma GCC diagnostic ignored "-Wunused-function"
 
-enum { FAKE_NODES = 3, FAKE_LINKS = 4096, FAKE_PARTITIONS = 16, FAKE_KEYS = 20000, FAKE_LATENCY_US = 1000 };
+enum {
+    FAKE_NODES = 3,
+    FAKE_LINKS = 4096,
+    FAKE_PARTITIONS = 16,
+    FAKE_KEYS = 20000,
+    FAKE_LATENCY_US = 1000
+};
 
-/* What a node does with a request: the rule of a test decides. A negative value: answers that status. */
+/* What a node does with a request: the rule of a test decides. A negative value: answers that
+ * status. */
 enum fake_action { FAKE_SERVE, FAKE_DROP, FAKE_CLOSE, FAKE_SERVE_AND_CLOSE, FAKE_GARBAGE };
 
 struct fake;
@@ -90,7 +98,8 @@ static uint64_t fake_random(struct fake *fake)
 
 /* --- Events */
 
-static struct fake_event *fake_schedule(struct fake *fake, uint64_t delay_us, int kind, uint64_t link)
+static struct fake_event *fake_schedule(struct fake *fake, uint64_t delay_us, int kind,
+                                        uint64_t link)
 {
     if (fake->event_count == fake->event_capacity) {
         fake->event_capacity = fake->event_capacity ? fake->event_capacity * 2 : 64;
@@ -195,8 +204,8 @@ static bool fake_remove(struct fake *fake, struct span key)
 
 /* --- Serving */
 
-static void fake_answer(struct fake *fake, uint64_t link, const struct frame *request, int status, uint16_t flags,
-                        const ProtobufCMessage *message, struct span payload)
+static void fake_answer(struct fake *fake, uint64_t link, const struct frame *request, int status,
+                        uint16_t flags, const ProtobufCMessage *message, struct span payload)
 {
     size_t size = protobuf_c_message_get_packed_size(message);
     uint8_t *packed = mem_alloc(size);
@@ -225,12 +234,14 @@ static void fake_answer(struct fake *fake, uint64_t link, const struct frame *re
     buf_fini(&out);
 }
 
-static void fake_refuse(struct fake *fake, uint64_t link, const struct frame *request, int status, uint32_t group)
+static void fake_refuse(struct fake *fake, uint64_t link, const struct frame *request, int status,
+                        uint32_t group)
 {
     Cairn__V1__ErrorInfo info = CAIRN__V1__ERROR_INFO__INIT;
     Cairn__V1__Hint hint = CAIRN__V1__HINT__INIT;
     hint.group = group;
-    hint.node_id = group && fake->leaders[group] >= 0 ? fake->topology->nodes[fake->leaders[group]].id : 0;
+    hint.node_id =
+        group && fake->leaders[group] >= 0 ? fake->topology->nodes[fake->leaders[group]].id : 0;
     info.text = (char *)"refused by the fake";
     info.hint = group ? &hint : NULL;
     fake_answer(fake, link, request, status, 0, &info.base, span_of(NULL, 0));
@@ -254,7 +265,8 @@ static void fake_hello(struct fake *fake, uint64_t link, int node, const struct 
 static void fake_topology(struct fake *fake, uint64_t link, const struct frame *request)
 {
     Cairn__V1__TopologyResponse response = CAIRN__V1__TOPOLOGY_RESPONSE__INIT;
-    Cairn__V1__TopologyRequest *asked = cairn__v1__topology_request__unpack(NULL, request->message.size, request->message.data);
+    Cairn__V1__TopologyRequest *asked =
+        cairn__v1__topology_request__unpack(NULL, request->message.size, request->message.data);
     struct buf packed = { 0 };
     Cairn__V1__Hint hints[FAKE_PARTITIONS], *pointers[FAKE_PARTITIONS];
     if (asked->epoch != fake->topology->epoch) {
@@ -263,7 +275,8 @@ static void fake_topology(struct fake *fake, uint64_t link, const struct frame *
     for (uint32_t i = 0; i < FAKE_PARTITIONS; i++) {
         cairn__v1__hint__init(&hints[i]);
         hints[i].group = i + 1;
-        hints[i].node_id = fake->leaders[i + 1] >= 0 ? fake->topology->nodes[fake->leaders[i + 1]].id : 0;
+        hints[i].node_id =
+            fake->leaders[i + 1] >= 0 ? fake->topology->nodes[fake->leaders[i + 1]].id : 0;
         pointers[i] = &hints[i];
     }
     response.topology = (ProtobufCBinaryData){ packed.size, packed.data };
@@ -298,16 +311,19 @@ static void fake_note_write(struct fake *fake, const struct fake_operation *oper
     assert_true(session->number < session->lowest + LIMIT_SESSION_RESULTS);
     fake->writes = mem_realloc(fake->writes, (fake->write_count + 1) * sizeof *fake->writes);
     struct fake_write *write = &fake->writes[fake->write_count++];
-    *write = (struct fake_write){ session->id_high ^ session->id_low, session->number, session->lowest, session->client_time, "" };
+    *write = (struct fake_write){ session->id_high ^ session->id_low, session->number,
+                                  session->lowest, session->client_time, "" };
     memcpy(write->key, operation->key.data, operation->key.size);
     write->key[operation->key.size] = '\0';
 }
 
-static void fake_apply(struct fake *fake, const struct fake_operation *operation, struct fake_outcome *out)
+static void fake_apply(struct fake *fake, const struct fake_operation *operation,
+                       struct fake_outcome *out)
 {
     size_t at;
     struct fake_key *found = fake_find(fake, operation->key, &at);
-    uint64_t before = (uint64_t)(uintptr_t)hashtab_find(&fake->sessions, operation->session->number);
+    uint64_t before =
+        (uint64_t)(uintptr_t)hashtab_find(&fake->sessions, operation->session->number);
     if (before) { /* applied earlier: the same answer */
         out->version = before;
         out->existed = true;
@@ -317,8 +333,10 @@ static void fake_apply(struct fake *fake, const struct fake_operation *operation
         *out = (struct fake_outcome){ ERR_EXISTS, found->version, false, NULL };
         return;
     }
-    if (operation->condition == CAIRN__V1__CONDITION__VERSION && (!found || found->version != operation->version)) {
-        *out = (struct fake_outcome){ ERR_CONDITION_FAILED, found ? found->version : 0, false, NULL };
+    if (operation->condition == CAIRN__V1__CONDITION__VERSION &&
+        (!found || found->version != operation->version)) {
+        *out =
+            (struct fake_outcome){ ERR_CONDITION_FAILED, found ? found->version : 0, false, NULL };
         return;
     }
     fake->applied++;
@@ -331,11 +349,12 @@ static void fake_apply(struct fake *fake, const struct fake_operation *operation
     hashtab_put(&fake->sessions, operation->session->number, (void *)(uintptr_t)out->version);
 }
 
-static void fake_operate(struct fake *fake, int node, const struct fake_operation *operation, struct fake_outcome *out)
+static void fake_operate(struct fake *fake, int node, const struct fake_operation *operation,
+                         struct fake_outcome *out)
 {
     memset(out, 0, sizeof *out);
-    bool is_read =
-        operation->kind == CAIRN__V1__OPERATION__KIND__GET || operation->kind == CAIRN__V1__OPERATION__KIND__GET_META;
+    bool is_read = operation->kind == CAIRN__V1__OPERATION__KIND__GET ||
+                   operation->kind == CAIRN__V1__OPERATION__KIND__GET_META;
     if (fake->on_operation) {
         fake->on_operation(fake, operation->key, !is_read);
     }
@@ -367,8 +386,8 @@ static void fake_meta(const struct fake_key *record, Cairn__V1__Meta *meta)
     meta->time = hlc_from_us(1000000 + record->version);
 }
 
-static void fake_answer_single(struct fake *fake, uint64_t link, int node, const struct frame *request,
-                               const struct fake_operation *operation)
+static void fake_answer_single(struct fake *fake, uint64_t link, int node,
+                               const struct frame *request, const struct fake_operation *operation)
 {
     struct fake_outcome outcome;
     uint32_t group = fake_group(fake, operation->key);
@@ -386,7 +405,8 @@ static void fake_answer_single(struct fake *fake, uint64_t link, int node, const
         get.meta = &meta;
         get.hint = &hint;
         bool has_value = operation->kind == CAIRN__V1__OPERATION__KIND__GET;
-        fake_answer(fake, link, request, 0, 0, &get.base, span_of(outcome.record->value, has_value ? outcome.record->value_size : 0));
+        fake_answer(fake, link, request, 0, 0, &get.base,
+                    span_of(outcome.record->value, has_value ? outcome.record->value_size : 0));
     } else if (request->verb == VERB_DELETE) {
         Cairn__V1__DeleteResponse delete = CAIRN__V1__DELETE_RESPONSE__INIT;
         delete.version = outcome.version;
@@ -412,20 +432,29 @@ static void fake_single(struct fake *fake, uint64_t link, int node, const struct
     struct fake_operation operation = { .value = request->payload };
     if (request->verb == VERB_GET) {
         Cairn__V1__GetRequest *get = cairn__v1__get_request__unpack(NULL, m.size, m.data);
-        operation.kind = get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META : CAIRN__V1__OPERATION__KIND__GET;
+        operation.kind =
+            get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META : CAIRN__V1__OPERATION__KIND__GET;
         operation.key = fake_bytes(get->key);
         fake_answer_single(fake, link, node, request, &operation);
         cairn__v1__get_request__free_unpacked(get, NULL);
     } else if (request->verb == VERB_PUT) {
         Cairn__V1__PutRequest *put = cairn__v1__put_request__unpack(NULL, m.size, m.data);
-        operation = (struct fake_operation){ CAIRN__V1__OPERATION__KIND__PUT, fake_bytes(put->key), request->payload,
-                                             (int)put->condition, put->version, put->session };
+        operation = (struct fake_operation){ CAIRN__V1__OPERATION__KIND__PUT,
+                                             fake_bytes(put->key),
+                                             request->payload,
+                                             (int)put->condition,
+                                             put->version,
+                                             put->session };
         fake_answer_single(fake, link, node, request, &operation);
         cairn__v1__put_request__free_unpacked(put, NULL);
     } else {
         Cairn__V1__DeleteRequest *delete = cairn__v1__delete_request__unpack(NULL, m.size, m.data);
-        operation = (struct fake_operation){ CAIRN__V1__OPERATION__KIND__DELETE, fake_bytes(delete->key), span_of(NULL, 0),
-                                             (int)delete->condition, delete->version, delete->session };
+        operation = (struct fake_operation){ CAIRN__V1__OPERATION__KIND__DELETE,
+                                             fake_bytes(delete->key),
+                                             span_of(NULL, 0),
+                                             (int)delete->condition,
+                                             delete->version,
+                                             delete->session };
         fake_answer_single(fake, link, node, request, &operation);
         cairn__v1__delete_request__free_unpacked(delete, NULL);
     }
@@ -433,11 +462,13 @@ static void fake_single(struct fake *fake, uint64_t link, int node, const struct
 
 static void fake_multi(struct fake *fake, uint64_t link, int node, const struct frame *request)
 {
-    Cairn__V1__MultiRequest *multi = cairn__v1__multi_request__unpack(NULL, request->message.size, request->message.data);
+    Cairn__V1__MultiRequest *multi =
+        cairn__v1__multi_request__unpack(NULL, request->message.size, request->message.data);
     size_t count = multi->n_operations, at = 0;
     assert_true(count >= 1 && count <= LIMIT_MULTI_OPERATIONS);
     fake->multi_count_max = count > fake->multi_count_max ? (uint32_t)count : fake->multi_count_max;
-    fake->multi_bytes_max = request->payload.size > fake->multi_bytes_max ? request->payload.size : fake->multi_bytes_max;
+    fake->multi_bytes_max = request->payload.size > fake->multi_bytes_max ? request->payload.size
+                                                                          : fake->multi_bytes_max;
     Cairn__V1__MultiResponse response = CAIRN__V1__MULTI_RESPONSE__INIT;
     Cairn__V1__OperationResult *results = mem_zalloc(count * sizeof *results);
     Cairn__V1__Meta *metas = mem_zalloc(count * sizeof *metas);
@@ -447,9 +478,12 @@ static void fake_multi(struct fake *fake, uint64_t link, int node, const struct 
     struct buf payload = { 0 };
     for (size_t i = 0; i < count; i++) {
         const Cairn__V1__Operation *asked = multi->operations[i];
-        struct fake_operation operation = { (int)asked->kind, fake_bytes(asked->key),
-                                            span_of(request->payload.data + at, asked->value_size), (int)asked->condition,
-                                            asked->version, asked->session };
+        struct fake_operation operation = { (int)asked->kind,
+                                            fake_bytes(asked->key),
+                                            span_of(request->payload.data + at, asked->value_size),
+                                            (int)asked->condition,
+                                            asked->version,
+                                            asked->session };
         at += asked->value_size;
         struct fake_outcome outcome;
         fake_operate(fake, node, &operation, &outcome);
@@ -497,7 +531,8 @@ static bool fake_is_asked(const Cairn__V1__ScanRequest *scan, uint32_t group)
 
 static void fake_scan(struct fake *fake, uint64_t link, const struct frame *request)
 {
-    Cairn__V1__ScanRequest *scan = cairn__v1__scan_request__unpack(NULL, request->message.size, request->message.data);
+    Cairn__V1__ScanRequest *scan =
+        cairn__v1__scan_request__unpack(NULL, request->message.size, request->message.data);
     for (size_t i = 0; i < scan->n_groups; i++) {
         if (fake->leaders[scan->groups[i]] < 0) {
             fake_refuse(fake, link, request, ERR_UNAVAILABLE, 0);
@@ -516,7 +551,8 @@ static void fake_scan(struct fake *fake, uint64_t link, const struct frame *requ
     for (size_t i = 0; i < fake->key_count; i++) {
         struct fake_key *found = &fake->keys[scan->reverse ? fake->key_count - 1 - i : i];
         struct span key = span_of(found->key, found->key_size);
-        if (!fake_is_asked(scan, fake_group(fake, key)) || span_compare(key, fake_bytes(scan->from)) < 0 ||
+        if (!fake_is_asked(scan, fake_group(fake, key)) ||
+            span_compare(key, fake_bytes(scan->from)) < 0 ||
             (scan->to.len && span_compare(key, fake_bytes(scan->to)) >= 0)) {
             continue;
         }
@@ -537,7 +573,8 @@ static void fake_scan(struct fake *fake, uint64_t link, const struct frame *requ
         }
         response.entries[at] = &entries[at];
     }
-    fake_answer(fake, link, request, 0, has_more ? FRAME_MORE : 0, &response.base, buf_span(&payload));
+    fake_answer(fake, link, request, 0, has_more ? FRAME_MORE : 0, &response.base,
+                buf_span(&payload));
     mem_free(entries);
     mem_free(metas);
     mem_free(response.entries);
@@ -583,7 +620,8 @@ static void fake_on_frame(struct fake *fake, uint64_t link, const struct frame *
     } else if (action == FAKE_CLOSE) {
         fake_hang_up(fake, link);
     } else if (action == FAKE_GARBAGE) {
-        buf_append(&fake_schedule(fake, FAKE_LATENCY_US, 2, link)->bytes, "HTTP/1.1 400 Bad Request\r\n\r\n", 28);
+        buf_append(&fake_schedule(fake, FAKE_LATENCY_US, 2, link)->bytes,
+                   "HTTP/1.1 400 Bad Request\r\n\r\n", 28);
     } else if (action < 0) {
         fake_refuse(fake, link, frame, action, 0);
     }
@@ -655,9 +693,12 @@ static struct fake *fake_new_with(const char *endpoints, uint32_t timeout_ms)
         uint64_t preferred = topology_find_group(fake->topology, i)->replicas[0].node_id;
         fake->leaders[i] = (int)(preferred - 100);
     }
-    struct core_options options = { .endpoints = endpoints, .program = "test", .timeout_ms = timeout_ms, .seed = { 1, 2, 3, 4 } };
+    struct core_options options = {
+        .endpoints = endpoints, .program = "test", .timeout_ms = timeout_ms, .seed = { 1, 2, 3, 4 }
+    };
     struct err err;
-    assert_int_equal(core_open(&options, &fake_transport, fake, fake->now_us, &fake->core, &err), 0);
+    assert_int_equal(core_open(&options, &fake_transport, fake, fake->now_us, &fake->core, &err),
+                     0);
     return fake;
 }
 
@@ -708,13 +749,15 @@ static void fake_deliver(struct fake *fake, size_t at)
     if (event.kind == 0) {
         core_connected(fake->core, event.link, fake->now_us);
     } else if (event.kind == 2) {
-        if (fake->links[event.link].is_open) { /* in memory of its own size: a sanitizer sees what reads behind it */
+        if (fake->links[event.link]
+                .is_open) { /* in memory of its own size: a sanitizer sees what reads behind it */
             uint8_t *copy = mem_dup(event.bytes.data, event.bytes.size);
             core_bytes(fake->core, event.link, span_of(copy, event.bytes.size), fake->now_us);
             mem_free(copy);
         }
     } else {
-        core_closed(fake->core, event.link, event.kind == 1 ? "connection refused" : "connection reset", fake->now_us);
+        core_closed(fake->core, event.link,
+                    event.kind == 1 ? "connection refused" : "connection reset", fake->now_us);
     }
     buf_fini(&event.bytes);
 }
@@ -775,13 +818,15 @@ static struct cairn_request fake_request(enum cairn_verb verb, const char *key, 
                                    .value_size = value ? strlen(value) : 0 };
 }
 
-static void fake_submit(struct fake *fake, const struct cairn_request *request, struct fake_call *call)
+static void fake_submit(struct fake *fake, const struct cairn_request *request,
+                        struct fake_call *call)
 {
     memset(call, 0, sizeof *call);
     assert_int_equal(core_submit(fake->core, request, fake_done, call, fake->now_us, NULL), 0);
 }
 
-static int fake_call(struct fake *fake, const struct cairn_request *request, struct cairn_result *result)
+static int fake_call(struct fake *fake, const struct cairn_request *request,
+                     struct cairn_result *result)
 {
     struct fake_call call;
     fake_submit(fake, request, &call);

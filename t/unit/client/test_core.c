@@ -1,5 +1,6 @@
-/* The client's heart against a cluster of memory: routing, hints, retries with sessions, unknown outcomes, deadlines, cancelling,
- * batches, malformed servers. Virtual time; every test tells one story. */
+/* The client's heart against a cluster of memory: routing, hints, retries with sessions, unknown
+ * outcomes, deadlines, cancelling, batches, malformed servers. Virtual time; every test tells one
+ * story. */
 #include "fake_cluster.h"
 
 /* --- Routing */
@@ -20,7 +21,8 @@ static void keys_go_straight_to_their_primaries(void **state)
         cairn_result_free(&result);
     }
     assert_int_equal(fake->frames[VERB_TOPOLOGY], 1);
-    assert_int_equal(fake->frames[VERB_PUT], 60); /* none was sent twice: each to the right node at once */
+    assert_int_equal(fake->frames[VERB_PUT],
+                     60); /* none was sent twice: each to the right node at once */
     assert_int_equal(fake->frames[VERB_GET], 60);
     for (int i = 0; i < FAKE_NODES; i++) {
         assert_true(fake->asked[i] > 10);
@@ -65,7 +67,8 @@ static void another_clusters_node_is_refused(void **state)
     fake_kill(fake, 2);
     bool never = false;
     fake_run(fake, &never, 100);
-    for (int i = 0; i < FAKE_NODES; i++) { /* somebody else's cluster sits at the same addresses now */
+    for (int i = 0; i < FAKE_NODES;
+         i++) { /* somebody else's cluster sits at the same addresses now */
         fake->is_down[i] = false;
         memset(fake->cluster_ids[i], 9, 16);
     }
@@ -89,7 +92,8 @@ static void endpoints_are_tried_in_turn(void **state)
 
 static void malformed_endpoints_are_told(void **state)
 {
-    static const char *const bad[] = { "", "host", ":7400", "host:", "host:0", "host:65536", "host:12x", "a:1,,b:2", "a:1,b" };
+    static const char *const bad[] = { "",           "host",     ":7400",    "host:", "host:0",
+                                       "host:65536", "host:12x", "a:1,,b:2", "a:1,b" };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         char **list;
         size_t count;
@@ -123,7 +127,8 @@ static void a_lost_answer_is_asked_for_again_under_the_same_number(void **state)
     const struct fake_write *first = &fake->writes[1], *second = &fake->writes[2];
     assert_int_equal(first->number, second->number);
     assert_int_equal(first->session, second->session);
-    assert_int_equal(first->client_time, second->client_time); /* of the first sending, though time went on */
+    assert_int_equal(first->client_time,
+                     second->client_time); /* of the first sending, though time went on */
     assert_true(first->client_time > 0);
     assert_int_equal(fake->applied, 2);
     assert_int_equal(fake_put(fake, "b", "1"), 0);
@@ -154,7 +159,9 @@ static void silence_is_unknown_for_writes_and_a_timeout_for_reads(void **state)
 
 static int drop_at_node(struct fake *fake, int node, const struct frame *frame)
 {
-    return node == fake->rule_state && frame->verb != VERB_TOPOLOGY && frame->type == FRAME_REQUEST ? FAKE_DROP : FAKE_SERVE;
+    return node == fake->rule_state && frame->verb != VERB_TOPOLOGY && frame->type == FRAME_REQUEST
+               ? FAKE_DROP
+               : FAKE_SERVE;
 }
 
 static void a_node_that_does_not_answer_is_passed_by(void **state)
@@ -184,9 +191,11 @@ static void busy_is_repeated_with_growing_pauses(void **state)
     uint64_t begin = fake->now_us;
     assert_int_equal(fake_put(fake, "a", "1"), 0);
     assert_int_equal(fake->frames[VERB_PUT], 7);
-    assert_in_range(fake->now_us - begin, 100000, 600000); /* 5, 10, 20, 40, 80, 160 ms, half of it jitter */
+    assert_in_range(fake->now_us - begin, 100000,
+                    600000); /* 5, 10, 20, 40, 80, 160 ms, half of it jitter */
     fake->rule_state = 1000000;
-    assert_int_equal(fake_put(fake, "a", "2"), CAIRN_BUSY); /* nothing was applied: the server said so each time */
+    assert_int_equal(fake_put(fake, "a", "2"),
+                     CAIRN_BUSY); /* nothing was applied: the server said so each time */
     assert_non_null(strstr(core_last_error(fake->core), "refused by the fake"));
     fake_free(fake);
 }
@@ -204,7 +213,8 @@ static void a_refusal_says_nothing_of_an_earlier_attempt(void **state)
     struct fake *fake = fake_new();
     fake->rule = lose_then_refuse;
     assert_int_equal(fake_put(fake, "a", "1"), CAIRN_UNKNOWN_OUTCOME);
-    assert_int_equal(fake_put(fake, "a", "1"), CAIRN_DISK_FULL); /* while alone it is believed at once */
+    assert_int_equal(fake_put(fake, "a", "1"),
+                     CAIRN_DISK_FULL); /* while alone it is believed at once */
     assert_int_equal(fake->frames[VERB_PUT], 3);
     fake_free(fake);
 }
@@ -307,7 +317,8 @@ static void empty_and_largest_values_come_back_in_pieces(void **state)
     assert_memory_equal(result.value, large, LIMIT_VALUE_BYTES);
     cairn_result_free(&result);
     put.value_size = LIMIT_VALUE_BYTES + 1;
-    assert_int_equal(core_submit(fake->core, &put, fake_done, NULL, fake->now_us, NULL), CAIRN_VALUE_TOO_LARGE);
+    assert_int_equal(core_submit(fake->core, &put, fake_done, NULL, fake->now_us, NULL),
+                     CAIRN_VALUE_TOO_LARGE);
     fake->chunk = 1;
     assert_int_equal(fake_put(fake, "empty", ""), 0);
     get = fake_request(CAIRN_GET, "empty", NULL);
@@ -327,17 +338,20 @@ static void bad_requests_are_refused_at_once(void **state)
     struct cairn_request request = { .verb = CAIRN_PUT, .key = key, .key_size = 0 };
     assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_KEY_EMPTY);
     request.key_size = 512;
-    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_KEY_TOO_LONG);
+    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL),
+                     CAIRN_KEY_TOO_LONG);
     request.key_size = 511;
     request.value_size = 1;
-    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE); /* value NULL */
+    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL),
+                     CAIRN_USAGE); /* value NULL */
     request.value_size = 0;
     request.attributes.mask = 64;
     assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);
     request.attributes.mask = 0;
     request.verb = CAIRN_GET;
     request.consistency = CAIRN_STALE;
-    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_UNSUPPORTED);
+    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL),
+                     CAIRN_UNSUPPORTED);
     request.consistency = CAIRN_LINEARIZABLE;
     request.condition = CAIRN_IF_ABSENT;
     assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);
@@ -369,7 +383,8 @@ static void a_cancelled_request_ends_with_the_next_step(void **state)
     fake_run(fake, &never, 1000); /* the late answer finds nobody */
     assert_int_equal(call.calls, 1);
     assert_int_equal(fake_put(fake, "a", "3"), 0);
-    assert_int_equal(fake->writes[fake->write_count - 1].lowest, 3); /* the number given up counts as answered */
+    assert_int_equal(fake->writes[fake->write_count - 1].lowest,
+                     3); /* the number given up counts as answered */
     fake_free(fake);
 }
 
@@ -426,15 +441,18 @@ static char (*many_keys(size_t count))[16]
     return keys;
 }
 
-static void many_call(struct fake *fake, enum cairn_verb verb, char (*keys)[16], size_t count, const char *value, size_t value_size,
-                      struct many *many)
+static void many_call(struct fake *fake, enum cairn_verb verb, char (*keys)[16], size_t count,
+                      const char *value, size_t value_size, struct many *many)
 {
     struct cairn_request *requests = mem_zalloc(count * sizeof *requests);
     for (size_t i = 0; i < count; i++) {
-        requests[i] = (struct cairn_request){ .verb = verb, .key = keys[i], .key_size = 9, .value = value, .value_size = value_size };
+        requests[i] = (struct cairn_request){
+            .verb = verb, .key = keys[i], .key_size = 9, .value = value, .value_size = value_size
+        };
     }
     memset(many, 0, sizeof *many);
-    assert_int_equal(core_submit_many(fake->core, requests, count, many_done, many, fake->now_us, NULL), 0);
+    assert_int_equal(
+        core_submit_many(fake->core, requests, count, many_done, many, fake->now_us, NULL), 0);
     mem_free(requests);
     fake_run(fake, &many->is_done, 60000);
     assert_true(many->is_done);
@@ -454,7 +472,8 @@ static void many_are_sent_by_primary_in_frames_of_bounded_size(void **state)
     many_free(&many);
     assert_int_equal(fake->frames[VERB_PUT], 0);
     assert_int_equal(fake->applied, COUNT);
-    assert_true(fake->frames[VERB_MULTI] < 60); /* the session's window lets 1024 writes go at once */
+    assert_true(fake->frames[VERB_MULTI] <
+                60); /* the session's window lets 1024 writes go at once */
     fake->frames[VERB_MULTI] = 0;
     many_call(fake, CAIRN_GET, keys, COUNT, NULL, 0, &many);
     for (size_t i = 0; i < COUNT; i++) {
@@ -547,7 +566,9 @@ static void what_does_not_fit_a_common_answer_is_asked_alone(void **state)
 
 static int stall_one_key(struct fake *fake, struct span key)
 {
-    return key.size == 5 && memcmp(key.data, "stuck", 5) == 0 && fake->rule_state == 0 ? ERR_UNAVAILABLE : 0;
+    return key.size == 5 && memcmp(key.data, "stuck", 5) == 0 && fake->rule_state == 0
+               ? ERR_UNAVAILABLE
+               : 0;
 }
 
 static void a_stuck_write_holds_the_window(void **state)
@@ -563,7 +584,8 @@ static void a_stuck_write_holds_the_window(void **state)
     bool never = false;
     fake_run(fake, &never, 50);
     struct many many;
-    many_call(fake, CAIRN_PUT, keys, COUNT, "v", 1, &many); /* that no number leaves the window is asserted at every write */
+    many_call(fake, CAIRN_PUT, keys, COUNT, "v", 1,
+              &many); /* that no number leaves the window is asserted at every write */
     for (size_t i = 0; i < COUNT; i++) {
         assert_int_equal(many.results[i].status, 0);
     }
@@ -579,7 +601,9 @@ static void a_stuck_write_holds_the_window(void **state)
 
 static int garbage_from_first(struct fake *fake, int node, const struct frame *frame)
 {
-    return frame->type == FRAME_REQUEST && frame->verb != VERB_TOPOLOGY && fake->rule_state-- > 0 ? FAKE_GARBAGE : FAKE_SERVE;
+    return frame->type == FRAME_REQUEST && frame->verb != VERB_TOPOLOGY && fake->rule_state-- > 0
+               ? FAKE_GARBAGE
+               : FAKE_SERVE;
 }
 
 static void garbage_closes_the_link_and_the_request_goes_on(void **state)
@@ -609,7 +633,8 @@ static int nonsense(struct fake *fake, int node, const struct frame *frame)
     for (uint64_t i = 0; i < FAKE_LINKS; i++) {
         link = fake->links[i].is_open && fake->links[i].node == node ? i : link;
     }
-    Cairn__V1__MultiResponse response = CAIRN__V1__MULTI_RESPONSE__INIT; /* no results; for a get: no meta */
+    Cairn__V1__MultiResponse response =
+        CAIRN__V1__MULTI_RESPONSE__INIT; /* no results; for a get: no meta */
     fake_answer(fake, link, frame, 0, 0, &response.base, span_of("x", 1));
     return FAKE_DROP;
 }
@@ -670,7 +695,9 @@ static void one_node_is_asked_for_its_status(void **state)
     static const struct {
         const char *node;
         int status;
-    } rows[] = { { "n2", 0 }, { "10.0.0.3:7400", 0 }, { "nobody", ERR_USAGE }, { "n1", ERR_UNAVAILABLE } };
+    } rows[] = {
+        { "n2", 0 }, { "10.0.0.3:7400", 0 }, { "nobody", ERR_USAGE }, { "n1", ERR_UNAVAILABLE }
+    };
     for (size_t i = 0; i < 4; i++) {
         struct answer answer = { 0 };
         fake->is_down[0] = i == 3;
@@ -679,12 +706,16 @@ static void one_node_is_asked_for_its_status(void **state)
             bool never = false;
             fake_run(fake, &never, 5);
         }
-        assert_int_equal(core_ask(fake->core, rows[i].node, VERB_STATUS, answer_came, &answer, 0, fake->now_us, NULL), 0);
+        assert_int_equal(core_ask(fake->core, rows[i].node, VERB_STATUS, answer_came, &answer, 0,
+                                  fake->now_us, NULL),
+                         0);
         assert_true(fake_run(fake, &answer.is_done, 6000) < 100);
         assert_true(answer.is_done);
         assert_int_equal(answer.status, rows[i].status);
     }
-    assert_int_equal(core_ask(fake->core, "a:b", VERB_STATUS, answer_came, NULL, 0, fake->now_us, NULL), ERR_USAGE);
+    assert_int_equal(
+        core_ask(fake->core, "a:b", VERB_STATUS, answer_came, NULL, 0, fake->now_us, NULL),
+        ERR_USAGE);
     fake_free(fake);
 }
 

@@ -1,6 +1,7 @@
-/* The heart under random faults: links break before and after the server applied, answers get lost, nodes refuse, die and come back,
- * primaries move. Whatever happens: every request is answered exactly once, an acknowledged write was applied exactly once, a
- * write that failed plainly was not applied, and every read of a key sees a value that it had. One seed, one run. */
+/* The heart under random faults: links break before and after the server applied, answers get lost,
+ * nodes refuse, die and come back, primaries move. Whatever happens: every request is answered
+ * exactly once, an acknowledged write was applied exactly once, a write that failed plainly was not
+ * applied, and every read of a key sees a value that it had. One seed, one run. */
 #include "fake_cluster.h"
 
 enum { KEYS = 40, REQUESTS = 600, IN_FLIGHT = 24 };
@@ -60,9 +61,10 @@ static void answered(void *arg, struct cairn_result *result)
     assert_true(call->is_open);
     call->is_open = false;
     model->answered++;
-    bool is_plain_failure = result->status == CAIRN_UNAVAILABLE || result->status == CAIRN_BUSY || result->status == CAIRN_TIMEOUT ||
-                            result->status == CAIRN_CONNECT;
-    assert_true(result->status == 0 || result->status == CAIRN_NOT_FOUND || result->status == CAIRN_UNKNOWN_OUTCOME || is_plain_failure);
+    bool is_plain_failure = result->status == CAIRN_UNAVAILABLE || result->status == CAIRN_BUSY ||
+                            result->status == CAIRN_TIMEOUT || result->status == CAIRN_CONNECT;
+    assert_true(result->status == 0 || result->status == CAIRN_NOT_FOUND ||
+                result->status == CAIRN_UNKNOWN_OUTCOME || is_plain_failure);
     if (call->verb == CAIRN_PUT) {
         model->acknowledged += result->status == 0;
         model->unknown += result->status == CAIRN_UNKNOWN_OUTCOME;
@@ -71,7 +73,8 @@ static void answered(void *arg, struct cairn_result *result)
     } else if (result->status == 0) {
         int key;
         unsigned sequence;
-        assert_int_equal(sscanf(result->value, "%d:%u.", &key, &sequence), 2); /* an earlier value of this very key */
+        assert_int_equal(sscanf(result->value, "%d:%u.", &key, &sequence),
+                         2); /* an earlier value of this very key */
         assert_int_equal(key, call->key);
         assert_false(model->is_refused[sequence]);
     }
@@ -92,7 +95,9 @@ static void submit(struct model *model, struct model_call *call)
     call->sequence = (uint64_t)++model->started;
     snprintf(key, sizeof key, "key%d", call->key);
     int size = snprintf(value, sizeof value, "%d:%u.", call->key, (unsigned)call->sequence);
-    struct cairn_request request = { .verb = call->verb, .key = key, .key_size = strlen(key), .timeout_ms = 3000 };
+    struct cairn_request request = {
+        .verb = call->verb, .key = key, .key_size = strlen(key), .timeout_ms = 3000
+    };
     if (call->verb == CAIRN_PUT) {
         request.value = value;
         request.value_size = (size_t)size + 1;
@@ -112,7 +117,8 @@ static void disturb(struct fake *fake)
         }
     }
     if (fake_random(fake) % 100 == 0) {
-        fake->leaders[1 + fake_random(fake) % FAKE_PARTITIONS] = (int)(fake_random(fake) % (FAKE_NODES + 1)) - 1;
+        fake->leaders[1 + fake_random(fake) % FAKE_PARTITIONS] =
+            (int)(fake_random(fake) % (FAKE_NODES + 1)) - 1;
     }
 }
 
@@ -136,10 +142,11 @@ static void run_seed(uint64_t seed)
     } while (!model.all_done && fake_advance(fake, UINT64_MAX - 1));
     assert_true(model.all_done);
     assert_int_equal(model.answered, REQUESTS);
-    /* The fake applies a number once; so every acknowledged write is one application, and what was applied beyond that
-     * ended as unknown. */
+    /* The fake applies a number once; so every acknowledged write is one application, and what was
+     * applied beyond that ended as unknown. */
     assert_in_range(fake->applied, model.acknowledged, model.acknowledged + model.unknown);
-    for (size_t i = 0; i < fake->write_count; i++) { /* a number belongs to one key, and keeps its client time */
+    for (size_t i = 0; i < fake->write_count;
+         i++) { /* a number belongs to one key, and keeps its client time */
         for (size_t j = i + 1; j < fake->write_count && j < i + 200; j++) {
             if (fake->writes[i].number == fake->writes[j].number) {
                 assert_string_equal(fake->writes[i].key, fake->writes[j].key);

@@ -1,4 +1,5 @@
-/* Scans over three nodes: whatever the pages, bounds, direction and failures, exactly the keys of the range come, in order. */
+/* Scans over three nodes: whatever the pages, bounds, direction and failures, exactly the keys of
+ * the range come, in order. */
 #include "fake_cluster.h"
 
 enum { COUNT = 900 };
@@ -48,8 +49,10 @@ static bool in_range(const struct fake_key *key, const struct cairn_scan_options
            span_has_prefix(bytes, span_of(options->prefix, options->prefix_size));
 }
 
-/* Runs the scan and compares with the store; `at` is called before every entry. Returns the number of entries. */
-static uint64_t check_scan(struct fake *fake, const struct cairn_scan_options *options, void (*at)(struct fake *fake, uint64_t number))
+/* Runs the scan and compares with the store; `at` is called before every entry. Returns the number
+ * of entries. */
+static uint64_t check_scan(struct fake *fake, const struct cairn_scan_options *options,
+                           void (*at)(struct fake *fake, uint64_t number))
 {
     struct core_scan *scan;
     struct cairn_entry entry;
@@ -92,20 +95,37 @@ static void every_page_size_direction_and_bound(void **state)
         for (int reverse = 0; reverse < 2; reverse++) {
             struct cairn_scan_options all = { .page_entries = pages[i], .reverse = reverse };
             assert_int_equal(check_scan(fake, &all, NULL), COUNT);
-            struct cairn_scan_options prefix = { .page_entries = pages[i], .reverse = reverse, .prefix = "dir/", .prefix_size = 4, .keys_only = true };
+            struct cairn_scan_options prefix = { .page_entries = pages[i],
+                                                 .reverse = reverse,
+                                                 .prefix = "dir/",
+                                                 .prefix_size = 4,
+                                                 .keys_only = true };
             assert_int_equal(check_scan(fake, &prefix, NULL), COUNT - COUNT / 3);
-            struct cairn_scan_options range = { .page_entries = pages[i], .reverse = reverse, .from = "dir/0100", .from_size = 8,
-                                                .to = "dir/0200", .to_size = 8, .meta_only = true };
+            struct cairn_scan_options range = { .page_entries = pages[i],
+                                                .reverse = reverse,
+                                                .from = "dir/0100",
+                                                .from_size = 8,
+                                                .to = "dir/0200",
+                                                .to_size = 8,
+                                                .meta_only = true };
             assert_int_equal(check_scan(fake, &range, NULL), 67);
-            struct cairn_scan_options limited = { .page_entries = pages[i], .reverse = reverse, .limit = 50, .prefix = "other/", .prefix_size = 6 };
+            struct cairn_scan_options limited = { .page_entries = pages[i],
+                                                  .reverse = reverse,
+                                                  .limit = 50,
+                                                  .prefix = "other/",
+                                                  .prefix_size = 6 };
             assert_int_equal(check_scan(fake, &limited, NULL), 50);
         }
     }
     struct cairn_scan_options empty = { .from = "b", .from_size = 1, .to = "b", .to_size = 1 };
     assert_int_equal(check_scan(fake, &empty, NULL), 0);
-    struct cairn_scan_options upside_down = { .from = "z", .from_size = 1, .to = "b", .to_size = 1 };
+    struct cairn_scan_options upside_down = {
+        .from = "z", .from_size = 1, .to = "b", .to_size = 1
+    };
     assert_int_equal(check_scan(fake, &upside_down, NULL), 0);
-    struct cairn_scan_options outside = { .from = "other/", .from_size = 6, .prefix = "dir/", .prefix_size = 4 };
+    struct cairn_scan_options outside = {
+        .from = "other/", .from_size = 6, .prefix = "dir/", .prefix_size = 4
+    };
     assert_int_equal(check_scan(fake, &outside, NULL), 0);
     fake_free(fake);
 }
@@ -132,7 +152,9 @@ static void keys_at_the_edges(void **state)
     for (int reverse = 0; reverse < 2; reverse++) {
         struct cairn_scan_options all = { .page_entries = 1, .reverse = reverse };
         assert_int_equal(check_scan(fake, &all, NULL), 10);
-        struct cairn_scan_options high = { .page_entries = 1, .reverse = reverse, .prefix = "\xff\xff", .prefix_size = 2 };
+        struct cairn_scan_options high = {
+            .page_entries = 1, .reverse = reverse, .prefix = "\xff\xff", .prefix_size = 2
+        };
         assert_int_equal(check_scan(fake, &high, NULL), 4);
     }
     fake_free(fake);
@@ -162,7 +184,8 @@ static void a_node_dies_in_the_middle(void **state)
 
 static int lose_and_refuse(struct fake *fake, int node, const struct frame *frame)
 {
-    static const int actions[] = { FAKE_SERVE, FAKE_SERVE, FAKE_CLOSE, FAKE_SERVE_AND_CLOSE, ERR_BUSY, ERR_UNAVAILABLE, FAKE_SERVE, FAKE_GARBAGE };
+    static const int actions[] = { FAKE_SERVE, FAKE_SERVE,      FAKE_CLOSE, FAKE_SERVE_AND_CLOSE,
+                                   ERR_BUSY,   ERR_UNAVAILABLE, FAKE_SERVE, FAKE_GARBAGE };
     return frame->verb == VERB_SCAN ? actions[fake_random(fake) % 8] : FAKE_SERVE;
 }
 
@@ -173,7 +196,9 @@ static void pages_fail_at_random(void **state)
         fake->random = seed * 1000;
         fill(fake);
         fake->rule = lose_and_refuse;
-        struct cairn_scan_options all = { .page_entries = 16, .reverse = seed % 2, .timeout_ms = 60000 };
+        struct cairn_scan_options all = { .page_entries = 16,
+                                          .reverse = seed % 2,
+                                          .timeout_ms = 60000 };
         assert_int_equal(check_scan(fake, &all, NULL), COUNT);
         fake_free(fake);
     }
@@ -184,21 +209,24 @@ static void change_partitions(struct fake *fake, uint64_t number)
     if (number != 200) {
         return;
     }
-    /* As after a split: the same keys under other groups. Every later answer tells the new epoch. */
+    /* As after a split: the same keys under other groups. Every later answer tells the new epoch.
+     */
     struct topology *topology = fake_make_topology();
     topology->epoch = 2;
     topology->hash_seed = 77;
     topology_unref(fake->topology);
     fake->topology = topology;
     for (size_t i = 1; i < topology->partition_count; i++) {
-        topology->partitions[i].group = (uint32_t)(topology->partition_count - i); /* other numbers in another order */
+        topology->partitions[i].group =
+            (uint32_t)(topology->partition_count - i); /* other numbers in another order */
     }
 }
 
 static int wrong_partition(struct fake *fake, int node, const struct frame *frame)
 {
     /* From then on pages of the old topology are refused. */
-    return frame->verb == VERB_SCAN && frame->epoch != fake->topology->epoch ? ERR_WRONG_PARTITION : FAKE_SERVE;
+    return frame->verb == VERB_SCAN && frame->epoch != fake->topology->epoch ? ERR_WRONG_PARTITION
+                                                                             : FAKE_SERVE;
 }
 
 static void partitions_change_in_the_middle(void **state)
@@ -222,7 +250,10 @@ static void what_can_not_be_had_ends_the_scan(void **state)
 {
     static const struct {
         int action, status;
-    } rows[] = { { FAKE_DROP, CAIRN_TIMEOUT }, { ERR_UNAVAILABLE, CAIRN_UNAVAILABLE }, { ERR_CORRUPT, CAIRN_CORRUPT }, { FAKE_CLOSE, CAIRN_UNAVAILABLE } };
+    } rows[] = { { FAKE_DROP, CAIRN_TIMEOUT },
+                 { ERR_UNAVAILABLE, CAIRN_UNAVAILABLE },
+                 { ERR_CORRUPT, CAIRN_CORRUPT },
+                 { FAKE_CLOSE, CAIRN_UNAVAILABLE } };
     for (size_t i = 0; i < 4; i++) {
         struct fake *fake = fake_new();
         fill(fake);
@@ -313,9 +344,12 @@ static void bad_pages_are_refused(void **state)
         fake->rule_state = i;
         struct core_scan *scan;
         struct cairn_entry entry;
-        struct cairn_scan_options options = { .timeout_ms = 1000, .prefix = "dir/", .prefix_size = 4 };
+        struct cairn_scan_options options = { .timeout_ms = 1000,
+                                              .prefix = "dir/",
+                                              .prefix_size = 4 };
         assert_int_equal(core_scan_open(fake->core, &options, fake->now_us, &scan), 0);
-        assert_int_equal(next(fake, scan, &entry), CAIRN_UNAVAILABLE); /* every node spoke nonsense, again and again */
+        assert_int_equal(next(fake, scan, &entry),
+                         CAIRN_UNAVAILABLE); /* every node spoke nonsense, again and again */
         core_scan_close(scan);
         fake->rule_state = -1;
         assert_int_equal(check_scan(fake, &options, NULL), COUNT - COUNT / 3);
@@ -378,7 +412,8 @@ static void a_scan_may_be_closed_at_any_time(void **state)
         struct cairn_scan_options all = { .page_entries = 4 };
         assert_int_equal(core_scan_open(fake->core, &all, fake->now_us, &scan), 0);
         assert_int_equal(core_scan_fetch(scan, fetch_done, &fetched, fake->now_us), 0);
-        assert_int_equal(core_scan_fetch(scan, fetch_done, &fetched, fake->now_us), ERR_USAGE); /* one at a time */
+        assert_int_equal(core_scan_fetch(scan, fetch_done, &fetched, fake->now_us),
+                         ERR_USAGE); /* one at a time */
         struct cairn_entry entry;
         for (uint64_t i = 0; i < turns; i++) {
             core_step(fake->core, fake->now_us);
@@ -405,7 +440,8 @@ static void pages_ahead_are_bounded(void **state)
     assert_int_equal(core_scan_open(fake->core, &all, fake->now_us, &scan), 0);
     assert_int_equal(next(fake, scan, &entry), 1);
     bool never = false;
-    fake_run(fake, &never, 60000); /* an idle reader: no further page is asked for, and nothing times out */
+    fake_run(fake, &never,
+             60000); /* an idle reader: no further page is asked for, and nothing times out */
     assert_int_equal(fake->frames[VERB_SCAN], FAKE_NODES);
     assert_true(fake->scan_bytes <= LIMIT_SCAN_PAGE_BYTES);
     uint64_t left = 1;

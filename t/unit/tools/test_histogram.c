@@ -1,4 +1,5 @@
-/* The bench's histogram: quantiles are right to better than one percent over the whole range, merging is adding. */
+/* The bench's histogram: quantiles are right to better than one percent over the whole range,
+ * merging is adding. */
 #include "tools/histogram.h"
 
 #include <setjmp.h>
