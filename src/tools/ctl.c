@@ -288,7 +288,7 @@ static int apply_globals(struct ctl *ctl, const struct parse *parse)
     ctl->timeout_ms = (uint32_t)timeout_ms;
     const char *consistency = global(parse, "consistency");
     if (consistency && (strcmp(consistency, "lease") == 0 || strcmp(consistency, "stale") == 0)) {
-        return refuse_later("--consistency lease and stale");
+        return refuse_later("--consistency lease or stale");
     }
     if (consistency && strcmp(consistency, "linearizable") != 0) {
         return ctl_usage("--consistency: \"%s\" is none of linearizable, lease, stale",

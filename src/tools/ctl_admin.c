@@ -27,6 +27,22 @@ static bool is_json(const struct ctl *ctl)
     return ctl->output == CTL_JSON || ctl->output == CTL_JSONL;
 }
 
+/* An array: whole with -o json, a line an element with -o jsonl. */
+static void print_list(const struct ctl *ctl, json_t *list)
+{
+    size_t i;
+    json_t *element;
+    if (ctl->output == CTL_JSON) {
+        ctl_print_json(list, true);
+        return;
+    }
+    json_array_foreach(list, i, element)
+    {
+        ctl_print_json(json_incref(element), false);
+    }
+    json_decref(list);
+}
+
 static const char *text_of(const json_t *object, const char *name)
 {
     const char *text = json_string_value(json_object_get(object, name));
@@ -183,7 +199,7 @@ int ctl_node_list(struct ctl *ctl)
             json_object_set_new(object, "state", json_string(is_up ? "up" : "unreachable"));
             json_array_append_new(list, object);
         }
-        ctl_print_json(list, ctl->output == CTL_JSON);
+        print_list(ctl, list);
     } else {
         print_nodes(status);
     }
@@ -219,7 +235,7 @@ int ctl_partition_list(struct ctl *ctl)
         return exit_code;
     }
     if (is_json(ctl)) {
-        ctl_print_json(json_incref(json_object_get(status, "partitions")), ctl->output == CTL_JSON);
+        print_list(ctl, json_incref(json_object_get(status, "partitions")));
     } else {
         print_partitions(status);
     }

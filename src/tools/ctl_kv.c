@@ -424,7 +424,7 @@ static char *json_bytes(const json_t *object, const char *name, size_t *size)
 
 static bool add_json_line(struct batch *batch, const char *line, size_t size)
 {
-    json_t *object = json_loadb(line, size, 0, NULL);
+    json_t *object = json_loadb(line, size, JSON_ALLOW_NUL, NULL);
     size_t key_size = 0, value_size = 0;
     char *key = json_is_object(object) ? json_bytes(object, "key", &key_size) : NULL;
     char *value = key ? json_bytes(object, "value", &value_size) : NULL;

@@ -313,9 +313,11 @@ void ctl_print_overview(void)
         }
     }
     printf("\nnot available yet:");
+    const char *comma = "";
     for (const struct ctl_command *row = ctl_commands; row->name; row++) {
         if (!row->run) {
-            printf(" %s%s", row->name, row[1].name ? "," : "");
+            printf("%s %s", comma, row->name);
+            comma = ",";
         }
     }
     printf("\n\nglobal options:\n");
