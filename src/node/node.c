@@ -455,8 +455,9 @@ static void copy_config(struct node *node, const struct node_config *config)
 
 static void free_config(struct node *node)
 {
-    const char *strings[] = { node->config.name,      node->config.data,      node->config.listen,
-                              node->config.advertise, node->config.bootstrap, node->config.cluster_name };
+    const char *strings[] = { node->config.name,      node->config.data,
+                              node->config.listen,    node->config.advertise,
+                              node->config.bootstrap, node->config.cluster_name };
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) {
         mem_free((void *)strings[i]);
     }
@@ -599,29 +600,26 @@ void node_raft_frame(struct node *node, struct link *link, const struct frame *f
 
 /* --- The turn */
 
-/* Asks a read round of every peer that has none in flight, for the groups whose reads wait. A group
- * stays on the list until its question went to every peer or its reads are answered: partition_turn
- * lists it again. */
+/* Asks a read round of peers that have none in flight, for the groups whose reads wait: each group
+ * asks only as many as make a majority, and the peers take turns. What finds no free peer rides a
+ * later round. */
 static void ask_read_rounds(struct node *node)
 {
-    if (node->wanted_count == 0) {
-        return;
-    }
-    for (size_t i = 0; i < node->link_count; i++) {
-        struct link *link = &node->links[i];
+    for (size_t i = 0; node->wanted_count > 0 && i < node->link_count; i++) {
+        struct link *link = &node->links[(node->next_asked + i) % node->link_count];
         if (!peer_round_is_free(&link->peer)) {
             continue;
         }
         size_t before = link->peer.message_count;
         for (size_t j = 0; j < node->wanted_count; j++) {
-            struct partition *partition = node->partitions[node->wanted[j]];
-            partition_read_round(partition, link->node_id);
+            partition_read_round(node->partitions[node->wanted[j]], link->node_id);
         }
         if (link->peer.message_count > before) {
             peer_round_open(&link->peer);
             node->counters.read_rounds++;
         }
     }
+    node->next_asked++;
 }
 
 static void forget_wanted(struct node *node)
@@ -677,18 +675,19 @@ static void node_turn(struct env_task *task)
     }
 }
 
+/* Half of the partitions at each tick: their time is coarse enough. */
 static void tick_partitions(struct node *node)
 {
     uint64_t now_ms = env_now_us(node->env) / 1000;
     size_t begun = 0;
-    for (size_t i = 0; i < node->partition_count; i++) {
+    bool may_prefer = node->ticks / 2 % (NODE_PREFER_TICKS / 2) == 0 && !node->is_stopping;
+    for (size_t i = node->ticks % 2; i < node->partition_count; i += 2) {
         struct partition *partition = node->partitions[i];
         if (!partition) {
             continue;
         }
         partition_tick(partition, now_ms);
-        if (node->ticks % NODE_PREFER_TICKS == 0 && begun < NODE_PREFER_AT_ONCE &&
-            !node->is_stopping) {
+        if (may_prefer && begun < NODE_PREFER_AT_ONCE) {
             begun += partition_prefer(partition, now_ms);
         }
     }

@@ -81,6 +81,7 @@ struct node {
     bool *reads_wanted;            /* by group number */
     uint32_t *wanted;              /* groups with reads that wait for a round */
     size_t wanted_count;
+    size_t next_asked; /* peer that the next read round begins with */
     struct env_timer tick;
     uint64_t ticks;
 

@@ -630,10 +630,24 @@ static void send_messages(struct partition *partition, struct blob **fetched,
     raft->out.message_count = 0;
 }
 
+/* Whether a majority, this replica included, knows of the newest waiting read already: asking more
+ * of them would only cost. What stays unanswered for a heartbeat's time counts as not asked, so
+ * another one is asked then. */
+static bool is_asked_enough(const struct raft *raft)
+{
+    int asked = 1;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        asked += raft->progress[i].id != raft->config.self &&
+                 raft->progress[i].read_sent >= raft->read_sequence;
+    }
+    return asked > raft->config.replica_count / 2;
+}
+
 void partition_read_round(struct partition *partition, uint64_t node_id)
 {
     const struct topology_replica *replica = replica_on(partition, node_id);
-    if (replica && raft_read_send(&partition->raft, replica->id)) {
+    if (replica && !is_asked_enough(&partition->raft) &&
+        raft_read_send(&partition->raft, replica->id)) {
         send_messages(partition, NULL, 0, 0);
     }
 }

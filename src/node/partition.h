@@ -93,7 +93,7 @@ void partition_durable(struct partition *partition, uint64_t index, uint64_t ter
 void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote);
 void partition_flushed(struct partition *partition);
 void partition_peer_reset(struct partition *partition, uint64_t node_id);
-/* Emits the question of a read round to a node, if reads wait that have not been asked there. */
+/* Emits the question of a read round to a node, if reads wait for which no majority has been asked yet. */
 void partition_read_round(struct partition *partition, uint64_t node_id);
 /* End of the turn: proposes, sends, applies, answers. */
 void partition_turn(struct partition *partition);
