@@ -739,7 +739,10 @@ uint64_t node_epoch(const struct node *node)
 
 uint64_t node_time(const struct node *node)
 {
-    return node->hlc;
+    /* Not only what was proposed: a client of a cluster at rest would hold an old time, and its next
+     * write would look like a retry that comes too late (D7). */
+    uint64_t now = hlc_from_us(env_wall_us(node->env));
+    return now > node->hlc ? now : node->hlc;
 }
 
 void node_count_client(struct node *node, int change)

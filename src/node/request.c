@@ -107,7 +107,7 @@ void request_answer(struct request *request, int status, uint16_t flags,
             .request_id = request->id,
             .trace_id = request->trace_id,
             .epoch = node->topology ? node->topology->epoch : 0,
-            .time = node->hlc,
+            .time = node_time(node),
         };
         if (message) {
             size_t size = protobuf_c_message_get_packed_size(message);
