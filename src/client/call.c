@@ -1,6 +1,6 @@
 /* The life of an operation.
  *
- *             ┌──────────── HOMELESS (no topology yet)
+ *             ┌──────────── HOMELESS (no topology yet, or no recent time)
  *             ▼             WINDOW (a write; too many are unanswered)
  *   submit → READY ──route──▶ QUEUED on a link ──exchange──▶ SENT ──answer──▶ DONE → callback
  *             ▲                                               │
@@ -370,9 +370,16 @@ static void operation_wait(struct operation *operation, enum operation_state sta
     list_append(list, &operation->node);
 }
 
+/* Whether the cluster must be heard before this operation is sent: where to, or at what time. */
+static bool operation_needs_word(const struct core *core, const struct operation *operation)
+{
+    bool is_new_write = operation->is_write && operation->number == 0;
+    return !core->topology || (is_new_write && core->now_us - core->time_us > CORE_TIME_AGE_US);
+}
+
 static void operation_route(struct core *core, struct operation *operation)
 {
-    if (!core->topology) {
+    if (operation_needs_word(core, operation)) {
         operation_wait(operation, OPERATION_HOMELESS, &core->homeless);
         core->topology_wanted = true;
         return;

@@ -35,6 +35,9 @@ enum {
     /* Without an answer another node is asked after that, or a third of the timeout. */
     CORE_RESEND_MIN_US = 300 * 1000,
     CORE_REDIRECTS_AT_ONCE = 3, /* follow hints without waiting so often in a row */
+    /* A write's client time must be recent: entries far past it are refused as unknown (D7). After
+     * so long without a word from the cluster, a new write first asks for the time. */
+    CORE_TIME_AGE_US = 60 * 1000 * 1000,
     CORE_TOPOLOGY_TIMEOUT_US = 1000 * 1000,
     CORE_TOPOLOGY_PAUSE_US = 50 * 1000, /* between two fetches */
     /* Payload of one MULTI frame; one operation may exceed it. */
@@ -260,7 +263,8 @@ struct core {
 
     uint8_t cluster_id[16];
     bool has_cluster;
-    uint64_t time; /* newest cluster time seen */
+    uint64_t time;    /* newest cluster time seen */
+    uint64_t time_us; /* when a node last told one */
     struct topology *topology;
     struct link **node_links; /* parallel to topology->nodes */
     int32_t *primaries;       /* parallel to topology->partitions: index of a node, -1 unknown */

@@ -247,8 +247,9 @@ static int flight_answered(struct core *core, struct flight *flight, const struc
 static int link_on_frame(struct core *core, struct link *link, const struct frame *frame)
 {
     link->heard_us = core->now_us;
-    if (frame->time > core->time) {
-        core->time = frame->time;
+    if (frame->time) {
+        core->time = frame->time > core->time ? frame->time : core->time;
+        core->time_us = core->now_us;
     }
     if (link->state == LINK_HELLO) {
         hello_answered(core, link, frame);

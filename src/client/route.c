@@ -218,7 +218,6 @@ static void topology_adopt(struct core *core, struct topology *topology)
     core->stats.topology_updates++;
     adopt_links(core, topology);
     topology_unref(before);
-    call_wake(core, &core->homeless, UINT64_MAX);
     ask_topology_came(core);
     stream_topology_came(core);
 }
@@ -273,6 +272,8 @@ static int topology_answered(struct core *core, struct question *question,
         return 0;
     }
     core->topology_wanted = false;
+    core->time_us = core->now_us;
+    call_wake(core, &core->homeless, UINT64_MAX);
     core->topology_failures = 0;
     core->topology_from = 0;
     topology_pause(core, CORE_TOPOLOGY_PAUSE_US);

@@ -136,6 +136,25 @@ static void a_lost_answer_is_asked_for_again_under_the_same_number(void **state)
     fake_free(fake);
 }
 
+/* Servers refuse as unknown what is far past its client's time: an idle handle must not hold an old
+ * one. */
+static void a_write_after_a_long_rest_carries_a_recent_time(void **state)
+{
+    struct fake *fake = fake_new();
+    bool never = false;
+    assert_int_equal(fake_put(fake, "a", "1"), 0);
+    fake_run(fake, &never, 600 * 1000);
+    fake->time += hlc_from_us(600ull * 1000 * 1000);
+    uint64_t recent = fake->time;
+    assert_int_equal(fake_put(fake, "a", "2"), 0);
+    assert_true(fake->writes[0].client_time < recent);
+    assert_true(fake->writes[1].client_time >= recent);
+    int topologies = fake->frames[VERB_TOPOLOGY];
+    assert_int_equal(fake_put(fake, "a", "3"), 0);
+    assert_int_equal(fake->frames[VERB_TOPOLOGY], topologies); /* asked for once */
+    fake_free(fake);
+}
+
 static int drop_puts(struct fake *fake, int node, const struct frame *frame)
 {
     return frame->verb == VERB_PUT || frame->verb == VERB_GET ? FAKE_DROP : FAKE_SERVE;
@@ -729,6 +748,7 @@ int main(void)
         cmocka_unit_test(endpoints_are_tried_in_turn),
         cmocka_unit_test(malformed_endpoints_are_told),
         cmocka_unit_test(a_lost_answer_is_asked_for_again_under_the_same_number),
+        cmocka_unit_test(a_write_after_a_long_rest_carries_a_recent_time),
         cmocka_unit_test(silence_is_unknown_for_writes_and_a_timeout_for_reads),
         cmocka_unit_test(a_node_that_does_not_answer_is_passed_by),
         cmocka_unit_test(busy_is_repeated_with_growing_pauses),
