@@ -236,7 +236,9 @@ void operation_finish(struct core *core, struct operation *operation, int status
     if (!status_is_answer(status) && status != ERR_CANCELLED) {
         core_set_error(core, status, core->trouble);
     }
-    call->progress_us = core->now_us;
+    if (status_is_answer(status)) { /* else the operations of a call would time out one by one */
+        call->progress_us = core->now_us;
+    }
     CHECK(call->left > 0);
     if (--call->left == 0) {
         list_append(&core->finished, &call->node);
