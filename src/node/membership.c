@@ -494,6 +494,7 @@ static void settle_hello(struct node *node, struct link *link, bool was_formed,
                          const Cairn__V1__Hello *hello)
 {
     link->is_introduced = true;
+    env_timer_stop(node->env, &link->retry);
     node_hear_time(node, hello->time);
     if (!is_formed(node)) {
         try_to_found(node);
@@ -605,14 +606,19 @@ static void link_dial(struct env_timer *timer)
     struct link *link = container_of(timer, struct link, retry);
     struct err err;
     if (link->conn) {
+        /* No greeting within LINK_GREET_US. The kernel would wait for minutes for a machine that lost its power or a route that
+         * drops packets; a fresh attempt does as well, and sooner. */
+        if (!link->is_introduced) {
+            conn_close(link->conn);
+        }
         return;
     }
     int status =
         conn_connect(link->node->env, link->address, &link_events, link, &link->conn, &err);
     if (status != 0) {
         LOG_WARN(link->node->logger, "peer=%s cannot connect: %s", link->name, err.text);
-        env_timer_start(link->node->env, &link->retry, LINK_RETRY_US);
     }
+    env_timer_start(link->node->env, &link->retry, status == 0 ? LINK_GREET_US : LINK_RETRY_US);
 }
 
 static void refuse_caller(struct node *node, struct conn *conn, const struct frame *frame,

@@ -23,6 +23,7 @@ enum {
     NODE_PREFER_TICKS = 20,      /* preferred primaries: every twentieth tick */
     NODE_PREFER_AT_ONCE = 16,    /* transfers begun per look */
     LINK_RETRY_US = 100 * 1000,
+    LINK_GREET_US = 2 * 1000 * 1000, /* from dialling to the other side's greeting */
     NODE_ENTRY_MARGIN = 1024,
 };
 

@@ -69,7 +69,8 @@ void checker_node_began(struct checker *checker, uint32_t node)
 }
 
 /* C1, C4 */
-static void check_leader(struct checker *checker, uint32_t node, uint32_t number, const struct raft *raft)
+static void check_leader(struct checker *checker, uint32_t node, uint32_t number,
+                         const struct raft *raft)
 {
     struct checker_group *group = group_of(checker, number);
     void *is = (void *)(uintptr_t)(node + 1);
@@ -86,16 +87,18 @@ static void check_leader(struct checker *checker, uint32_t node, uint32_t number
             continue;
         }
         if (raft_term_at(raft, index) != term) {
-            checker_fail(checker, "leader n%u of group %u term %lu lacks committed entry %lu (term %lu, it has %lu)",
-                         node + 1, number, raft->term, index, term, raft_term_at(raft, index));
+            checker_fail(
+                checker,
+                "leader n%u of group %u term %lu lacks committed entry %lu (term %lu, it has %lu)",
+                node + 1, number, raft->term, index, term, raft_term_at(raft, index));
         }
         break; /* with log matching one is enough */
     }
 }
 
 /* C3 */
-static void check_commit(struct checker *checker, uint32_t node, uint32_t number, const struct raft *raft,
-                         uint64_t from)
+static void check_commit(struct checker *checker, uint32_t node, uint32_t number,
+                         const struct raft *raft, uint64_t from)
 {
     struct checker_group *group = group_of(checker, number);
     for (uint64_t index = from; index <= raft->commit; index++) {
@@ -105,13 +108,14 @@ static void check_commit(struct checker *checker, uint32_t node, uint32_t number
             continue; /* cut: it was applied everywhere */
         }
         if (term == 0) {
-            checker_fail(checker, "n%u commits group %u index %lu beyond its log (last %lu)", node + 1, number, index,
-                         raft->last_index);
+            checker_fail(checker, "n%u commits group %u index %lu beyond its log (last %lu)",
+                         node + 1, number, index, raft->last_index);
             return;
         }
         if (entry->term != 0 && entry->term != term) {
-            checker_fail(checker, "n%u commits group %u index %lu with term %lu, others with term %lu", node + 1,
-                         number, index, term, entry->term);
+            checker_fail(checker,
+                         "n%u commits group %u index %lu with term %lu, others with term %lu",
+                         node + 1, number, index, term, entry->term);
         }
         checker->committed += entry->term == 0;
         entry->term = term;
@@ -127,12 +131,12 @@ void checker_raft(struct checker *checker, uint32_t node, uint32_t number, const
         return;
     }
     if (raft->commit < seen->commit) {
-        checker_fail(checker, "commit of group %u on n%u went back from %lu to %lu", number, node + 1, seen->commit,
-                     raft->commit);
+        checker_fail(checker, "commit of group %u on n%u went back from %lu to %lu", number,
+                     node + 1, seen->commit, raft->commit);
     }
     if (raft->term < seen->term) {
-        checker_fail(checker, "term of group %u on n%u went back from %lu to %lu", number, node + 1, seen->term,
-                     raft->term);
+        checker_fail(checker, "term of group %u on n%u went back from %lu to %lu", number, node + 1,
+                     seen->term, raft->term);
     }
     if (raft->role == RAFT_LEADER && (seen->role != RAFT_LEADER || seen->term != raft->term)) {
         check_leader(checker, node, number, raft);
@@ -155,23 +159,24 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of)
 }
 
 /* C5, C6 */
-void checker_applied(struct checker *checker, uint32_t node, uint32_t number, uint64_t index, uint64_t term,
-                     struct span payload)
+void checker_applied(struct checker *checker, uint32_t node, uint32_t number, uint64_t index,
+                     uint64_t term, struct span payload)
 {
     struct checker_group *group = group_of(checker, number);
     struct checker_entry *entry = entry_of(group, index);
     struct checker_seen *seen = &group->seen[node];
     uint64_t hash = hash_bytes(payload.data, payload.size) | 1;
     if (entry->hash != 0 && entry->hash != hash) {
-        checker_fail(checker, "n%u applies another payload at group %u index %lu than others did", node + 1, number,
-                     index);
+        checker_fail(checker, "n%u applies another payload at group %u index %lu than others did",
+                     node + 1, number, index);
     }
     if (entry->term != 0 && term != 0 && entry->term != term) {
-        checker_fail(checker, "n%u applies group %u index %lu of term %lu, committed was term %lu", node + 1, number,
-                     index, term, entry->term);
+        checker_fail(checker, "n%u applies group %u index %lu of term %lu, committed was term %lu",
+                     node + 1, number, index, term, entry->term);
     }
     if (seen->applied != 0 && index != seen->applied + 1) {
-        checker_fail(checker, "n%u applies group %u index %lu after %lu", node + 1, number, index, seen->applied);
+        checker_fail(checker, "n%u applies group %u index %lu after %lu", node + 1, number, index,
+                     seen->applied);
     }
     checker->applied += entry->hash == 0;
     entry->hash = hash;

@@ -1,21 +1,25 @@
 /* The disk of one simulated machine.
  *
- * A file is an inode with its content in 16 KiB chunks (absent ones are zeroes, so preallocating costs nothing). The content is what
- * the page cache shows. The first write to a clean sector saves what the sector held in the chunk's shadow: the shadow is the
- * durable content of unsynced sectors. A sync forgets shadows; a power loss puts them back, sector by sector, by the dice.
+ * A file is an inode with its content in 16 KiB chunks (absent ones are zeroes, so preallocating
+ * costs nothing). The content is what the page cache shows. The first write to a clean sector saves
+ * what the sector held in the chunk's shadow: the shadow is the durable content of unsynced
+ * sectors. A sync forgets shadows; a power loss puts them back, sector by sector, by the dice.
  *
- * Names live in two tables: what the running system sees and what is durable; between them stands the journal of directory
- * operations not yet synced. A directory sync carries that directory's operations over; a power loss carries a prefix over.
+ * Names live in two tables: what the running system sees and what is durable; between them stands
+ * the journal of directory operations not yet synced. A directory sync carries that directory's
+ * operations over; a power loss carries a prefix over.
  *
  * Invariants
  *   I1  a chunk has a shadow exactly when its dirty mask is not 0; stuck is a subset of dirty.
  *   I2  inode->dirty lists every chunk that has a shadow, once.
  *   I3  an inode lives while a table, the journal or a handle refers to it.
  *
- * A torn sector is new up to a multiple of 8 bytes and old behind: no device has been seen to do finer.
+ * A torn sector is new up to a multiple of 8 bytes and old behind: no device has been seen to do
+ * finer.
  *
- * After a failed sync a sector in doubt is `stuck`: the cache shows it as clean, later syncs don't write it, and a power loss takes
- * it away; only writing it anew helps. That is what Linux does (see "fsyncgate", 2018). */
+ * After a failed sync a sector in doubt is `stuck`: the cache shows it as clean, later syncs don't
+ * write it, and a power loss takes it away; only writing it anew helps. That is what Linux does
+ * (see "fsyncgate", 2018). */
 #include "sim/disk.h"
 
 #include <stdio.h>
@@ -52,7 +56,8 @@ struct names {
     size_t count, capacity;
 };
 
-/* One directory operation: at most one name goes, at most one comes (a rename does both at once). */
+/* One directory operation: at most one name goes, at most one comes (a rename does both at once).
+ */
 struct operation {
     char *gone;
     char *come;
@@ -76,13 +81,15 @@ struct disk {
     char *locked[4];
     struct disk_faults faults;
     struct disk_stats stats;
-    struct inode *last_inode; /* the sector written last, which a power loss may tear; no reference: cleared with the inode */
+    struct inode *last_inode; /* the sector written last, which a power loss may tear; no reference:
+                                 cleared with the inode */
     uint64_t last_sector;
 };
 
 static void inode_unref(struct disk *disk, struct inode *inode);
 static void names_fini(struct disk *disk, struct names *names);
-static void operation_apply(struct disk *disk, struct names *names, const struct operation *operation);
+static void operation_apply(struct disk *disk, struct names *names,
+                            const struct operation *operation);
 static void operation_fini(struct disk *disk, struct operation *operation);
 
 struct disk *disk_new(uint64_t seed, uint64_t capacity_bytes)
@@ -218,7 +225,8 @@ static void inode_write(struct inode *inode, uint64_t offset, const uint8_t *dat
         size_t index = (size_t)(offset / CHUNK_BYTES), at = (size_t)(offset % CHUNK_BYTES);
         size_t part = CHUNK_BYTES - at < size ? CHUNK_BYTES - at : size;
         bool exists = index < inode->chunk_count && inode->chunks[index];
-        bool is_same = !exists && (!data || is_zero(data, part)); /* zeroes over zeroes: preallocation */
+        bool is_same =
+            !exists && (!data || is_zero(data, part)); /* zeroes over zeroes: preallocation */
         if (!is_same) {
             struct chunk *chunk = inode_chunk(inode, index);
             inode_dirty_sectors(inode, index, (uint32_t)(at / SECTOR_BYTES),
@@ -251,8 +259,8 @@ static void inode_read(const struct inode *inode, uint64_t offset, uint8_t *out,
     }
 }
 
-/* Everything that is not stuck becomes durable; with `doubt` (a failed sync) each sector only by the toss of a coin, and those that
- * did not make it are stuck. */
+/* Everything that is not stuck becomes durable; with `doubt` (a failed sync) each sector only by
+ * the toss of a coin, and those that did not make it are stuck. */
 static void inode_sync(struct disk *disk, struct inode *inode, bool doubt)
 {
     size_t kept = 0;
@@ -275,13 +283,15 @@ static void inode_sync(struct disk *disk, struct inode *inode, bool doubt)
     }
 }
 
-static void inode_lose_sector(struct disk *disk, struct chunk *chunk, uint32_t sector, uint32_t keep)
+static void inode_lose_sector(struct disk *disk, struct chunk *chunk, uint32_t sector,
+                              uint32_t keep)
 {
     size_t at = (size_t)sector * SECTOR_BYTES;
     memcpy(chunk->data + at + keep, chunk->shadow + at + keep, SECTOR_BYTES - keep);
 }
 
-static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t keep_percent, bool torn)
+static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t keep_percent,
+                             bool torn)
 {
     for (size_t i = 0; i < inode->dirty_count; i++) {
         struct chunk *chunk = inode->chunks[inode->dirty[i]];
@@ -291,8 +301,9 @@ static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t ke
                 continue;
             }
             if (torn && inode == disk->last_inode && number == disk->last_sector) {
-                inode_lose_sector(disk, chunk, sector,
-                                  8 * (uint32_t)random_between(&disk->random, 1, SECTOR_BYTES / 8 - 1));
+                inode_lose_sector(
+                    disk, chunk, sector,
+                    8 * (uint32_t)random_between(&disk->random, 1, SECTOR_BYTES / 8 - 1));
                 disk->stats.sectors_torn++;
             } else if ((chunk->stuck & 1u << sector) ||
                        !random_percent(&disk->random, keep_percent)) {
@@ -381,7 +392,8 @@ static void operation_fini(struct disk *disk, struct operation *operation)
     inode_unref(disk, operation->inode);
 }
 
-static void operation_apply(struct disk *disk, struct names *names, const struct operation *operation)
+static void operation_apply(struct disk *disk, struct names *names,
+                            const struct operation *operation)
 {
     if (operation->gone) {
         names_remove(disk, names, operation->gone);
@@ -399,8 +411,8 @@ static void operate(struct disk *disk, const char *gone, const char *come, struc
         disk->journal = mem_realloc(disk->journal, disk->journal_capacity * sizeof *disk->journal);
     }
     struct operation *operation = &disk->journal[disk->journal_count++];
-    *operation = (struct operation){ gone ? mem_strdup(gone) : NULL,
-                                     come ? mem_strdup(come) : NULL, inode };
+    *operation =
+        (struct operation){ gone ? mem_strdup(gone) : NULL, come ? mem_strdup(come) : NULL, inode };
     if (inode) {
         inode->references++;
     }
@@ -489,7 +501,8 @@ static bool has_room(struct disk *disk, uint64_t more)
 
 /* --- The file calls */
 
-static int open_inode(struct disk *disk, const char *path, int flags, struct inode **out, struct err *err)
+static int open_inode(struct disk *disk, const char *path, int flags, struct inode **out,
+                      struct err *err)
 {
     struct name *name = names_find(&disk->now, path);
     if (name) {

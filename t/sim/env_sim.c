@@ -1,11 +1,14 @@
-/* The simulated process: clock, timers, deferred work and jobs on the schedule; files on disk.c, connections on network.c.
+/* The simulated process: clock, timers, deferred work and jobs on the schedule; files on disk.c,
+ * connections on network.c.
  *
- * Jobs: each class is one thread. `work` runs as one event after a drawn delay, whole; `done` is a later event. A process that dies
- * while a log job waits dies in the middle of it half of the time: its file calls are carried out up to a drawn one.
+ * Jobs: each class is one thread. `work` runs as one event after a drawn delay, whole; `done` is a
+ * later event. A process that dies while a log job waits dies in the middle of it half of the time:
+ * its file calls are carried out up to a drawn one.
  *
  * Invariants
- *   I1  every event that runs code of the process has owner == env, so that killing and pausing reach all of them.
- *   I2  a dead process gets no callback but those of env_sim_reap, and its calls change nothing. */
+ *   I1  every event that runs code of the process has owner == env, so that killing and pausing
+ * reach all of them. I2  a dead process gets no callback but those of env_sim_reap, and its calls
+ * change nothing. */
 #include "sim/env_sim.h"
 
 #include <stdio.h>
@@ -27,8 +30,8 @@ static const struct env_ops sim_ops;
 static void run_work(struct schedule_event *event);
 static void run_done(struct schedule_event *event);
 
-struct env_sim *env_sim_new(struct schedule *schedule, struct network *network, struct disk *disk, uint32_t machine,
-                            const char *host, uint64_t seed)
+struct env_sim *env_sim_new(struct schedule *schedule, struct network *network, struct disk *disk,
+                            uint32_t machine, const char *host, uint64_t seed)
 {
     struct env_sim *env = MEM_NEW(struct env_sim);
     env->env.ops = &sim_ops;
@@ -77,7 +80,8 @@ void env_sim_boot(struct env_sim *env)
 
 /* --- Dying */
 
-/* The log's job is cut in the middle of its file calls, a flush (atomic, see the README) happens or does not. */
+/* The log's job is cut in the middle of its file calls, a flush (atomic, see the README) happens or
+ * does not. */
 static void die_in_jobs(struct env_sim *env)
 {
     struct list *log = &env->jobs[ENV_JOB_LOG].waiting, *flush = &env->jobs[ENV_JOB_FLUSH].waiting;
@@ -242,7 +246,8 @@ static void sim_job_start(struct env *base, enum env_job_class class, struct env
     struct env_sim_jobs *jobs = &env->jobs[class];
     list_append(&jobs->waiting, &job->link);
     if (!schedule_is_waiting(&jobs->work)) {
-        schedule_add(env->schedule, &jobs->work, env->schedule->now_us + draw_job_delay(env, class));
+        schedule_add(env->schedule, &jobs->work,
+                     env->schedule->now_us + draw_job_delay(env, class));
     }
 }
 
@@ -274,7 +279,8 @@ static void run_work(struct schedule_event *event)
         schedule_add(env->schedule, &jobs->done, now + random_between(&env->timing, 1, 40));
     }
     if (!list_is_empty(&jobs->waiting)) {
-        schedule_add(env->schedule, &jobs->work, now + draw_job_delay(env, (int)(jobs - env->jobs)));
+        schedule_add(env->schedule, &jobs->work,
+                     now + draw_job_delay(env, (int)(jobs - env->jobs)));
     }
 }
 
@@ -296,7 +302,8 @@ static int fail_dead(struct err *err)
     return err_set(err, ERR_IO, "the process is dead");
 }
 
-static int sim_file_open(struct env *base, const char *path, int flags, struct env_file **out, struct err *err)
+static int sim_file_open(struct env *base, const char *path, int flags, struct env_file **out,
+                         struct err *err)
 {
     struct env_sim *env = env_sim_of(base);
     return env->is_dead ? fail_dead(err) : disk_file_open(env->disk, path, flags, out, err);
@@ -332,8 +339,8 @@ static int sim_dir_sync(struct env *base, const char *path, struct err *err)
     return env->is_dead ? fail_dead(err) : disk_dir_sync(env->disk, path, err);
 }
 
-static int sim_dir_list(struct env *base, const char *path, void (*each)(void *ctx, const char *name), void *ctx,
-                        struct err *err)
+static int sim_dir_list(struct env *base, const char *path,
+                        void (*each)(void *ctx, const char *name), void *ctx, struct err *err)
 {
     struct env_sim *env = env_sim_of(base);
     return env->is_dead ? fail_dead(err) : disk_dir_list(env->disk, path, each, ctx, err);
@@ -347,15 +354,16 @@ static int sim_dir_lock(struct env *base, const char *path, struct err *err)
 
 /* --- Network */
 
-static int sim_listen(struct env *base, const char *address, void (*on_accept)(void *ctx, struct env_conn *conn),
-                      void *ctx, struct env_listener **out, struct err *err)
+static int sim_listen(struct env *base, const char *address,
+                      void (*on_accept)(void *ctx, struct env_conn *conn), void *ctx,
+                      struct env_listener **out, struct err *err)
 {
     struct env_sim *env = env_sim_of(base);
     return env->is_dead ? fail_dead(err) : network_listen(env, address, on_accept, ctx, out, err);
 }
 
-static int sim_connect(struct env *base, const char *address, const struct env_conn_events *events, void *ctx,
-                       struct env_conn **out, struct err *err)
+static int sim_connect(struct env *base, const char *address, const struct env_conn_events *events,
+                       void *ctx, struct env_conn **out, struct err *err)
 {
     struct env_sim *env = env_sim_of(base);
     return env->is_dead ? fail_dead(err) : network_connect(env, address, events, ctx, out, err);

@@ -1,15 +1,18 @@
 /* The linearizability checker.
  *
- * Depth-first search over the next operation to take effect. The list holds calls and replies in real order; what may come next is
- * every call before the first reply in the list. Visited (set of operations taken, state) pairs are not visited again; they are kept
- * as 128-bit hashes (Zobrist), whose collisions are less likely than bit flips.
+ * Depth-first search over the next operation to take effect. The list holds calls and replies in
+ * real order; what may come next is every call before the first reply in the list. Visited (set of
+ * operations taken, state) pairs are not visited again; they are kept as 128-bit hashes (Zobrist),
+ * whose collisions are less likely than bit flips.
  *
  * Unknown outcomes would make the search exponential; two observations keep it small:
- *   - an unknown put whose value somebody read did happen, before that read's reply: it is treated so;
- *   - an unknown put that nobody read, when every version ever reported belongs to a known write, explains nothing: it is left out.
- *   - another unknown operation earns its place only by what comes right after it: if that could have come without it, the unknown
- *     one can be moved behind it (it was a read) or left out (it was a write). So whatever follows an unknown operation must be
- *     impossible without it. */
+ *   - an unknown put whose value somebody read did happen, before that read's reply: it is treated
+ * so;
+ *   - an unknown put that nobody read, when every version ever reported belongs to a known write,
+ * explains nothing: it is left out.
+ *   - another unknown operation earns its place only by what comes right after it: if that could
+ * have come without it, the unknown one can be moved behind it (it was a read) or left out (it was
+ * a write). So whatever follows an unknown operation must be impossible without it. */
 #include "sim/linear.h"
 
 #include "base/check.h"
@@ -173,7 +176,8 @@ static uint64_t first_seen(const struct linear_op *ops, size_t count, uint64_t v
     return seen;
 }
 
-/* Is some reported version that of no known write and no read? Then an unread unknown put may explain it. */
+/* Is some reported version that of no known write and no read? Then an unread unknown put may
+ * explain it. */
 static bool has_orphan_version(const struct linear_op *ops, size_t count)
 {
     struct hashtab known = { 0 };
@@ -184,8 +188,9 @@ static bool has_orphan_version(const struct linear_op *ops, size_t count)
     }
     bool found = false;
     for (size_t i = 0; i < count && !found; i++) {
-        bool reports = ops[i].outcome == LINEAR_REFUSED ||
-                       (ops[i].kind == LINEAR_DELETE && ops[i].outcome == LINEAR_OK && ops[i].existed);
+        bool reports =
+            ops[i].outcome == LINEAR_REFUSED ||
+            (ops[i].kind == LINEAR_DELETE && ops[i].outcome == LINEAR_OK && ops[i].existed);
         found = reports && (ops[i].version != 0 ? !hashtab_find(&known, ops[i].version)
                                                 : ops[i].kind == LINEAR_DELETE);
     }
@@ -302,7 +307,8 @@ static void untake(struct search *search, struct entry *call)
 }
 
 /* Where taking the operation leads; false: it can't be taken here. */
-static bool lead(const struct search *search, const struct entry *entry, const struct place *place, struct place *next)
+static bool lead(const struct search *search, const struct entry *entry, const struct place *place,
+                 struct place *next)
 {
     const struct linear_op *op = &search->ops[entry->op];
     *next = (struct place){ .state = place->state, .is_after_optional = entry->is_optional };
@@ -321,19 +327,23 @@ static bool is_optional_delete(const struct search *search, const struct entry *
     return entry->is_optional && search->ops[entry->op].kind == LINEAR_DELETE;
 }
 
-/* Tries the calls from `entry` on, required ones first (`is_optional` says which turn it is); true when one was taken. */
-static bool advance(struct search *search, struct entry *entry, bool is_optional, struct place *place)
+/* Tries the calls from `entry` on, required ones first (`is_optional` says which turn it is); true
+ * when one was taken. */
+static bool advance(struct search *search, struct entry *entry, bool is_optional,
+                    struct place *place)
 {
     for (int turn = is_optional; turn < 2; turn++, entry = search->head.next) {
         bool tried_delete = false;
-        for (struct entry *tried = search->head.next; tried != entry && !tried_delete; tried = tried->next) {
+        for (struct entry *tried = search->head.next; tried != entry && !tried_delete;
+             tried = tried->next) {
             tried_delete = is_optional_delete(search, tried);
         }
         for (; entry && entry->is_call; entry = entry->next) {
             struct place next;
             bool is_delete = is_optional_delete(search, entry);
             if (is_delete && tried_delete) {
-                continue; /* unknown deletes are all alike, and once callable stay so: the first will do */
+                continue; /* unknown deletes are all alike, and once callable stay so: the first
+                             will do */
             }
             tried_delete |= is_delete;
             if (entry->is_optional != (turn == 1) || !lead(search, entry, place, &next)) {
@@ -406,7 +416,10 @@ static size_t make_entries(struct search *search, const struct linear_op *ops, s
             }
         }
         struct entry *call = &search->entries[made++];
-        *call = (struct entry){ .at = 2 * op->call, .op = (uint32_t)i, .is_call = true, .is_optional = reply_at == LINEAR_NEVER };
+        *call = (struct entry){ .at = 2 * op->call,
+                                .op = (uint32_t)i,
+                                .is_call = true,
+                                .is_optional = reply_at == LINEAR_NEVER };
         if (reply_at != LINEAR_NEVER) {
             call->reply = &search->entries[made++];
             /* an unknown put's reply stands just before that of the read that saw it */
@@ -417,7 +430,8 @@ static size_t make_entries(struct search *search, const struct linear_op *ops, s
     return made;
 }
 
-enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max, uint64_t *stuck)
+enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max,
+                                 uint64_t *stuck)
 {
     struct search search = { .ops = ops };
     search.entries = mem_zalloc((2 * count + 1) * sizeof *search.entries);

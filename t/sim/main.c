@@ -1,8 +1,10 @@
 /* The simulator's command: runs seeds, each in a process of its own, and sums up.
  *
- *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--twice] [--break-sync] [--expect-violation] [--self-test]
+ *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--twice]
+ *       [--trouble SECONDS] [--break-sync] [--expect-violation] | --self-test
  *
- * The seed is printed before its run. Exit 0: as expected; 1: violations (or none where one was expected); 2: usage. */
+ * The seed is printed before its run. Exit 0: as expected; 1: violations (or none where one was
+ * expected); 2: usage. */
 #include <errno.h>
 #include <getopt.h>
 #include <signal.h>
@@ -23,7 +25,8 @@ enum { RUN_SECONDS_MAX = 300 };
 struct totals {
     uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps;
     uint64_t faults[FAULT_COUNT];
-    uint64_t calls, ok, refused, unknown, nothing, elections, committed, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
+    uint64_t calls, ok, refused, unknown, nothing, elections, committed, boots, jobs_cut,
+        sectors_lost, sectors_torn, names_lost;
     uint64_t recovery_us_max;
     struct timespec begin;
 };
@@ -48,7 +51,8 @@ static void on_abort(int signal_number)
         digits[--at] = (char)('0' + left % 10);
         left /= 10;
     } while (left > 0);
-    if (write(STDERR_FILENO, text, sizeof text - 1) < 0 || write(STDERR_FILENO, digits + at, sizeof digits - at) < 0) {
+    if (write(STDERR_FILENO, text, sizeof text - 1) < 0 ||
+        write(STDERR_FILENO, digits + at, sizeof digits - at) < 0) {
         /* nothing is left to tell it to */
     }
     signal(signal_number, SIG_DFL);
@@ -63,7 +67,8 @@ static const char *replay_flags(const struct arguments *arguments, char *out, si
 static void tell_replay(const struct arguments *arguments, uint64_t seed)
 {
     char flags[64];
-    printf("  replay: make sim SEED=%lu TRACE=1%s\n", seed, replay_flags(arguments, flags, sizeof flags));
+    printf("  replay: make sim SEED=%lu TRACE=1%s\n", seed,
+           replay_flags(arguments, flags, sizeof flags));
     fflush(stdout);
 }
 
@@ -84,8 +89,8 @@ static void run_here(const struct arguments *arguments, uint64_t seed, struct wo
 static void remove_leftovers(pid_t child, uint64_t seed)
 {
     char command[160];
-    snprintf(command, sizeof command, "rm -rf /dev/shm/cairn-sim-%d-%lu /tmp/cairn-sim-%d-%lu", (int)child, seed, (int)child,
-             seed);
+    snprintf(command, sizeof command, "rm -rf /dev/shm/cairn-sim-%d-%lu /tmp/cairn-sim-%d-%lu",
+             (int)child, seed, (int)child, seed);
     if (system(command) != 0) {
         fprintf(stderr, "could not remove the scratch folder of seed %lu\n", seed);
     }
@@ -171,13 +176,15 @@ static void run_seed(const struct arguments *arguments, uint64_t seed, struct to
     }
     if (arguments->is_twice && (!run_child(arguments, seed, &again) || again.hash != report.hash)) {
         totals->violations++;
-        printf("seed %lu: VIOLATION not deterministic: trace hash %016lx, then %016lx\n", seed, report.hash, again.hash);
+        printf("seed %lu: VIOLATION not deterministic: trace hash %016lx, then %016lx\n", seed,
+               report.hash, again.hash);
         tell_replay(arguments, seed);
     }
     if (arguments->has_seed || arguments->is_twice) {
-        printf("seed %lu: hash %016lx, %u nodes, %lu steps, %.1f s simulated, %lu of %lu operations done, healed after %.1f s\n", seed,
-               report.hash, report.nodes, report.steps, (double)report.virtual_us / 1e6, report.ok + report.refused, report.calls,
-               (double)report.recovery_us / 1e6);
+        printf("seed %lu: hash %016lx, %u nodes, %lu steps, %.1f s simulated, %lu of %lu "
+               "operations done, healed after %.1f s\n",
+               seed, report.hash, report.nodes, report.steps, (double)report.virtual_us / 1e6,
+               report.ok + report.refused, report.calls, (double)report.recovery_us / 1e6);
     }
 }
 
@@ -195,23 +202,28 @@ static void tell_totals(const struct totals *totals)
     for (int i = 0; i < FAULT_COUNT; i++) {
         printf("%s %s %lu", i ? "," : "", world_fault_name((enum world_fault)i), totals->faults[i]);
     }
-    printf("\ndisks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory operations lost\n", totals->jobs_cut,
-           totals->sectors_lost, totals->sectors_torn, totals->names_lost);
-    printf("cluster: %lu starts, %lu elections, %lu entries committed, slowest recovery %.1f s\n", totals->boots, totals->elections,
-           totals->committed, (double)totals->recovery_us_max / 1e6);
-    printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, %lu unknown, %lu not applied; "
+    printf("\ndisks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
+           "operations lost\n",
+           totals->jobs_cut, totals->sectors_lost, totals->sectors_torn, totals->names_lost);
+    printf("cluster: %lu starts, %lu elections, %lu entries committed, slowest recovery %.1f s\n",
+           totals->boots, totals->elections, totals->committed,
+           (double)totals->recovery_us_max / 1e6);
+    printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
+           "%lu unknown, %lu not applied; "
            "%lu histories undecided\n",
-           totals->calls, simulated > 0 ? (double)totals->calls / simulated : 0, totals->ok, totals->refused, totals->unknown,
-           totals->nothing, totals->undecided);
-    printf("%lu seeds in %.1f s: %.2f seeds/s, %.0f simulated seconds per second, %.0f events/s\n", totals->runs, seconds,
-           (double)totals->runs / seconds, simulated / seconds, (double)totals->steps / seconds);
+           totals->calls, simulated > 0 ? (double)totals->calls / simulated : 0, totals->ok,
+           totals->refused, totals->unknown, totals->nothing, totals->undecided);
+    printf("%lu seeds in %.1f s: %.2f seeds/s, %.0f simulated seconds per second, %.0f events/s\n",
+           totals->runs, seconds, (double)totals->runs / seconds, simulated / seconds,
+           (double)totals->steps / seconds);
     printf("violations: %lu\n", totals->violations);
 }
 
 static int usage(void)
 {
-    fprintf(stderr, "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--twice]\n"
-                    "           [--trouble SECONDS] [--break-sync] [--expect-violation] | --self-test\n");
+    fprintf(stderr,
+            "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--twice]\n"
+            "           [--trouble SECONDS] [--break-sync] [--expect-violation] | --self-test\n");
     return 2;
 }
 
@@ -226,14 +238,17 @@ static bool parse_number(const char *text, uint64_t *out)
 /* 0: run; 1: self test; -1: usage. */
 static int parse(int argc, char **argv, struct arguments *arguments)
 {
-    static const struct option options[] = {
-        { "seed", required_argument, NULL, 's' },       { "seeds", required_argument, NULL, 'n' },
-        { "seconds", required_argument, NULL, 't' },    { "first", required_argument, NULL, 'f' },
-        { "trouble", required_argument, NULL, 'd' },    { "trace", no_argument, NULL, 'v' },
-        { "twice", no_argument, NULL, 'w' },            { "break-sync", no_argument, NULL, 'b' },
-        { "expect-violation", no_argument, NULL, 'e' }, { "self-test", no_argument, NULL, 'x' },
-        { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { { "seed", required_argument, NULL, 's' },
+                                             { "seeds", required_argument, NULL, 'n' },
+                                             { "seconds", required_argument, NULL, 't' },
+                                             { "first", required_argument, NULL, 'f' },
+                                             { "trouble", required_argument, NULL, 'd' },
+                                             { "trace", no_argument, NULL, 'v' },
+                                             { "twice", no_argument, NULL, 'w' },
+                                             { "break-sync", no_argument, NULL, 'b' },
+                                             { "expect-violation", no_argument, NULL, 'e' },
+                                             { "self-test", no_argument, NULL, 'x' },
+                                             { NULL, 0, NULL, 0 } };
     int option, status = 0;
     uint64_t number = 0;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {

@@ -1,15 +1,16 @@
 /* The simulated network.
  *
- * A connection has two ends. What an end writes is copied into its `out` buffer with a mark that says when the bytes will arrive; one
- * event per direction delivers what has arrived, cut into pieces by the dice. A write is done when the bytes not yet delivered fit
- * the window, as with a socket buffer.
+ * A connection has two ends. What an end writes is copied into its `out` buffer with a mark that
+ * says when the bytes will arrive; one event per direction delivers what has arrived, cut into
+ * pieces by the dice. A write is done when the bytes not yet delivered fit the window, as with a
+ * socket buffer.
  *
  *   end:  NEW (accepted soon) → OPEN → CLOSING (on_close is on its way) → CLOSED
  *         CONNECTING → OPEN | CLOSING
  *
  * Invariants
- *   I1  bytes of one direction are delivered in order, each once; on_close of the receiver comes after the last.
- *   I2  a blocked direction delivers nothing, neither bytes nor the news of a close.
+ *   I1  bytes of one direction are delivered in order, each once; on_close of the receiver comes
+ * after the last. I2  a blocked direction delivers nothing, neither bytes nor the news of a close.
  *   I3  an end's memory lives until both ends are CLOSED and no process holds them. */
 #include "sim/network.h"
 
@@ -20,7 +21,15 @@
 #include "base/mem.h"
 #include "sim/env_sim.h"
 
-enum { MARKS_MAX = 64, REFUSED_US = 100, CONNECT_PATIENCE_US = 3 * 1000 * 1000, PIECE_GAP_US = 20 };
+enum {
+    MARKS_MAX = 64,
+    REFUSED_US = 100,
+    PIECE_GAP_US = 20,
+    SYN_FIRST_US = 1000 * 1000, /* doubled with each try, as Linux does: 127 s in all */
+    SYN_TRIES = 7,
+    KEEPALIVE_US = 60 * 1000 * 1000, /* as env_uv.c asks for */
+    KEEPALIVE_LOST_US = 10 * 1000 * 1000,
+};
 
 enum end_state { END_NEW, END_CONNECTING, END_OPEN, END_CLOSING, END_CLOSED };
 
@@ -35,12 +44,12 @@ struct env_conn {
     void *ctx;
     char peer_name[64];
     bool is_paused, is_writing;
-    bool is_finished;   /* this end sends nothing more; the peer shall hear of it */
-    bool is_silent;     /* lost its power: the peer shall not hear of it */
-    bool is_clogged;    /* a delivery waits for its direction to be unblocked */
+    bool is_finished; /* this end sends nothing more; the peer shall hear of it */
+    bool is_silent;   /* lost its power: the peer shall not hear of it */
+    bool is_clogged;  /* a delivery waits for its direction to be unblocked */
     int close_status;
     struct buf out;
-    size_t out_at;      /* bytes of `out` already delivered */
+    size_t out_at; /* bytes of `out` already delivered */
     uint64_t last_arrival_us;
     struct mark {
         uint64_t at_us;
@@ -50,14 +59,18 @@ struct env_conn {
     struct schedule_event deliver; /* happens at the other end */
     struct schedule_event news;    /* on_open, on_written, on_close of this end */
     struct schedule_event patience;
-    bool has_opened, has_written;
+    struct schedule_event keepalive;
+    bool has_written;
+    bool is_doubted; /* a keepalive went unanswered */
 };
 
 struct connection {
     struct list link;
     struct network *network;
-    struct env_conn ends[2]; /* [0] connected, [1] accepted */
-    struct schedule_event knock; /* the connecting end's arrival */
+    struct env_conn ends[2];     /* [0] connected, [1] accepted */
+    struct schedule_event syn;   /* in the kernels: tries to reach the other machine */
+    struct schedule_event knock; /* in the listening process: somebody is there */
+    int syn_tries;
     char address[64];
 };
 
@@ -72,6 +85,8 @@ struct env_listener {
 static void run_deliver(struct schedule_event *event);
 static void run_news(struct schedule_event *event);
 static void run_patience(struct schedule_event *event);
+static void run_keepalive(struct schedule_event *event);
+static void run_syn(struct schedule_event *event);
 static void run_knock(struct schedule_event *event);
 static void end_close(struct env_conn *end, int status, uint64_t delay_us);
 static void deliver_soon(struct env_conn *from, uint64_t at_us);
@@ -98,9 +113,11 @@ static void connection_free(struct connection *connection)
         schedule_remove(connection->network->schedule, &end->deliver);
         schedule_remove(connection->network->schedule, &end->news);
         schedule_remove(connection->network->schedule, &end->patience);
+        schedule_remove(connection->network->schedule, &end->keepalive);
         list_remove(&end->link);
         buf_fini(&end->out);
     }
+    schedule_remove(connection->network->schedule, &connection->syn);
     schedule_remove(connection->network->schedule, &connection->knock);
     list_remove(&connection->link);
     mem_free(connection);
@@ -132,15 +149,17 @@ static bool is_blocked(const struct env_conn *from, const struct env_conn *to)
     return from->connection->network->blocked[from->env->machine][to->env->machine];
 }
 
-static uint64_t draw_latency(struct network *network, const struct env_sim *from, const struct env_sim *to)
+static uint64_t draw_latency(struct network *network, const struct env_sim *from,
+                             const struct env_sim *to)
 {
     return random_delay(&network->random, network->latency_us[from->machine][to->machine]);
 }
 
 /* --- Listening and connecting */
 
-int network_listen(struct env_sim *env, const char *address, void (*on_accept)(void *ctx, struct env_conn *conn),
-                   void *ctx, struct env_listener **out, struct err *err)
+int network_listen(struct env_sim *env, const char *address,
+                   void (*on_accept)(void *ctx, struct env_conn *conn), void *ctx,
+                   struct env_listener **out, struct err *err)
 {
     struct env_listener *listener = MEM_NEW(struct env_listener);
     listener->env = env;
@@ -154,8 +173,10 @@ int network_listen(struct env_sim *env, const char *address, void (*on_accept)(v
         snprintf(colon, sizeof listener->address - (size_t)(colon - listener->address), ":%u",
                  env->network->next_port++);
     }
-    LIST_FOR (link, &env->listeners) {
-        if (strcmp(container_of(link, struct env_listener, link)->address, listener->address) == 0) {
+    LIST_FOR(link, &env->listeners)
+    {
+        if (strcmp(container_of(link, struct env_listener, link)->address, listener->address) ==
+            0) {
             mem_free(listener);
             return err_set(err, ERR_IO, "listen on %s: address already in use", address);
         }
@@ -194,7 +215,8 @@ static struct env_sim *find_machine(struct network *network, const char *address
 
 static struct env_listener *find_listener(struct env_sim *env, const char *address)
 {
-    LIST_FOR (link, &env->listeners) {
+    LIST_FOR(link, &env->listeners)
+    {
         struct env_listener *listener = container_of(link, struct env_listener, link);
         if (strcmp(listener->address, address) == 0) {
             return listener;
@@ -203,7 +225,8 @@ static struct env_listener *find_listener(struct env_sim *env, const char *addre
     return NULL;
 }
 
-static void init_end(struct connection *connection, int side, struct env_sim *env, struct env_sim *peer)
+static void init_end(struct connection *connection, int side, struct env_sim *env,
+                     struct env_sim *peer)
 {
     struct env_conn *end = &connection->ends[side];
     end->connection = connection;
@@ -211,10 +234,11 @@ static void init_end(struct connection *connection, int side, struct env_sim *en
     end->deliver = (struct schedule_event){ .run = run_deliver, .owner = peer };
     end->news = (struct schedule_event){ .run = run_news, .owner = env };
     end->patience = (struct schedule_event){ .run = run_patience, .owner = env };
+    end->keepalive = (struct schedule_event){ .run = run_keepalive, .owner = env };
 }
 
-int network_connect(struct env_sim *env, const char *address, const struct env_conn_events *events, void *ctx,
-                    struct env_conn **out, struct err *err)
+int network_connect(struct env_sim *env, const char *address, const struct env_conn_events *events,
+                    void *ctx, struct env_conn **out, struct err *err)
 {
     struct network *network = env->network;
     struct env_sim *target = find_machine(network, address);
@@ -226,6 +250,7 @@ int network_connect(struct env_sim *env, const char *address, const struct env_c
     snprintf(connection->address, sizeof connection->address, "%s", address);
     init_end(connection, 0, env, target);
     init_end(connection, 1, target, env);
+    connection->syn.run = run_syn;
     connection->knock = (struct schedule_event){ .run = run_knock, .owner = target };
     list_append(&network->connections, &connection->link);
     struct env_conn *end = &connection->ends[0];
@@ -233,23 +258,43 @@ int network_connect(struct env_sim *env, const char *address, const struct env_c
     end->events = events;
     end->ctx = ctx;
     snprintf(end->peer_name, sizeof end->peer_name, "%s", address);
-    snprintf(connection->ends[1].peer_name, sizeof end->peer_name, "%s:%u", env->host, network->next_port++);
+    snprintf(connection->ends[1].peer_name, sizeof end->peer_name, "%s:%u", env->host,
+             network->next_port++);
     connection->ends[1].state = END_CLOSED; /* not there yet */
     list_append(&env->conns, &end->link);
     network->stats.connects++;
-    if (target->is_dead && !target->is_down) {
-        end_close(end, ERR_CONNECT, REFUSED_US); /* its kernel says so */
-    } else if (!target->is_dead && !is_blocked(end, other(end)) && !is_blocked(other(end), end)) {
-        schedule_add(network->schedule, &connection->knock,
-                     network->schedule->now_us + draw_latency(network, env, target));
-    } else {
-        end_close(end, ERR_CONNECT, random_delay(&network->random, CONNECT_PATIENCE_US));
-    }
+    schedule_add(network->schedule, &connection->syn,
+                 network->schedule->now_us + draw_latency(network, env, target));
     *out = end;
     return 0;
 }
 
-/* Happens at the listening process; it may be gone by now, then this event is gone too and patience ends the other side. */
+/* A SYN arrives at the other machine, or does not: then it is tried again, ever later. */
+static void run_syn(struct schedule_event *event)
+{
+    struct connection *connection = container_of(event, struct connection, syn);
+    struct network *network = connection->network;
+    struct env_conn *client = &connection->ends[0], *server = &connection->ends[1];
+    if (client->state != END_CONNECTING) {
+        return;
+    }
+    bool is_heard =
+        !is_blocked(client, server) && !is_blocked(server, client) && !server->env->is_down;
+    if (!is_heard && connection->syn_tries == SYN_TRIES - 1) {
+        end_close(client, ERR_CONNECT, 0);
+    } else if (!is_heard) {
+        schedule_add(network->schedule, event,
+                     network->schedule->now_us +
+                         ((uint64_t)SYN_FIRST_US << connection->syn_tries++));
+    } else if (server->env->is_dead) {
+        network->stats.refused++;
+        end_close(client, ERR_CONNECT, REFUSED_US);
+    } else {
+        schedule_add(network->schedule, &connection->knock, network->schedule->now_us);
+    }
+}
+
+/* Happens at the listening process. */
 static void run_knock(struct schedule_event *event)
 {
     struct connection *connection = container_of(event, struct connection, knock);
@@ -271,6 +316,8 @@ static void run_knock(struct schedule_event *event)
     listener->on_accept(listener->ctx, server);
     if (server->state == END_NEW) {
         CHECK(server->events != NULL); /* on_accept attaches or closes */
+        schedule_add(network->schedule, &server->keepalive,
+                     network->schedule->now_us + KEEPALIVE_US);
         server->state = END_OPEN;
     }
     schedule_add(network->schedule, &client->news, network->schedule->now_us + back_us);
@@ -301,7 +348,8 @@ static void deliver_soon(struct env_conn *from, uint64_t at_us)
     }
 }
 
-/* What was just put into `out` arrives after the link's latency, but never before what was sent earlier. */
+/* What was just put into `out` arrives after the link's latency, but never before what was sent
+ * earlier. */
 static void add_mark(struct env_conn *end)
 {
     struct network *network = end->connection->network;
@@ -315,7 +363,8 @@ static void add_mark(struct env_conn *end)
         *newest = (struct mark){ at, end->out.size };
         return;
     }
-    end->marks[(end->mark_head + end->mark_count++) % MARKS_MAX] = (struct mark){ at, end->out.size };
+    end->marks[(end->mark_head + end->mark_count++) % MARKS_MAX] =
+        (struct mark){ at, end->out.size };
 }
 
 static void start_patience(struct env_conn *end)
@@ -323,7 +372,8 @@ static void start_patience(struct env_conn *end)
     struct network *network = end->connection->network;
     if (!schedule_is_waiting(&end->patience) && end->state == END_OPEN) {
         schedule_add(network->schedule, &end->patience,
-                     network->schedule->now_us + random_delay(&network->random, network->patience_us));
+                     network->schedule->now_us +
+                         random_delay(&network->random, network->patience_us));
     }
 }
 
@@ -421,7 +471,8 @@ static void run_deliver(struct schedule_event *event)
         /* the rest comes a moment later, before anything else */
         from->mark_head = (from->mark_head + MARKS_MAX - 1) % MARKS_MAX;
         from->mark_count++;
-        from->marks[from->mark_head] = (struct mark){ schedule->now_us + PIECE_GAP_US, from->out_at + ready };
+        from->marks[from->mark_head] =
+            (struct mark){ schedule->now_us + PIECE_GAP_US, from->out_at + ready };
     }
     if (piece > 0) {
         struct span data = span_of(from->out.data + from->out_at, piece);
@@ -475,6 +526,8 @@ static void run_news(struct schedule_event *event)
     struct env_conn *end = container_of(event, struct env_conn, news);
     if (end->state == END_CONNECTING) {
         end->state = END_OPEN;
+        schedule_add(end->connection->network->schedule, &end->keepalive,
+                     end->connection->network->schedule->now_us + KEEPALIVE_US);
         end->events->on_open(end->ctx, end);
         if (waiting_bytes(other(end)) > 0 || other(end)->is_finished) {
             deliver_soon(other(end), end->connection->network->schedule->now_us + 1);
@@ -493,10 +546,12 @@ static void run_news(struct schedule_event *event)
     if (end->state == END_CLOSING) {
         end->state = END_CLOSED;
         list_remove(&end->link);
-        if (!end->is_finished) { /* closed by the other side or by a break: tell what may still be connected */
+        if (!end->is_finished) { /* closed by the other side or by a break: tell what may still be
+                                    connected */
             end->is_finished = true;
-            deliver_soon(end, end->connection->network->schedule->now_us +
-                                  draw_latency(end->connection->network, end->env, other(end)->env));
+            deliver_soon(end,
+                         end->connection->network->schedule->now_us +
+                             draw_latency(end->connection->network, end->env, other(end)->env));
         }
         const struct env_conn_events *events = end->events;
         int status = end->close_status;
@@ -515,7 +570,30 @@ static void run_patience(struct schedule_event *event)
     end_close(end, ERR_CLOSED, 0);
 }
 
-/* The end sends no more: what is under way arrives, or only a part of it (a reset overtakes the rest). */
+/* An end that neither sends nor hears anything asks now and then whether the other is still there.
+ */
+static void run_keepalive(struct schedule_event *event)
+{
+    struct env_conn *end = container_of(event, struct env_conn, keepalive), *to = other(end);
+    struct schedule *schedule = end->connection->network->schedule;
+    if (end->state != END_OPEN) {
+        return;
+    }
+    bool is_lost = to->is_silent || is_blocked(end, to) || is_blocked(to, end);
+    if (to->state == END_CLOSED && !is_lost) {
+        end_close(end, ERR_CLOSED, 0);
+    } else if (is_lost && end->is_doubted) {
+        end->connection->network->stats.timeouts++;
+        end_close(end, ERR_CLOSED, 0);
+    } else {
+        end->is_doubted = is_lost;
+        schedule_add(schedule, event,
+                     schedule->now_us + (is_lost ? KEEPALIVE_LOST_US : KEEPALIVE_US));
+    }
+}
+
+/* The end sends no more: what is under way arrives, or only a part of it (a reset overtakes the
+ * rest). */
 static void finish(struct env_conn *end)
 {
     struct network *network = end->connection->network;
@@ -524,7 +602,8 @@ static void finish(struct env_conn *end)
     }
     end->is_finished = true;
     if (waiting_bytes(end) > 0 && random_percent(&network->random, 50)) {
-        end->out.size = end->out_at + (size_t)random_below(&network->random, waiting_bytes(end) + 1);
+        end->out.size =
+            end->out_at + (size_t)random_below(&network->random, waiting_bytes(end) + 1);
         for (uint32_t i = 0; i < end->mark_count; i++) {
             struct mark *mark = &end->marks[(end->mark_head + i) % MARKS_MAX];
             mark->end = mark->end < end->out.size ? mark->end : end->out.size;
@@ -557,14 +636,16 @@ void network_block(struct network *network, uint32_t from, uint32_t to, bool blo
     if (blocked) {
         return;
     }
-    LIST_FOR (link, &network->connections) {
+    LIST_FOR(link, &network->connections)
+    {
         struct connection *connection = container_of(link, struct connection, link);
         for (int i = 0; i < 2; i++) {
             struct env_conn *end = &connection->ends[i];
             if (end->is_clogged && end->env->machine == from && other(end)->env->machine == to &&
                 !other(end)->is_silent) {
                 end->is_clogged = false;
-                deliver_soon(end, network->schedule->now_us + draw_latency(network, end->env, other(end)->env));
+                deliver_soon(end, network->schedule->now_us +
+                                      draw_latency(network, end->env, other(end)->env));
             }
         }
     }
@@ -585,7 +666,8 @@ bool network_break_one(struct network *network)
 {
     size_t count = 0;
     struct connection *chosen = NULL;
-    LIST_FOR (link, &network->connections) {
+    LIST_FOR(link, &network->connections)
+    {
         struct connection *connection = container_of(link, struct connection, link);
         if (connection->ends[0].state == END_OPEN && connection->ends[1].state == END_OPEN &&
             random_one_in(&network->random, ++count)) {
@@ -598,7 +680,8 @@ bool network_break_one(struct network *network)
     network->stats.breaks++;
     for (int i = 0; i < 2; i++) {
         struct env_conn *end = &chosen->ends[i];
-        end->out.size = end->out_at + (size_t)random_below(&network->random, waiting_bytes(end) + 1);
+        end->out.size =
+            end->out_at + (size_t)random_below(&network->random, waiting_bytes(end) + 1);
         end->mark_count = 0;
         end->is_finished = true;
         schedule_remove(network->schedule, &end->deliver);
@@ -613,6 +696,7 @@ static void end_process(struct env_conn *end, bool loud)
     struct env_conn *peer = other(end);
     bool was_open = end->state == END_OPEN || end->state == END_NEW || end->state == END_CLOSING;
     if (end->state == END_CONNECTING) {
+        schedule_remove(network->schedule, &end->connection->syn);
         schedule_remove(network->schedule, &end->connection->knock);
         end->is_finished = true;
         if (peer->state == END_OPEN) { /* accepted, and the answer was on its way */
@@ -640,25 +724,31 @@ static void end_process(struct env_conn *end, bool loud)
 
 void network_process_ended(struct network *network, struct env_sim *env, bool loud)
 {
-    LIST_FOR (link, &env->conns) {
+    LIST_FOR(link, &env->conns)
+    {
         end_process(container_of(link, struct env_conn, link), loud);
     }
-    LIST_FOR (link, &network->connections) {
+    LIST_FOR(link, &network->connections)
+    {
         struct connection *connection = container_of(link, struct connection, link);
         for (int i = 0; i < 2; i++) {
             struct env_conn *from = &connection->ends[i], *to = other(from);
             if (to->env != env || from->env == env) {
                 continue;
             }
-            if (from->state == END_CONNECTING && to->state == END_CLOSED) {
-                /* its knock was on its way here */
-                schedule_remove(network->schedule, &connection->knock);
-                end_close(from, ERR_CONNECT,
-                          loud ? REFUSED_US : random_delay(&network->random, CONNECT_PATIENCE_US));
-            } else if (from->state == END_CONNECTING && !loud) {
-                end_close(from, ERR_CONNECT, random_delay(&network->random, CONNECT_PATIENCE_US));
+            if (from->state == END_CONNECTING && (loud || to->state != END_CLOSED)) {
+                /* a knock that nobody hears any more, or an accepted connection whose answer is on
+                 * its way */
+                if (!schedule_is_waiting(&connection->syn)) {
+                    end_close(from, ERR_CONNECT,
+                              loud ? REFUSED_US : random_delay(&network->random, SYN_FIRST_US));
+                }
+            } else if (from->state == END_CONNECTING && !schedule_is_waiting(&connection->syn)) {
+                schedule_add(network->schedule, &connection->syn,
+                             network->schedule->now_us + SYN_FIRST_US);
             } else if (waiting_bytes(from) > 0) {
-                deliver_soon(from, network->schedule->now_us + REFUSED_US); /* the events to it were taken out */
+                deliver_soon(from, network->schedule->now_us +
+                                       REFUSED_US); /* the events to it were taken out */
             }
         }
     }
@@ -683,7 +773,8 @@ void network_process_reaped(struct network *network, struct env_sim *env)
 
 void network_process_booted(struct network *network, struct env_sim *env)
 {
-    LIST_FOR (link, &network->connections) {
+    LIST_FOR(link, &network->connections)
+    {
         struct connection *connection = container_of(link, struct connection, link);
         for (int i = 0; i < 2; i++) {
             struct env_conn *from = &connection->ends[i], *to = other(from);
@@ -691,7 +782,8 @@ void network_process_booted(struct network *network, struct env_sim *env)
                 to->is_silent = false;
                 if (from->is_clogged) {
                     from->is_clogged = false;
-                    deliver_soon(from, network->schedule->now_us + draw_latency(network, from->env, env));
+                    deliver_soon(from,
+                                 network->schedule->now_us + draw_latency(network, from->env, env));
                 }
             }
         }

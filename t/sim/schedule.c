@@ -1,11 +1,12 @@
 /* Virtual time.
  *
- * A binary heap in one array; an event knows its place, so that it can be moved or taken out in O(log n).
+ * A binary heap in one array; an event knows its place, so that it can be moved or taken out in
+ * O(log n).
  *
  * Invariants
- *   I1  heap[i] <= heap[2i+1], heap[2i+2] by (at_us, sequence); sequences are unique, so the order of events is total and does
- *       not depend on how the heap came about.
- *   I2  heap[i].event->slot == i + 1. */
+ *   I1  heap[i] <= heap[2i+1], heap[2i+2] by (at_us, sequence); sequences are unique, so the order
+ * of events is total and does not depend on how the heap came about. I2  heap[i].event->slot == i
+ * + 1. */
 #include "sim/schedule.h"
 
 #include "base/check.h"
@@ -54,7 +55,8 @@ static void sift_down(struct schedule *schedule, uint32_t at, struct schedule_en
         if (child >= schedule->count) {
             break;
         }
-        if (child + 1 < schedule->count && is_before(&schedule->heap[child + 1], &schedule->heap[child])) {
+        if (child + 1 < schedule->count &&
+            is_before(&schedule->heap[child + 1], &schedule->heap[child])) {
             child++;
         }
         if (!is_before(&schedule->heap[child], &entry)) {

@@ -1,7 +1,8 @@
-/* The workload: see workload.h. The driver of the client core stands here too: what sockets.c is in production.
+/* The workload: see workload.h. The driver of the client core stands here too: what sockets.c is in
+ * production.
  *
- * Each written value is unique: 8 bytes of number, the key's number, and a filling made from the number, so that a read tells which
- * write it saw and that it saw it whole. */
+ * Each written value is unique: 8 bytes of number, the key's number, and a filling made from the
+ * number, so that a read tells which write it saw and that it saw it whole. */
 #include "sim/workload.h"
 
 #include <stdio.h>
@@ -36,7 +37,8 @@ static void client_wake(struct client *client)
 
 static struct client_link *find_link(struct client *client, uint64_t number)
 {
-    LIST_FOR (at, &client->links) {
+    LIST_FOR(at, &client->links)
+    {
         struct client_link *link = container_of(at, struct client_link, link);
         if (link->number == number) {
             return link;
@@ -94,7 +96,8 @@ static void on_close(void *ctx, struct env_conn *conn, int status)
     struct client_link *link = ctx;
     struct client *client = link->client;
     if (link->number != 0 && client->core) {
-        core_closed(client->core, link->number, err_info(status ? status : ERR_CLOSED)->text, client_now_us(client));
+        core_closed(client->core, link->number, err_info(status ? status : ERR_CLOSED)->text,
+                    client_now_us(client));
         client_wake(client);
     }
     free_link(link);
@@ -147,7 +150,8 @@ static void transport_close(void *ctx, uint64_t number)
     }
 }
 
-static const struct core_transport transport = { transport_connect, transport_send, transport_close };
+static const struct core_transport transport = { transport_connect, transport_send,
+                                                 transport_close };
 
 static void client_step(struct env_task *task)
 {
@@ -201,7 +205,8 @@ static uint8_t filling(uint64_t number, size_t i)
     return (uint8_t)(number * 131 + i * 7);
 }
 
-static void make_value(const struct workload *workload, uint64_t number, uint32_t key, struct buf *out)
+static void make_value(const struct workload *workload, uint64_t number, uint32_t key,
+                       struct buf *out)
 {
     size_t size = value_size(workload, number);
     uint8_t *at = buf_extend(out, size);
@@ -243,10 +248,11 @@ static void hear_result(struct workload *workload, struct session *session, stru
         op->outcome = LINEAR_OK;
         workload->stats.ok++;
         if (op->kind == LINEAR_GET) {
-            op->value = read_value(workload, session->key, span_of(result->value, result->value_size));
+            op->value =
+                read_value(workload, session->key, span_of(result->value, result->value_size));
             if (op->value == 0) {
-                snprintf(text, sizeof text, "key %u: a read of %zu bytes is no value ever written", session->key,
-                         result->value_size);
+                snprintf(text, sizeof text, "key %u: a read of %zu bytes is no value ever written",
+                         session->key, result->value_size);
                 workload->violated(workload->ctx, text);
             }
         } else if (op->kind == LINEAR_DELETE) {
@@ -270,17 +276,20 @@ static void hear_result(struct workload *workload, struct session *session, stru
     }
     op->version = 0;
     const struct err_info *info = err_info(result->status);
-    op->outcome = op->kind == LINEAR_GET || info->retry == ERR_RETRY_SAFE ? LINEAR_NOTHING : LINEAR_UNKNOWN;
+    op->outcome =
+        op->kind == LINEAR_GET || info->retry == ERR_RETRY_SAFE ? LINEAR_NOTHING : LINEAR_UNKNOWN;
     workload->stats.nothing += op->outcome == LINEAR_NOTHING;
     workload->stats.unknown += op->outcome == LINEAR_UNKNOWN;
     if (info->retry == ERR_RETRY_NEVER) {
-        snprintf(text, sizeof text, "key %u: answered with %s, which nothing here explains", session->key, info->name);
+        snprintf(text, sizeof text, "key %u: answered with %s, which nothing here explains",
+                 session->key, info->name);
         workload->violated(workload->ctx, text);
     }
 }
 
 static const char *const kind_names[] = { "put", "get", "delete" };
-static const char *const outcome_names[] = { "pending", "ok", "absent", "refused", "unknown", "nothing" };
+static const char *const outcome_names[] = { "pending", "ok",      "absent",
+                                             "refused", "unknown", "nothing" };
 
 static void on_answer(void *arg, struct cairn_result *result)
 {
@@ -291,9 +300,9 @@ static void on_answer(void *arg, struct cairn_result *result)
     hear_result(workload, session, op, result);
     op->reply = op->outcome == LINEAR_UNKNOWN ? LINEAR_NEVER : ++workload->place;
     schedule_note(workload->schedule, op->version * 8 + op->outcome);
-    LOG_DEBUG(workload->logger, "client=%u %s key=%u value=%lu ver=%lu: %s (%s)", op->client, kind_names[op->kind],
-              session->key, op->value, op->version, outcome_names[op->outcome],
-              result->status ? err_info(result->status)->name : "0");
+    LOG_DEBUG(workload->logger, "client=%u %s key=%u value=%lu ver=%lu: %s (%s)", op->client,
+              kind_names[op->kind], session->key, op->value, op->version,
+              outcome_names[op->outcome], result->status ? err_info(result->status)->name : "0");
     if (workload->is_ending) {
         if (workload->final_left > 0 && op->outcome == LINEAR_NOTHING) {
             env_timer_start(&session->client->env->env, &session->think, 0); /* once more */
@@ -302,10 +311,12 @@ static void on_answer(void *arg, struct cairn_result *result)
         }
         return;
     }
-    env_timer_start(&session->client->env->env, &session->think, random_delay(&workload->random, workload->config.think_us));
+    env_timer_start(&session->client->env->env, &session->think,
+                    random_delay(&workload->random, workload->config.think_us));
 }
 
-static void submit(struct session *session, const struct linear_op *op, struct cairn_request *request, struct span value)
+static void submit(struct session *session, const struct linear_op *op,
+                   struct cairn_request *request, struct span value)
 {
     struct client *client = session->client;
     char name[32];
@@ -313,9 +324,10 @@ static void submit(struct session *session, const struct linear_op *op, struct c
     request->key_size = (size_t)snprintf(name, sizeof name, "key/%u", session->key);
     request->value = value.data;
     request->value_size = value.size;
-    LOG_DEBUG(client->workload->logger, "client=%u asks %s key=%u value=%lu", op->client, kind_names[op->kind], session->key,
-              op->value);
-    int status = core_submit(client->core, request, on_answer, session, client_now_us(client), NULL);
+    LOG_DEBUG(client->workload->logger, "client=%u asks %s key=%u value=%lu", op->client,
+              kind_names[op->kind], session->key, op->value);
+    int status =
+        core_submit(client->core, request, on_answer, session, client_now_us(client), NULL);
     CHECK(status == 0);
     client_wake(client);
 }
@@ -387,12 +399,14 @@ static void on_think(struct env_timer *timer)
 
 /* --- Life */
 
-static void init_client(struct workload *workload, struct client *client, struct network *network, uint32_t machine)
+static void init_client(struct workload *workload, struct client *client, struct network *network,
+                        uint32_t machine)
 {
     char host[32];
     snprintf(host, sizeof host, "127.0.1.%u", machine);
     client->workload = workload;
-    client->env = env_sim_new(workload->schedule, network, NULL, machine, host, workload->config.seed);
+    client->env =
+        env_sim_new(workload->schedule, network, NULL, machine, host, workload->config.seed);
     client->env->drift_ppm = (int64_t)random_below(&workload->random, 401) - 200;
     env_sim_boot(client->env);
     list_init(&client->links);
@@ -405,7 +419,8 @@ static void init_client(struct workload *workload, struct client *client, struct
         options.seed[i] = random_u64(&workload->random);
     }
     struct err err;
-    int status = core_open(&options, &transport, client, client_now_us(client), &client->core, &err);
+    int status =
+        core_open(&options, &transport, client, client_now_us(client), &client->core, &err);
     CHECK(status == 0);
     for (uint32_t i = 0; i < workload->config.sessions; i++) {
         client->sessions[i].client = client;
@@ -413,9 +428,9 @@ static void init_client(struct workload *workload, struct client *client, struct
     }
 }
 
-void workload_init(struct workload *workload, const struct workload_config *config, struct schedule *schedule,
-                   struct network *network, uint32_t first_machine, struct logger *logger,
-                   void (*violated)(void *ctx, const char *text), void *ctx)
+void workload_init(struct workload *workload, const struct workload_config *config,
+                   struct schedule *schedule, struct network *network, uint32_t first_machine,
+                   struct logger *logger, void (*violated)(void *ctx, const char *text), void *ctx)
 {
     CHECK(config->clients <= WORKLOAD_CLIENTS_MAX && config->sessions <= WORKLOAD_SESSIONS_MAX &&
           config->keys <= WORKLOAD_KEYS_MAX);
@@ -481,7 +496,8 @@ bool workload_end(struct workload *workload)
 
 void workload_read_all(struct workload *workload)
 {
-    /* One session a key; more keys than sessions are read by further sessions of the same clients. */
+    /* One session a key; more keys than sessions are read by further sessions of the same clients.
+     */
     workload->final_left = 0;
     uint32_t all = workload->config.clients * WORKLOAD_SESSIONS_MAX;
     for (uint32_t key = 0; key < workload->config.keys && key < all; key++) {
@@ -505,7 +521,8 @@ uint32_t workload_judge(struct workload *workload)
         undecided += verdict == LINEAR_UNDECIDED;
         if (verdict == LINEAR_NO) {
             char text[200];
-            snprintf(text, sizeof text, "key %u: its history of %zu operations is not linearizable (near %lu)", key,
+            snprintf(text, sizeof text,
+                     "key %u: its history of %zu operations is not linearizable (near %lu)", key,
                      history->count, stuck);
             workload_print_history(workload, key, stuck);
             workload->violated(workload->ctx, text);
@@ -522,9 +539,10 @@ void workload_print_history(const struct workload *workload, uint32_t key, uint6
         bool is_near = (op->call <= around && around <= op->reply) ||
                        (op->call + 200 > around && op->call < around + 20);
         if (is_near) {
-            fprintf(stderr, "    [%lu, %ld] client=%u %s%s value=%lu ver=%lu if=%lu %s%s\n", op->call, (long)op->reply,
-                    op->client, kind_names[op->kind], op->condition ? " (cond)" : "", op->value, op->version,
-                    op->condition_version, outcome_names[op->outcome], op->existed ? " existed" : "");
+            fprintf(stderr, "    [%lu, %ld] client=%u %s%s value=%lu ver=%lu if=%lu %s%s\n",
+                    op->call, (long)op->reply, op->client, kind_names[op->kind],
+                    op->condition ? " (cond)" : "", op->value, op->version, op->condition_version,
+                    outcome_names[op->outcome], op->existed ? " existed" : "");
         }
     }
 }

@@ -1,10 +1,11 @@
-/* The world: builds a cluster, lets it live under faults for a while, heals everything, and sees whether it comes back with all it
- * promised.
+/* The world: builds a cluster, lets it live under faults for a while, heals everything, and sees
+ * whether it comes back with all it promised.
  *
- *   form (no faults) → trouble (clients work, faults strike) → healed: clients end, every key is read, replicas agree → judge
+ *   form (no faults) → trouble (clients work, faults strike) → healed: clients end, every key is
+ * read, replicas agree → judge
  *
- * Swarm testing (Groce et al. 2012): each run draws which faults may strike at all, and how often; a run in which everything
- * happens at once hides what a run with only power losses shows. */
+ * Swarm testing (Groce et al. 2012): each run draws which faults may strike at all, and how often;
+ * a run in which everything happens at once hides what a run with only power losses shows. */
 #include "sim/world.h"
 
 #include <ftw.h>
@@ -25,7 +26,7 @@ enum {
     NODES_MAX = 5,
     SECOND_US = 1000 * 1000,
     FORM_MAX_US = 30 * SECOND_US,
-    HEAL_MAX_US = 60 * SECOND_US,
+    HEAL_MAX_US = 20 * SECOND_US,
     MAP_BYTES = 64 << 20,
     DISK_BYTES = 1 << 30,
     RESTART_MAX_US = 4 * SECOND_US,
@@ -39,7 +40,7 @@ struct world_node {
     struct disk *disk;
     struct server *server; /* NULL: not running */
     struct logger logger;
-    bool is_stopping;      /* it told that it stopped; to be buried */
+    bool is_stopping; /* it told that it stopped; to be buried */
     int stop_status;
     char stop_text[256];
     struct schedule_event boot;  /* owner: the world */
@@ -70,7 +71,6 @@ struct world {
     uint32_t fault_interval_us;
     uint64_t trouble_us;
     struct schedule_event strike, heal_links;
-    bool is_healed; /* the time of trouble is over */
 };
 
 /* --- What people see */
@@ -128,7 +128,8 @@ static struct logger make_logger(struct world *world, const char *node)
 
 /* --- Nodes */
 
-static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload)
+static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term,
+                       struct span payload)
 {
     struct world_node *node = ctx;
     checker_applied(&node->world->checker, node->number, group, index, term, payload);
@@ -147,8 +148,9 @@ static void on_stopped(void *ctx, int status, const char *text)
 static bool is_stop_explained(const struct world_node *node)
 {
     const struct world *world = node->world;
-    return node->stop_status == 0 || node->stop_status == ERR_IO || node->stop_status == ERR_DISK_FULL ||
-           node->stop_status == ERR_STORE_FULL || world->options->break_sync;
+    return node->stop_status == 0 || node->stop_status == ERR_IO ||
+           node->stop_status == ERR_DISK_FULL || node->stop_status == ERR_STORE_FULL ||
+           world->options->break_sync;
 }
 
 static void end_process(struct world_node *node, enum env_sim_end end)
@@ -254,7 +256,8 @@ static void init_node(struct world *world, uint32_t number)
     disk_prepare(node->disk, node->data);
     disk_faults(node->disk)->lies = world->options->break_sync;
     mkdir(node->data, 0700);
-    node->env = env_sim_new(&world->schedule, &world->network, node->disk, number, host, world->options->seed);
+    node->env = env_sim_new(&world->schedule, &world->network, node->disk, number, host,
+                            world->options->seed);
     node->env->is_real_too = true;
     node->env->torn = random_percent(&world->draw, 50);
     node->env->drift_ppm = (int64_t)random_below(&world->draw, 401) - 200;
@@ -352,7 +355,8 @@ static bool strike_isolate(struct world *world)
             network_block(&world->network, i, node->number, true);
         }
     }
-    LOG_INFO(&world->logger, "world: %s is isolated%s", node->name, from_clients ? "" : " from the other nodes");
+    LOG_INFO(&world->logger, "world: %s is isolated%s", node->name,
+             from_clients ? "" : " from the other nodes");
     heal_later(world);
     return true;
 }
@@ -475,7 +479,8 @@ static void run_strike(struct schedule_event *event)
         LOG_INFO(&world->logger, "world: %s", fault_names[fault]);
         world->report->faults[fault] += strike(world, fault);
     }
-    /* draws that hit nothing cost no time, so that the rate does not hang on how many faults there are */
+    /* draws that hit nothing cost no time, so that the rate does not hang on how many faults there
+     * are */
     uint64_t pause_us = strikes ? random_delay(&world->nemesis, world->fault_interval_us) : 1;
     schedule_add(&world->schedule, &world->strike, world->schedule.now_us + pause_us);
 }
@@ -535,7 +540,8 @@ static bool has_converged(struct world *world)
     }
     for (uint32_t i = 0; i < world->checker.group_count; i++) {
         for (uint32_t j = 0; j < world->node_count; j++) {
-            struct partition *partition = node_find_partition(server_node(world->nodes[j].server), i);
+            struct partition *partition =
+                node_find_partition(server_node(world->nodes[j].server), i);
             if (partition && partition_applied(partition) != world->checker.groups[i].committed) {
                 return false;
             }
@@ -552,18 +558,22 @@ static uint64_t digest_replica(struct world *world, uint32_t node, struct partit
     struct record record;
     struct err err;
     uint64_t digest = 1;
-    int status = store_cursor_open(partition_store(partition), span_of(NULL, 0), span_of(NULL, 0), false, &cursor, &err);
+    int status = store_cursor_open(partition_store(partition), span_of(NULL, 0), span_of(NULL, 0),
+                                   false, &cursor, &err);
     if (status == 0) {
         while ((status = store_cursor_next(cursor, &key, &record, &err)) == 1) {
             digest = hash_u64(digest ^ hash_bytes(key.data, key.size));
-            digest = hash_u64(digest ^ hash_bytes(record.value.data, record.value.size) ^ record.version);
-            LOG_DEBUG(&world->logger, "n%u group=%u holds %.*s ver=%lu size=%zu", node + 1, partition_group(partition),
-                      (int)key.size, (const char *)key.data, record.version, record.value.size);
+            digest = hash_u64(digest ^ hash_bytes(record.value.data, record.value.size) ^
+                              record.version);
+            LOG_DEBUG(&world->logger, "n%u group=%u holds %.*s ver=%lu size=%zu", node + 1,
+                      partition_group(partition), (int)key.size, (const char *)key.data,
+                      record.version, record.value.size);
         }
         store_cursor_close(cursor);
     }
     if (status < 0) {
-        checker_fail(&world->checker, "n%u cannot scan group %u: %s", node + 1, partition_group(partition), err.text);
+        checker_fail(&world->checker, "n%u cannot scan group %u: %s", node + 1,
+                     partition_group(partition), err.text);
         return 0;
     }
     return digest;
@@ -576,13 +586,15 @@ static void compare_stores(struct world *world)
         uint64_t first_digest = 0;
         uint32_t first = 0;
         for (uint32_t j = 0; j < world->node_count; j++) {
-            struct partition *partition = node_find_partition(server_node(world->nodes[j].server), i);
+            struct partition *partition =
+                node_find_partition(server_node(world->nodes[j].server), i);
             uint64_t digest = partition ? digest_replica(world, j, partition) : 0;
             if (digest != 0 && first_digest == 0) {
                 first_digest = digest;
                 first = j;
             } else if (digest != 0 && digest != first_digest) {
-                checker_fail(&world->checker, "n%u and n%u hold different records of group %u", first + 1, j + 1, i);
+                checker_fail(&world->checker, "n%u and n%u hold different records of group %u",
+                             first + 1, j + 1, i);
             }
         }
     }
@@ -598,12 +610,14 @@ static void draw_run(struct world *world)
     }
     world->may_strike[random_below(draw, FAULT_COUNT)] = true;
     world->fault_interval_us = (uint32_t)random_between(draw, 100000, 5 * SECOND_US);
-    uint64_t seconds = world->options->fault_seconds ? world->options->fault_seconds : random_between(draw, 10, 60);
+    uint64_t seconds = world->options->fault_seconds ? world->options->fault_seconds
+                                                     : random_between(draw, 10, 60);
     world->trouble_us = seconds * SECOND_US;
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
     world->has_large_values = random_percent(draw, 20);
-    world->segment_bytes = (uint64_t)1 << random_between(draw, world->has_large_values ? 20 : 16, 22);
+    world->segment_bytes = (uint64_t)1
+                           << random_between(draw, world->has_large_values ? 20 : 16, 22);
     world->log_bytes = world->segment_bytes * random_between(draw, 2, 8);
     struct network *network = &world->network;
     network->cut_percent = (uint32_t)random_below(draw, 30);
@@ -633,8 +647,8 @@ static void init_workload(struct world *world)
         .condition_percent = (uint32_t)random_below(draw, 60),
     };
     config.keys = (uint32_t)random_between(draw, 1, 8 * config.clients);
-    workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count, &world->logger, on_violation,
-                  world);
+    workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count,
+                  &world->logger, on_violation, world);
 }
 
 static void init_world(struct world *world)
@@ -650,10 +664,10 @@ static void init_world(struct world *world)
     size_t at = 0, to = 0;
     for (uint32_t i = 0; i < world->node_count; i++) {
         init_node(world, i);
-        at += (size_t)snprintf(world->bootstrap + at, sizeof world->bootstrap - at, "%s%s=%s", i ? "," : "",
-                               world->nodes[i].name, world->nodes[i].address);
-        to += (size_t)snprintf(world->endpoints + to, sizeof world->endpoints - to, "%s%s", i ? "," : "",
-                               world->nodes[i].address);
+        at += (size_t)snprintf(world->bootstrap + at, sizeof world->bootstrap - at, "%s%s=%s",
+                               i ? "," : "", world->nodes[i].name, world->nodes[i].address);
+        to += (size_t)snprintf(world->endpoints + to, sizeof world->endpoints - to, "%s%s",
+                               i ? "," : "", world->nodes[i].address);
     }
     init_workload(world);
     world->strike.run = run_strike;
@@ -697,7 +711,27 @@ static void heal(struct world *world)
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
         node->env->ambush = NULL;
     }
-    world->is_healed = true;
+}
+
+/* What each replica looks like, for the story's end. */
+static void tell_replicas(struct world *world)
+{
+    for (uint32_t i = 0; i < world->checker.group_count; i++) {
+        for (uint32_t j = 0; j < world->node_count; j++) {
+            struct world_node *node = &world->nodes[j];
+            struct partition *of =
+                node->server ? node_find_partition(server_node(node->server), i) : NULL;
+            if (of) {
+                const struct raft *raft = partition_raft(of);
+                LOG_INFO(&world->logger,
+                         "group=%u %s: %s term=%lu leader=%lu log=%lu..%lu durable=%lu commit=%lu "
+                         "applied=%lu (committed anywhere: %lu)",
+                         i, node->name, raft_role_name(raft->role), raft->term, raft->leader,
+                         raft->log_start, raft->last_index, raft->durable_index, raft->commit,
+                         partition_applied(of), world->checker.groups[i].committed);
+            }
+        }
+    }
 }
 
 static void expect(struct world *world, bool is_fine, const char *what)
@@ -706,24 +740,30 @@ static void expect(struct world *world, bool is_fine, const char *what)
         char text[200];
         snprintf(text, sizeof text, "no progress: %s", what);
         on_violation(world, text);
+        tell_replicas(world);
     }
 }
 
 static void live(struct world *world)
 {
     struct schedule *schedule = &world->schedule;
-    expect(world, run_until(world, schedule->now_us + FORM_MAX_US, is_formed), "the cluster does not form");
+    expect(world, run_until(world, schedule->now_us + FORM_MAX_US, is_formed),
+           "the cluster does not form");
     workload_begin(&world->workload);
-    schedule_add(schedule, &world->strike, schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
+    schedule_add(schedule, &world->strike,
+                 schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
     run_until(world, schedule->now_us + world->trouble_us, NULL);
     heal(world);
     uint64_t healed_us = schedule->now_us;
-    expect(world, run_until(world, schedule->now_us + HEAL_MAX_US, are_clients_idle), "requests stay unanswered");
+    expect(world, run_until(world, schedule->now_us + HEAL_MAX_US, are_clients_idle),
+           "requests stay unanswered");
     if (world->report->violations == 0) {
         workload_read_all(&world->workload);
     }
-    expect(world, run_until(world, healed_us + 2 * HEAL_MAX_US, is_all_read), "keys cannot be read after healing");
-    expect(world, run_until(world, healed_us + 3 * HEAL_MAX_US, has_converged), "replicas do not converge");
+    expect(world, run_until(world, healed_us + 2 * HEAL_MAX_US, is_all_read),
+           "keys cannot be read after healing");
+    expect(world, run_until(world, healed_us + 3 * HEAL_MAX_US, has_converged),
+           "replicas do not converge");
     world->report->recovery_us = schedule->now_us - healed_us;
     if (world->report->violations == 0) {
         compare_stores(world);
