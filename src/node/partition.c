@@ -1,15 +1,20 @@
 /* The partition: see partition.h.
  *
  * Invariants
+ *
  * I1 Effects that touch the log (state, entries) are carried out right after the event that caused
- * them; messages, applying and answers wait for the end of the turn, so that a turn costs one
- * message per follower, whatever it proposed. I2 `inflight` is ordered by index, and every write in
- * it stands in the log at (index, term): when a suffix is replaced, those who waited for it leave
- * with ERR_NOT_PRIMARY (it will never be applied). A write of a former leader therefore waits for
- *    the truth instead of guessing.
- * I3 A leader proposes only after its no-op is applied: then the store's time and sessions cover
- * all that the log held, and times grow along the log across primaries. I4 Applied state is visible
- * in the store before any answer leaves (raft-thesis §6.4 for reads). */
+ *    them; messages, applying and answers wait for the end of the turn, so that a turn costs one
+ *    message per follower, whatever it proposed.
+ *
+ * I2 `inflight` is ordered by index, and every write in it stands in this log at (index, term). When
+ *    a suffix is replaced, those who waited for it leave with ERR_UNKNOWN_OUTCOME: another replica
+ *    may still hold the entry and be elected before the replacing one is committed. A former
+ *    leader's writes that were not replaced wait on, and get the truth when the index is applied.
+ *
+ * I3 A leader proposes only after its no-op is applied: then the store's time and sessions cover all
+ *    that the log held, and times grow along the log across primaries.
+ *
+ * I4 Applied state is visible in the store before any answer leaves (Ongaro's thesis, section 6.4). */
 #include "node/partition.h"
 
 #include "base/check.h"
@@ -287,7 +292,7 @@ void partition_read_forget(struct partition *partition, struct partition_read *r
 
 /* --- Effects */
 
-/* Those who waited for entries that are now replaced: they will never be applied (I2). */
+/* Those who waited for entries that are now replaced can't be told here any more (I2). */
 static void drop_replaced(struct partition *partition, uint64_t first)
 {
     while (!list_is_empty(&partition->inflight)) {
@@ -296,7 +301,7 @@ static void drop_replaced(struct partition *partition, uint64_t first)
         if (last->index < first) {
             break;
         }
-        finish_write(partition, last, ERR_NOT_PRIMARY);
+        finish_write(partition, last, ERR_UNKNOWN_OUTCOME);
     }
 }
 

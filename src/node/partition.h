@@ -23,7 +23,7 @@ struct partition_write {
     uint64_t index, term; /* once proposed */
     int status;           /* the partition's, until done() */
     /* status 0: *result is the store's answer. ERR_NOT_PRIMARY, ERR_BUSY, ERR_STORE_FULL, ERR_DISK_FULL: nothing was or will be
-     * applied. */
+     * applied. ERR_UNKNOWN_OUTCOME: it was proposed and lost its place; it may still be applied. */
     void (*done)(struct partition_write *write, int status, const struct store_result *result);
 };
 

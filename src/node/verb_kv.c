@@ -243,7 +243,9 @@ static void on_write_done(struct partition_write *write, int status,
 {
     struct operation *operation = container_of(write, struct operation, write);
     operation->partition = NULL;
-    if (status == ERR_NOT_PRIMARY) {
+    if (status == ERR_NOT_PRIMARY || (status == ERR_UNKNOWN_OUTCOME && operation->has_session)) {
+        /* With a session the retry is harmless whatever became of the first try. */
+        operation->maybe_applied = operation->maybe_applied || status == ERR_UNKNOWN_OUTCOME;
         operation->state = OPERATION_NEW;
         request_park(operation->request);
         return;
