@@ -2,7 +2,7 @@
  *
  * Every public function is an event. It changes `struct raft` and notes in raft->out what the
  * driver must do; nothing else happens. What can wait for the end of the loop turn (appends,
- * heartbeats, acks, news of a commit) is only marked, and emitted by raft_flush, so that many
+ * heartbeats, acks) is only marked, and emitted by raft_flush, so that many
  * events cost one message per follower.
  *
  * Invariants
@@ -449,8 +449,7 @@ static void flights_landed(struct raft_progress *peer)
 }
 
 /* An append at peer->next with count entries. */
-static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t count,
-                        bool wants_answer)
+static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t count)
 {
     CHECK(peer->next >= raft->log_start && peer->next + count <= raft->last_index + 1);
     struct raft_message *append = emit(raft, RAFT_APPEND, peer->id);
@@ -459,18 +458,15 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
     append->commit = raft->commit;
     append->flushed = raft->cut;
     append->count = count;
-    peer->commit_sent = raft->commit;
-    if (wants_answer) {
-        append->sequence = ++peer->sequence;
-        peer->sent_ms = raft->private->now_ms;
-        peer->heartbeat_due = false;
-    }
+    append->sequence = ++peer->sequence;
+    peer->sent_ms = raft->private->now_ms;
+    peer->heartbeat_due = false;
 }
 
 static void entries_emit(struct raft *raft, struct raft_progress *peer, uint32_t count,
                          uint32_t bytes)
 {
-    append_emit(raft, peer, count, true);
+    append_emit(raft, peer, count);
     peer->next += count;
     flights_add(peer, peer->next - 1, bytes);
 }
@@ -550,21 +546,17 @@ static void flush_peer(struct raft *raft, struct raft_progress *peer)
         if (!peer->probe_sent) {
             peer->probe_sequence = peer->sequence + 1;
             peer->probe_sent = true;
-            append_emit(raft, peer, 0, true);
+            append_emit(raft, peer, 0);
         }
         break;
     case RAFT_STREAM:
-        if (!stream_entries(raft, peer) && !peer->heartbeat_due &&
-            peer->commit_sent < raft->commit) {
-            append_emit(raft, peer, 0, false);
-        }
+        stream_entries(raft, peer); /* the news of a commit rides along, or with the next heartbeat */
         break;
     case RAFT_FETCHING:
         break;
     }
     if (peer->heartbeat_due) {
-        append_emit(raft, peer, 0,
-                    true); /* an empty append at `next` also finds out what was lost */
+        append_emit(raft, peer, 0); /* at `next`: also finds out what was lost */
     }
 }
 
@@ -744,7 +736,7 @@ static void step_append(struct raft *raft, const struct raft_message *m,
     p->verified = max_u64(p->verified, end);
     p->ack_sequence = max_u64(p->ack_sequence, m->sequence);
     /* New entries are answered when the disk has them, what adds nothing now. */
-    if (m->sequence != 0 && (m->count == 0 || end <= raft->durable_index)) {
+    if (m->count == 0 || end <= raft->durable_index) {
         p->ack_due = true;
     }
     uint64_t commit = min_u64(m->commit, end); /* I2 */

@@ -8,7 +8,7 @@
  *     if (out.append) …                 // entries to the log: right after the event, because append_skip speaks of its message
  *     raft_effects_clear_log(raft);     // (several raft_propose may share one; before the next raft_step it must be done)
  *     …
- *     raft_flush(raft);                 // end of the turn: appends, heartbeats, acks and commit news, one per follower
+ *     raft_flush(raft);                 // end of the turn: appends, heartbeats and acks, one per follower
  *     … out.messages, out.fetches, the flags
  *     raft_effects_clear(raft);
  *
@@ -62,8 +62,8 @@ struct raft_message {
     uint64_t commit;    /* APPEND: leader's commit index */
     uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try) */
     uint64_t flushed;   /* APPEND_REPLY: applied and flushed to the store; APPEND: every replica has flushed to here */
-    uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND: number of the message, 0 = news of a commit that
-                           wants no answer; APPEND_REPLY: the newest number that was verified (or the refused one) */
+    uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND: number of the message;
+                           APPEND_REPLY: the newest number that was verified (or the refused one) */
     uint32_t count;     /* APPEND: number of entries behind `index` */
 };
 
@@ -156,7 +156,6 @@ struct raft_progress {
     uint32_t flight_head, flight_count;
     uint64_t sequence;           /* number of the last append that wants an answer */
     uint64_t probe_sequence;     /* number of the first probe at `next` */
-    uint64_t commit_sent;        /* newest commit index told */
     uint64_t fetch_after_ms;     /* a failed read from disk is not repeated before this */
     uint64_t read_sent_ms;
     bool heartbeat_due;
@@ -190,8 +189,8 @@ void raft_tick(struct raft *raft, uint64_t now_ms);
 /* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
  * id or group are the driver's to drop; malformed ones (count without entries, unknown type) are ignored here. */
 void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);
-/* End of a loop turn: emits to every follower what it can take now (entries within the bounds in flight, else a due heartbeat,
- * else the news of a commit), and a follower's newest ack. Cheap when there is nothing to say. */
+/* End of a loop turn: emits to every follower what it can take now (entries within the bounds in flight, else a due heartbeat),
+ * and a follower's newest ack. The news of a commit rides along with either. Cheap when there is nothing to say. */
 void raft_flush(struct raft *raft);
 /* The leader appends `count` entries of the given sizes in its term; *first becomes their first index. ERR_NOT_PRIMARY when it
  * does not lead or is handing over. Payloads are handed to the log with the effects. */

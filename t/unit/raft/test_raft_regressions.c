@@ -60,6 +60,8 @@ static void s1_uncommitted_old_entry_may_be_overwritten(void **state)
     world_set_log(w, 2, 3, old, 2);
     world_set_log(w, 3, 3, other, 2);
     world_elect(w, 3);
+    world_tick(w, 3, WORLD_HEARTBEAT_MS);
+    world_settle(w);
     const uint64_t now[] = { 1, 3, 4 };
     for (int id = 1; id <= 3; id++) {
         world_assert_log(w, id, now, 3);
