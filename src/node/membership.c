@@ -172,12 +172,26 @@ static int take_genesis(struct node *node, struct span packed, struct err *err)
     return status;
 }
 
+/* Whether a node was in a cluster here: the topology is first written when it has its identity. */
+static bool has_topology(struct node *node)
+{
+    struct buf content = { 0 };
+    int status =
+        files_load(node->env, node->config.data, "topology", MAGIC_TOPOLOGY, &content, NULL);
+    buf_fini(&content);
+    return status != ERR_NOT_FOUND;
+}
+
 static int load_identity(struct node *node, struct err *err)
 {
     struct buf content = { 0 };
     int status =
         files_load(node->env, node->config.data, "identity", MAGIC_IDENTITY, &content, err);
-    if (status == ERR_NOT_FOUND) {
+    if (status == ERR_NOT_FOUND && has_topology(node)) {
+        status = err_set(err, ERR_CORRUPT,
+                         "%s holds a node's data, but its file identity is missing (restore it)",
+                         node->config.data);
+    } else if (status == ERR_NOT_FOUND) {
         do {
             node->id = env_random_u64(node->env);
         } while (node->id == 0);
