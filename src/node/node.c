@@ -423,9 +423,10 @@ int node_open_cluster(struct node *node, struct err *err)
     node->wanted = mem_zalloc(node->partition_count * sizeof *node->wanted);
     node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
     node->scratch = MEM_NEW(struct partition_scratch);
-    int status = open_log(node, err);
+    /* The store first: a wrong one is refused before the log is recovered, which writes. */
+    int status = open_store(node, err);
     if (status == 0) {
-        status = open_store(node, err);
+        status = open_log(node, err);
     }
     if (status == 0) {
         status = open_partitions(node, err);
