@@ -360,8 +360,11 @@ int ctl_mget(struct ctl *ctl)
         batch_add(&batch, CAIRN_GET, ctl->argv[i], strlen(ctl->argv[i]), NULL, 0);
         if (batch.count == 64 || i + 1 == ctl->argc) { /* few at once: the values may be large */
             exit_code = batch_send(ctl, &batch, &found);
-            for (size_t j = 0; j < batch.count && exit_code == 0; j++) {
-                print_found(ctl, &batch.requests[j], &batch.results[j], list);
+            for (size_t j = 0; j < batch.count; j++) {
+                const struct cairn_result *result = &batch.results[j];
+                if (result->status || result->meta.version) { /* else the call was refused */
+                    print_found(ctl, &batch.requests[j], result, list);
+                }
             }
             batch_clear(&batch);
         }
