@@ -187,6 +187,7 @@ install: all ## install under DESTDIR and PREFIX; the extension goes where pg_co
 FUZZ_SECONDS ?= 60
 .PHONY: fuzz
 fuzz: $(PROTO_C) ## run each fuzz target for FUZZ_SECONDS
+	@mk/deps.sh fuzz
 	@for target in $(patsubst t/fuzz/%.c,%,$(wildcard t/fuzz/fuzz_*.c)); do \
 	  mkdir -p $(BUILD)/fuzz/corpus-$$target && \
 	  clang $(CPPFLAGS) -std=gnu11 -O1 -g -msse4.2 -fsanitize=fuzzer,address,undefined -o $(BUILD)/fuzz/$$target \
