@@ -8,7 +8,7 @@ use Test::More;
 
 my $build = $ENV{BUILD} // 'build';
 my $sim   = "$build/t/sim";
-plan skip_all => "$sim is not built" unless -x $sim;
+die "$sim is not built: make $sim\n" unless -x $sim;
 
 # The output and exit status of one call.
 sub sim {
