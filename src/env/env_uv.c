@@ -30,6 +30,7 @@
 #include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -48,6 +49,7 @@ enum {
     ENV_READ_BYTES = 256 << 10, /* one read buffer per env: the bytes are consumed inside on_data */
     ENV_BACKLOG = 1024,
     ENV_KEEPALIVE_S = 60,
+    ENV_USER_TIMEOUT_MS = 20 * 1000, /* sent and not acknowledged by the other kernel for so long: it is gone */
     ENV_SIGNALS = 8,
     ENV_HOST_BYTES = 256,
     ENV_PEER_BYTES = 64,
@@ -872,6 +874,10 @@ static void conn_tune(struct env_conn *conn)
     /* Both can fail only when the peer is gone already, which the first read or write will tell. */
     uv_tcp_nodelay(&conn->tcp, 1);
     uv_tcp_keepalive(&conn->tcp, 1, ENV_KEEPALIVE_S);
+    int descriptor, timeout_ms = ENV_USER_TIMEOUT_MS;
+    if (uv_fileno((uv_handle_t *)&conn->tcp, &descriptor) == 0) {
+        setsockopt(descriptor, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout_ms, sizeof timeout_ms);
+    }
     if (uv_tcp_getpeername(&conn->tcp, (struct sockaddr *)&address, &size) == 0) {
         address_format(&address, conn->peer);
     } else if (!conn->peer[0]) {
