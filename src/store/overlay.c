@@ -370,6 +370,12 @@ static size_t blob_bytes(const struct blob *blob)
     return blob ? sizeof *blob + blob->size : 0;
 }
 
+uint64_t overlay_padding(size_t value_size)
+{
+    enum { PAGE = 4096, HEAD = 80, SMALL = 1280 };
+    return value_size < SMALL ? value_size / 2 : PAGE - 1 - (value_size + HEAD - 1) % PAGE;
+}
+
 struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
                          const struct overlay_entry *entry, const struct attributes *attributes)
 {
@@ -378,6 +384,8 @@ struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
     struct blob *old = node->entry.blob;
     generation->bytes += blob_bytes(entry->blob);
     generation->bytes -= blob_bytes(old);
+    generation->padding += overlay_padding(entry->value.size);
+    generation->padding -= overlay_padding(node->entry.value.size);
     node->entry = *entry;
     node->entry.attributes = NULL;
     if (attributes->mask != 0) {

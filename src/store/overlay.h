@@ -31,9 +31,14 @@ struct generation {
     struct overlay *overlays; /* all of them, in order of making */
     struct overlay **overlays_end;
     uint64_t bytes;                  /* nodes, and the blobs that they hold */
+    uint64_t padding;                /* what LMDB will take beyond `bytes`, see overlay_padding */
     uint64_t operations;             /* commands applied: overwrites count too */
     struct overlay_node *release_at; /* generation_release's place */
 };
+
+/* What a value takes in LMDB beyond its size, about: large ones fill whole pages of their own, and
+ * pages of small ones are seldom full. */
+uint64_t overlay_padding(size_t value_size);
 
 struct generation *generation_new(void);
 /* Drops up to `limit` entries' blobs; when none is left, frees the generation and returns true.
