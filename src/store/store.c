@@ -931,7 +931,9 @@ int store_admit(const struct store *store, size_t bytes)
     if (store->full != 0) {
         return store->full;
     }
-    if (store->stats.used_bytes + overlay + bytes > store->config.quota_bytes) {
+    uint64_t padding = store->active->padding + (store->frozen ? store->frozen->padding : 0);
+    if (store->stats.used_bytes + overlay + padding + bytes + overlay_padding(bytes) >
+        store->config.quota_bytes) {
         return ERR_STORE_FULL;
     }
     return overlay + bytes > overlay_max ? ERR_BUSY : 0;
