@@ -91,6 +91,7 @@ struct env_ops {
     int (*dir_list)(struct env *env, const char *path, void (*each)(void *ctx, const char *name), void *ctx,
                     struct err *err);
     int (*dir_lock)(struct env *env, const char *path, struct err *err);
+    int (*dir_room)(struct env *env, const char *path, uint64_t *out, struct err *err); /* NULL: without limits */
 
     int (*listen)(struct env *env, const char *address, void (*on_accept)(void *ctx, struct env_conn *conn), void *ctx,
                   struct env_listener **out, struct err *err);
@@ -194,6 +195,12 @@ static inline int env_dir_list(struct env *env, const char *path, void (*each)(v
 static inline int env_dir_lock(struct env *env, const char *path, struct err *err)
 {
     return env->ops->dir_lock(env, path, err);
+}
+/* Bytes that may still be written on the file system of a directory. */
+static inline int env_dir_room(struct env *env, const char *path, uint64_t *out, struct err *err)
+{
+    *out = UINT64_MAX;
+    return env->ops->dir_room ? env->ops->dir_room(env, path, out, err) : 0;
 }
 
 /* Addresses are "HOST:PORT", "[V6]:PORT"; port 0 listens on a free one. */

@@ -38,6 +38,7 @@
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
 #include <uv.h>
@@ -642,6 +643,17 @@ static int dir_sync(struct env *env, const char *path, struct err *err)
     return status;
 }
 
+static int dir_room(struct env *env, const char *path, uint64_t *out, struct err *err)
+{
+    struct statvfs room;
+
+    if (statvfs(path, &room) < 0) {
+        return file_failed(err, errno, "statvfs", path);
+    }
+    *out = (uint64_t)room.f_bavail * room.f_frsize;
+    return 0;
+}
+
 static int name_compare(const void *a, const void *b)
 {
     return strcmp(*(char *const *)a, *(char *const *)b);
@@ -1222,6 +1234,7 @@ static const struct env_ops env_uv_ops = {
     .dir_sync = dir_sync,
     .dir_list = dir_list,
     .dir_lock = dir_lock,
+    .dir_room = dir_room,
     .listen = env_uv_listen,
     .listener_close = listener_close,
     .connect = env_uv_connect,

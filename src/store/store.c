@@ -1163,6 +1163,7 @@ struct flush {
     struct flush_item *items;
     size_t count;
     bool is_piecewise; /* one transaction per replica */
+    uint64_t bytes;    /* what it has to write, about */
     /* Results. */
     int status;
     struct err err;
@@ -1290,6 +1291,21 @@ static int write_all(struct flush *flush)
     return rc == 0 ? 0 : lmdb_error(&flush->err, rc, "flushing");
 }
 
+/* LMDB says EIO for a write that was cut short, as it is when a disk becomes full. Where there may
+ * have been too little room, it is that: to wait is right for the one and does no harm for the
+ * other, since nothing was committed and the log holds it all. */
+static int explain_failure(struct flush *flush)
+{
+    enum { BESIDES = 64 << 20 }; /* the log may take and give back so much at the same time */
+    const char *path;
+    uint64_t room;
+    if (flush->status != ERR_IO || mdb_env_get_path(flush->lmdb, &path) != 0 ||
+        env_dir_room(flush->env, path, &room, NULL) != 0 || room >= 2 * flush->bytes + BESIDES) {
+        return flush->status;
+    }
+    return err_set(&flush->err, ERR_DISK_FULL, "flushing: a write was cut short");
+}
+
 /* On the flush thread. */
 static void flush_work(struct env_job *job)
 {
@@ -1300,6 +1316,7 @@ static void flush_work(struct env_job *job)
     }
     uint64_t begin_us = env_now_us(flush->env);
     flush->status = write_all(flush);
+    flush->status = explain_failure(flush);
     int rc = measure_used(flush->lmdb, &flush->used_bytes);
     if (rc != 0 && flush->status == 0) {
         flush->status = lmdb_error(&flush->err, rc, "measuring the store");
@@ -1493,6 +1510,7 @@ void store_flush_start(struct store *store)
     flush->lmdb = store->env;
     flush->meta = store->meta;
     flush->sessions = store->sessions;
+    flush->bytes = store->frozen->bytes;
     size_t count = 0;
     LIST_FOR(link, &store->replicas)
     {
