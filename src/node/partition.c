@@ -246,10 +246,16 @@ void partition_close(struct partition *partition)
     mem_free(partition);
 }
 
+/* What it will take in the store; deletes take nothing, so that a full one can be made emptier. */
+static size_t store_room(const struct partition_write *write)
+{
+    return write->payload->data[0] == COMMAND_DELETE ? 0 : write->payload->size;
+}
+
 void partition_write(struct partition *partition, struct partition_write *write)
 {
     list_append(&partition->queued, &write->link);
-    int status = store_admit(partition->host.store, write->payload->size);
+    int status = store_admit(partition->host.store, store_room(write));
     if (status == 0) {
         status = log_admit(partition->host.log, write->payload->size);
     }
