@@ -217,7 +217,7 @@ int membership_load_topology(struct node *node, struct err *err)
     int status =
         files_load(node->env, node->config.data, "topology", MAGIC_TOPOLOGY, &content, err);
     if (status == 0) {
-        node_take_topology(node, buf_span(&content));
+        node_take_topology(node, buf_span(&content), false);
     }
     buf_fini(&content);
     return status == ERR_NOT_FOUND ? 0 : status;
@@ -247,7 +247,9 @@ static void save_topology_done(struct env_job *job)
     struct node *node = save->node;
     if (node) {
         node->saving = NULL;
-        if (save->status != 0) {
+        if (save->status == ERR_DISK_FULL) { /* the control group has it; a start takes it there */
+            LOG_WARN(node->logger, "topology not saved: %s", save->err.text);
+        } else if (save->status != 0) {
             node_fail(node, &save->err);
         } else if (node->save_again) {
             membership_save_topology(node);

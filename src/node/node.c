@@ -266,7 +266,7 @@ static void publish_topology(struct node *node)
     partition_write(node->partitions[0], &publication->write);
 }
 
-bool node_take_topology(struct node *node, struct span packed)
+bool node_take_topology(struct node *node, struct span packed, bool is_to_save)
 {
     struct topology *topology;
     struct err err;
@@ -288,7 +288,9 @@ bool node_take_topology(struct node *node, struct span packed)
     if (node->log) {
         LOG_INFO(node->logger, "topology epoch=%lu", topology->epoch);
     }
-    membership_save_topology(node);
+    if (is_to_save) {
+        membership_save_topology(node);
+    }
     return true;
 }
 

@@ -109,7 +109,7 @@ void node_fail(struct node *node, const struct err *err);
 /* The cluster is known: opens log, store and the groups that have a replica here. */
 int node_open_cluster(struct node *node, struct err *err);
 /* Takes a topology of a newer epoch; false when it is not newer or malformed. */
-bool node_take_topology(struct node *node, struct span packed);
+bool node_take_topology(struct node *node, struct span packed, bool is_to_save);
 struct partition *node_find_partition(struct node *node, uint32_t group);
 /* Node id that leads a group as far as is known here, 0 = unknown. */
 uint64_t node_leader_of(struct node *node, uint32_t group);
