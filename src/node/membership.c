@@ -304,7 +304,7 @@ static int derive_topology(struct node *node, struct err *err)
     if (status == 0) {
         struct buf packed = { 0 };
         topology_pack(&topology, &packed);
-        if (!node_take_topology(node, buf_span(&packed)) && !node->topology) {
+        if (!node_take_topology(node, buf_span(&packed), true) && !node->topology) {
             status = err_set(err, ERR_CORRUPT, "the genesis gives no valid topology");
         }
         buf_fini(&packed);
