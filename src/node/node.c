@@ -219,7 +219,7 @@ static void on_applied(void *ctx, struct partition *partition)
         struct record record;
         struct err err;
         if (store_get(partition_store(partition), span_of_string("topology"), &record, &err) == 0) {
-            node_take_topology(node, record.value);
+            node_take_topology(node, record.value, true);
         }
     }
 }
@@ -603,12 +603,29 @@ void node_raft_frame(struct node *node, struct link *link, const struct frame *f
 
 /* --- The turn */
 
-/* Asks a read round of peers that have none in flight, for the groups whose reads wait: each group
- * asks only as many as make a majority, and the peers take turns. What finds no free peer rides a
- * later round. */
+/* Whether a round is on its way that is not overdue yet. */
+static bool round_is_in_flight(const struct node *node, const struct link *link, uint64_t now_us)
+{
+    return link->peer.conn && !peer_round_is_free(&link->peer) &&
+           now_us - link->round_asked_us < READ_ROUND_PATIENCE_US;
+}
+
+/* Asks a read round for the groups whose reads wait: each group asks only as many peers as make a
+ * majority, and the peers take turns. While a round is in flight nothing new is asked: what arrives
+ * meanwhile shares the next one. A peer that is slow to answer holds up nobody for long: after a
+ * while the others are asked. */
 static void ask_read_rounds(struct node *node)
 {
-    for (size_t i = 0; node->wanted_count > 0 && i < node->link_count; i++) {
+    if (node->wanted_count == 0) {
+        return;
+    }
+    uint64_t now_us = env_now_us(node->env);
+    for (size_t i = 0; i < node->link_count; i++) {
+        if (round_is_in_flight(node, &node->links[i], now_us)) {
+            return;
+        }
+    }
+    for (size_t i = 0; i < node->link_count; i++) {
         struct link *link = &node->links[(node->next_asked + i) % node->link_count];
         if (!peer_round_is_free(&link->peer)) {
             continue;
@@ -619,6 +636,7 @@ static void ask_read_rounds(struct node *node)
         }
         if (link->peer.message_count > before) {
             peer_round_open(&link->peer);
+            link->round_asked_us = now_us;
             node->counters.read_rounds++;
         }
     }
@@ -742,8 +760,8 @@ uint64_t node_epoch(const struct node *node)
 
 uint64_t node_time(const struct node *node)
 {
-    /* Not only what was proposed: a client of a cluster at rest would hold an old time, and its next
-     * write would look like a retry that comes too late (D7). */
+    /* Not only what was proposed: a client of a cluster at rest would hold an old time, and its
+     * next write would look like a retry that comes too late (D7). */
     uint64_t now = hlc_from_us(env_wall_us(node->env));
     return now > node->hlc ? now : node->hlc;
 }

@@ -23,6 +23,7 @@ enum {
     NODE_PREFER_TICKS = 20,      /* preferred primaries: every twentieth tick */
     NODE_PREFER_AT_ONCE = 16,    /* transfers begun per look */
     LINK_RETRY_US = 100 * 1000,
+    READ_ROUND_PATIENCE_US = 5 * 1000,
     LINK_GREET_US = 2 * 1000 * 1000, /* from dialling to the other side's greeting */
     NODE_ENTRY_MARGIN = 1024,
 };
@@ -45,6 +46,7 @@ struct link {
     struct env_timer retry;
     struct request_origin origin; /* requests that it forwards to us */
     struct hashtab forwards;      /* request id → struct forward that waits for its answer */
+    uint64_t round_asked_us;      /* when the read round in flight was asked */
     uint64_t last_error_us;       /* so that an unreachable peer is logged now and then, not always */
 };
 
