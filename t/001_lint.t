@@ -52,7 +52,7 @@ my %seen;
 my @twice = grep { m{([^/]+)$} && $seen{$1}++ } grep { !m{^(t|pgext|fuse)/.*(README|Makefile)} } split /\n/, `git ls-files 'src/*' 'fuse/*' 'pgext/*'`;
 is("@twice", '', 'file names are unique');
 
-# The outside world, by symbol. The store may know LMDB, which goes round env (D10).
+# The outside world, by symbol. The store may know LMDB, which goes round env.
 my $outside = qr/^(?:clock_gettime|gettimeofday|time|rand|random|srand|getrandom|pthread_create|socket|connect|accept|bind|open|open64|openat|
     fopen|fopen64|read|pread|pread64|write|pwrite|pwrite64|fsync|fdatasync|getenv|secure_getenv|usleep|sleep|nanosleep|epoll_wait|poll|select)$/x;
 my %allowed = ('src/client/sockets.o' => 1, 'src/base/check.o' => 1);
@@ -70,7 +70,7 @@ for my $folder (qw(base wire cluster store raft node server client)) {
 }
 is("@reach", '', 'no clock, random, thread, socket or file outside env/') or diag join "\n", @reach;
 
-# Mutable globals (D13): symbols in writable sections. Constants that hold addresses lie in .data.rel.ro, which is not writable once loaded.
+# Mutable globals: symbols in writable sections. Constants that hold addresses lie in .data.rel.ro, which is not writable once loaded.
 my @globals;
 for my $object (glob("$build/obj/src/{base,env,wire,cluster,store,raft,node,server,client}/*.o")) {
     (my $name = $object) =~ s{^\Q$build/obj/\E}{};

@@ -27,7 +27,7 @@ enum {
     LIMIT_REPLICAS = 9,
     LIMIT_PARTITIONS_MIN = 16,
     LIMIT_PARTITIONS_MAX = 4096,
-    /* A session's remembered results per group (D7). A client may have that many writes unanswered. More: ERR_BUSY. */
+    /* A session's remembered results per group. A client may have that many writes unanswered. More: ERR_BUSY. */
     LIMIT_SESSION_RESULTS = 1024,
     /* Sessions per group. More: ERR_BUSY until the oldest is ten minutes old. */
     LIMIT_SESSIONS = 65536,

@@ -8,7 +8,7 @@
  *             └────────── no answer for a while: also to another node, the first flight stays
  *
  * What may be repeated: statuses that say that nothing was applied, and everything that was lost,
- * since a write keeps its session number and client time and the servers apply a number once (D7).
+ * since a write keeps its session number and client time and the servers apply a number once.
  * At the deadline a write that was sent and not answered ends as unknown, never as failed. The same
  * when a later attempt is refused for a reason that says nothing of the earlier one.
  *

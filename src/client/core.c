@@ -8,7 +8,7 @@
  *   I1  Nothing calls back outside core_step and core_close.
  *   I2  Every operation that isn't done has its timer armed, so that it ends by its deadline
  *       whatever the servers do.
- *   I3  A write keeps its session number and client time from its first sending to its end (D7),
+ *   I3  A write keeps its session number and client time from its first sending to its end,
  *       and lowest <= number < lowest + LIMIT_SESSION_RESULTS while it is unanswered.
  */
 #include "client/core.h"

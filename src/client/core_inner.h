@@ -35,7 +35,7 @@ enum {
     /* Without an answer another node is asked after that, or a third of the timeout. */
     CORE_RESEND_MIN_US = 300 * 1000,
     CORE_REDIRECTS_AT_ONCE = 3, /* follow hints without waiting so often in a row */
-    /* A write's client time must be recent: entries far past it are refused as unknown (D7). After
+    /* A write's client time must be recent: entries far past it are refused as unknown. After
      * so long without a word from the cluster, a new write first asks for the time. */
     CORE_TIME_AGE_US = 60 * 1000 * 1000,
     CORE_TOPOLOGY_TIMEOUT_US = 1000 * 1000,

@@ -2,7 +2,7 @@
  * waiting; at the end of the turn each awake partition proposes, sends, applies and answers, read
  * rounds are asked, and one frame leaves per peer.
  *
- * Flushing (D5): the overlay is frozen when it is large, when the log is long, or when nothing was
+ * Flushing: the overlay is frozen when it is large, when the log is long, or when nothing was
  * written for a while; the flush begins when the log is durable to where the frozen generation
  * reaches; when it is done, every group tells its peers, and the log is cut below what all hold. */
 #include "base/check.h"
@@ -113,7 +113,7 @@ static void on_state_durable(void *ctx, uint32_t group, uint64_t term, uint64_t 
     }
 }
 
-/* The flusher never runs ahead of the log (D5). */
+/* The flusher never runs ahead of the log. */
 static bool log_covers_frozen(struct node *node)
 {
     for (size_t i = 0; i < node->partition_count; i++) {
@@ -309,7 +309,7 @@ uint64_t node_leader_of(struct node *node, uint32_t group)
 
 void node_hear_time(struct node *node, uint64_t time)
 {
-    /* A clock that is far ahead must not drag the cluster along (D8b). */
+    /* A clock that is far ahead must not drag the cluster along. */
     if (time > node->hlc && hlc_to_us(time) <= env_wall_us(node->env) + CLOCK_AHEAD_US) {
         node->hlc = time;
     }
@@ -761,7 +761,7 @@ uint64_t node_epoch(const struct node *node)
 uint64_t node_time(const struct node *node)
 {
     /* Not only what was proposed: a client of a cluster at rest would hold an old time, and its
-     * next write would look like a retry that comes too late (D7). */
+     * next write would look like a retry that comes too late. */
     uint64_t now = hlc_from_us(env_wall_us(node->env));
     return now > node->hlc ? now : node->hlc;
 }

@@ -113,7 +113,7 @@ static void make_raft_config(const struct partition *partition, struct raft_conf
     }
 }
 
-/* The store may be ahead of nothing: an applied index beyond the durable log is damage (D5). */
+/* The store may be ahead of nothing: an applied index beyond the durable log is damage. */
 static int check_start(const struct partition *partition, const struct raft_start *start,
                        struct err *err)
 {

@@ -11,7 +11,7 @@
  *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
  *        …      payloads, in the same order
  *
- * Read rounds (D2): at most one is in flight to a peer; what arrives meanwhile waits for the next. A round is answered by the frame
+ * Read rounds: at most one is in flight to a peer; what arrives meanwhile waits for the next. A round is answered by the frame
  * that carries the replies, or by an empty one, so that a lost or ignored question never blocks the next. */
 #ifndef RAFT_PEERS_H
 #define RAFT_PEERS_H

@@ -1,4 +1,4 @@
-/* Sessions: what a client's writes were answered, so that a retry never applies twice (D7). One
+/* Sessions: what a client's writes were answered, so that a retry never applies twice. One
  * table per replica; replicated state: every decision depends on the entries alone. */
 #ifndef STORE_SESSION_H
 #define STORE_SESSION_H
