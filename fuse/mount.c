@@ -85,6 +85,7 @@ static int connect_cluster(struct daemon *daemon, struct cairn **out)
     if (status != 0 && status != CAIRN_NOT_FOUND) {
         fprintf(stderr, "cairn-fuse: %s: %s (%s)\n", shown, cairn_error(status)->text,
                 cairn_error(status)->name);
+        cairn_close(*out);
         return cairn_error(status)->exit_code;
     }
     return 0;
