@@ -1254,6 +1254,9 @@ void raft_init(struct raft *raft, const struct raft_config *config, const struct
     raft->private->random = config->seed ^ config->self * 0x9e3779b97f4a7c15u ^ config->group;
     init_log(raft, start);
     reset_election_timer(raft);
+    if (config->replica_count == 1) {
+        raft->private->election_deadline_ms = now_ms; /* there is no leader to wait for */
+    }
 }
 
 void raft_fini(struct raft *raft)
