@@ -27,12 +27,11 @@
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/mem.h"
+#include "base/version.h"
 #include "env/env_uv.h"
 #include "node/config.h"
 #include "server/server.h"
 #include "wire/frame.h"
-
-#define DAEMON_VERSION "0.1"
 
 enum { READY_POLL_US = 50 * 1000, STOP_DEADLINE_US = 30 * 1000000 };
 
@@ -387,7 +386,7 @@ static int daemon_run(struct daemon *daemon)
         fprintf(stderr, "cairnd: %s\n", err.text);
         return 1;
     }
-    LOG_INFO(&daemon->hosts[0].logger, "cairnd version=%s pid=%ld", DAEMON_VERSION, (long)getpid());
+    LOG_INFO(&daemon->hosts[0].logger, "cairnd version=%s pid=%ld", CAIRN_VERSION, (long)getpid());
     /* Signals are for the main thread's loop. */
     sigset_t all, old;
     sigfillset(&all);
@@ -446,7 +445,7 @@ int main(int argc, char **argv)
     } else if (action == CONFIG_HELP) {
         print_help();
     } else if (action == CONFIG_VERSION) {
-        printf("cairnd %s (protocol %d)\n", DAEMON_VERSION, FRAME_VERSION);
+        printf("cairnd %s (protocol %d)\n", CAIRN_VERSION, FRAME_VERSION);
     } else if (action == CONFIG_CHECK) {
         print_config(&daemon->config);
     } else {

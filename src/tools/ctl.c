@@ -4,6 +4,8 @@
  * Everything that the program has lives in struct ctl of main: no globals. */
 #include "tools/ctl.h"
 
+#include "base/version.h"
+
 #include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -353,7 +355,7 @@ int ctl_help(struct ctl *ctl)
 
 int ctl_version(struct ctl *ctl)
 {
-    printf("cairn 0.1\n");
+    printf("cairn %s\n", CAIRN_VERSION);
     return 0;
 }
 

@@ -4,20 +4,18 @@
 #include <string.h>
 
 #include "tools/ctl.h"
-#if __has_include("tools/dev.c")
 #include "tools/dev.h"
+#include "tools/inspect.h"
+
 static int ctl_dev(struct ctl *ctl)
 {
     return dev_main(ctl->argc, ctl->argv);
 }
-#endif
-#if __has_include("tools/inspect.c")
-#include "tools/inspect.h"
+
 static int ctl_inspect(struct ctl *ctl)
 {
     return inspect_main(ctl->argc, ctl->argv);
 }
-#endif
 
 const struct ctl_option ctl_globals[] = {
     { "endpoints", 0, "H:P[,H:P…]",
@@ -194,7 +192,6 @@ const struct ctl_command ctl_commands[] = {
       "URL as of libpq: postgresql://user@host/db or \"dbname=… host=…\"; an empty one takes "
       "PGHOST, PGDATABASE and so on. May be "
       "repeated: the server's endpoints are brought up to date." },
-#if __has_include("tools/dev.c")
     { "dev",
       "up|down|status|destroy|kill|start|pause|resume …",
       "runs a local cluster for development; see cairn dev --help",
@@ -204,8 +201,6 @@ const struct ctl_command ctl_commands[] = {
       true,
       { { 0 } },
       NULL },
-#endif
-#if __has_include("tools/inspect.c")
     { "inspect",
       "FILE…",
       "prints log segments, stores and images",
@@ -215,7 +210,6 @@ const struct ctl_command ctl_commands[] = {
       true,
       { { 0 } },
       NULL },
-#endif
     { "bench",
       "",
       "puts load on the cluster and prints one line of JSON",
