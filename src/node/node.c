@@ -10,7 +10,6 @@
 
 enum {
     STOP_TIMEOUT_US = 3 * 1000 * 1000,
-    TOPOLOGY_ASK_US = 500 * 1000,
     CLOCK_AHEAD_US = 500 * 1000
 };
 

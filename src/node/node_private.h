@@ -25,7 +25,6 @@ enum {
     LINK_RETRY_US = 100 * 1000,
     READ_ROUND_PATIENCE_US = 5 * 1000,
     LINK_GREET_US = 2 * 1000 * 1000, /* from dialling to the other side's greeting */
-    NODE_ENTRY_MARGIN = 1024,
 };
 
 struct node_counters {
@@ -96,13 +95,10 @@ struct node {
 
     uint64_t last_write_us;        /* for the idle flush */
     bool flush_is_waiting;         /* frozen, waits for the log */
-    uint64_t topology_asked_us;
 
     bool is_stopping, is_stopped, has_failed;
     uint64_t stop_deadline_us;
     struct node_counters counters;
-    void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
-    void *observe_ctx;
 };
 
 /* node.c */
