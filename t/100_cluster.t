@@ -65,8 +65,9 @@ sub leaders {
     my $status = eval { decode_json($out) } or return ();
     return map { $_->{name} => scalar grep { $_->{role} eq 'leader' && $_->{group} != 0 } @{ $_->{groups} // [] } } @{ $status->{nodes} // [] };
 }
+wait_until('primaries to be at their preferred nodes', sub { Cairn::Cluster::is_settled($endpoints) }, 60);
 my %spread;
-wait_until('primaries to be spread evenly', sub { %spread = leaders(); join(',', sort { $a <=> $b } values %spread) eq '5,5,6' }, 20);
+wait_until('the nodes to say so', sub { %spread = leaders(); join(',', sort { $a <=> $b } values %spread) eq '5,5,6' }, 20);
 is(join(',', sort { $a <=> $b } values %spread), '5,5,6', 'sixteen primaries on three nodes: 5, 5, 6');
 kill 'TERM', $pids{2};
 waitpid $pids{2}, 0;
@@ -75,7 +76,7 @@ is($? >> 8, 0, 'a node stops in order');
 is($exit, 0, 'writes go on without it');
 $pids{2} = start_by_environment(2);
 my %again;
-wait_until('primaries to return', sub { %again = leaders(); %again && join(',', map { "$_=$again{$_}" } sort keys %again) eq join(',', map { "$_=$spread{$_}" } sort keys %spread) }, 30);
+wait_until('primaries to return', sub { %again = leaders(); %again && join(',', map { "$_=$again{$_}" } sort keys %again) eq join(',', map { "$_=$spread{$_}" } sort keys %spread) }, 60);
 is_deeply(\%again, \%spread, 'primaries return to their preferred node after a restart');
 
 # A node that lost its disk may not vote under its old name.

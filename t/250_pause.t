@@ -32,6 +32,7 @@ sub keys_led_by {
 }
 
 for my $round (1 .. 2) {
+    $cluster->wait_settled;
     my $sleeper = $round;
     my @keys = keys_led_by($sleeper, 5);
     is(scalar(@keys), 5, "round $round: five keys led by n$sleeper");

@@ -17,6 +17,7 @@ use Exporter 'import';
 use File::Path qw(remove_tree);
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
+use JSON::PP qw(decode_json);
 use POSIX qw(:sys_wait_h);
 use Time::HiRes qw(time sleep);
 
@@ -151,6 +152,19 @@ sub wait_ready {
         my ($exit) = $self->cairn('--timeout', '2s', 'ls', '--limit', '1');
         return $exit eq '0';
     }, $seconds // 60);
+}
+
+# Waits until every partition is led by its preferred replica, the first that the topology names. Before that, who leads is chance.
+sub wait_settled {
+    my ($self, $seconds) = @_;
+    wait_until('primaries to be at their preferred nodes', sub { is_settled($self->endpoints) }, $seconds // 60);
+}
+
+sub is_settled {
+    my ($endpoints) = @_;
+    my ($exit, $out) = run_command([bin('cairn'), '--endpoints', $endpoints, '--timeout', '2s', 'partition', 'list', '-o', 'json']);
+    my $list = $exit eq '0' ? eval { decode_json($out) } : undef;
+    return $list && !grep { $_->{group} && ($_->{primary} // '') ne $_->{replicas}[0]{node} } @$list;
 }
 
 # cairn with this cluster's endpoints.
