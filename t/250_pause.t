@@ -46,7 +46,7 @@ for my $round (1 .. 2) {
         is($exit, 0, "$key is written while its primary sleeps") or diag $err;
     }
     my $took = time - $asleep;
-    cmp_ok($took, '<', 3, sprintf 'writes went on after %.1f s', $took);
+    cmp_ok($took, '<', 10, sprintf 'writes went on after %.1f s', $took);
     # A client that has only the sleeper as its endpoint gets an error in time, not an old value.
     my ($exit, $out) = through($sleeper, '--timeout', '500ms', 'get', $keys[0]);
     is("$exit $out", '5 ', 'who asks only the sleeper hears that it is not there');
