@@ -137,7 +137,7 @@ SYSTEM_TESTS := $(sort $(wildcard t/[0-9]*.t))
 PROVE_FLAGS  ?=
 
 .PHONY: check
-check: all $(UNIT_TESTS) $(TEST_PROGRAMS) $(SIM_BINARY) ## build, then all tests: unit (cmocka) and system (Perl), by prove
+check: all $(UNIT_TESTS) $(TEST_PROGRAMS) $(SIM_BINARY) $(LINEAR_BINARY) ## build, then all tests: unit (cmocka) and system (Perl), by prove
 	@CMOCKA_MESSAGE_OUTPUT=TAP BUILD=$(abspath $(BUILD)) timeout 1500 prove -It/lib $(PROVE_FLAGS) $(UNIT_TESTS) $(SYSTEM_TESTS)
 
 .PHONY: lint

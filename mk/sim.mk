@@ -1,5 +1,5 @@
 # The simulator: whole clusters in one process (t/sim/README.md).
-SIM_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(wildcard t/sim/*.c))
+SIM_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out t/sim/linear_main.c,$(wildcard t/sim/*.c)))
 $(BUILD)/obj/t/sim/%.o: CPPFLAGS += -It
 
 SIM_BINARY := $(BUILD)/t/sim
@@ -7,6 +7,13 @@ $(SIM_BINARY): $(SIM_OBJECTS) $(call links,$(NEEDS_sim))
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $(SIM_OBJECTS) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
+
+# The same checker for histories of real processes (t/sim/linear_main.c says how).
+LINEAR_BINARY := $(BUILD)/t/linear
+$(LINEAR_BINARY): $(BUILD)/obj/t/sim/linear_main.o $(BUILD)/obj/t/sim/linear.o $(call links,base)
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # SEED=n [TRACE=1] replays one run; SEEDS=n, SECONDS=n say how much; SIM_FLAGS=… passes anything else.
 .PHONY: sim

@@ -84,34 +84,45 @@ static bool is_version(struct state *state, uint64_t version)
     return true;
 }
 
-static bool step_put(struct state *state, const struct linear_op *op)
+/* Does what was answered about the condition agree with the state? Learns a version from it. */
+static bool check_condition(struct state *state, const struct linear_op *op)
 {
-    bool is_refused = op->outcome == LINEAR_REFUSED;
-    if (op->condition == LINEAR_IF_ABSENT) {
-        if ((state->value == 0) == is_refused) {
+    bool is_refused = op->outcome == LINEAR_REFUSED, is_there = state->value != 0;
+    switch (op->condition) {
+    case LINEAR_IF_ABSENT:
+        if (is_there != is_refused) {
             return false;
         }
-    } else if (op->condition == LINEAR_IF_VERSION) {
-        struct state with = *state;
-        bool can_hold = state->value != 0 && is_version(&with, op->condition_version);
-        if (!is_refused && !can_hold) {
+        break;
+    case LINEAR_IF_PRESENT:
+        if (is_there == is_refused) {
             return false;
         }
-        if (is_refused && state->value != 0 && state->version == op->condition_version) {
-            return false;
-        }
+        break;
+    case LINEAR_IF_VERSION:
         if (!is_refused) {
-            *state = with;
+            return is_there && is_version(state, op->condition_version);
         }
-    } else if (is_refused) {
-        return false;
-    }
-    if (is_refused) {
-        if (op->condition == LINEAR_IF_VERSION && op->version == op->condition_version) {
+        if (op->version == op->condition_version) {
             return false; /* refused for want of what was there */
         }
-        return op->version == 0 ? op->condition != LINEAR_IF_VERSION || state->value == 0
-                                : is_version(state, op->version);
+        if (is_there && (op->version == 0 || state->version == op->condition_version)) {
+            return false;
+        }
+        break;
+    default:
+        return !is_refused;
+    }
+    return !is_refused || op->version == 0 || is_version(state, op->version);
+}
+
+static bool step_put(struct state *state, const struct linear_op *op)
+{
+    if (!check_condition(state, op)) {
+        return false;
+    }
+    if (op->outcome == LINEAR_REFUSED) {
+        return true;
     }
     if (op->version != 0 && op->version <= state->floor) {
         return false;
@@ -124,6 +135,12 @@ static bool step_put(struct state *state, const struct linear_op *op)
 
 static bool step_delete(struct state *state, const struct linear_op *op)
 {
+    if (!check_condition(state, op)) {
+        return false;
+    }
+    if (op->outcome == LINEAR_REFUSED) {
+        return true;
+    }
     if (op->outcome == LINEAR_OK) {
         if (op->existed != (state->value != 0)) {
             return false;
@@ -176,9 +193,30 @@ static uint64_t first_seen(const struct linear_op *ops, size_t count, uint64_t v
     return seen;
 }
 
-/* Is some reported version that of no known write and no read? Then an unread unknown put may
- * explain it. */
-static bool has_orphan_version(const struct linear_op *ops, size_t count)
+/* A version that the operation's answer speaks of, other than one that it made or read; 0: none. */
+static uint64_t reported_version(const struct linear_op *op)
+{
+    if (op->outcome == LINEAR_OK && op->condition == LINEAR_IF_VERSION) {
+        return op->condition_version;
+    }
+    bool reports = op->outcome == LINEAR_REFUSED ||
+                   (op->kind == LINEAR_DELETE && op->outcome == LINEAR_OK && op->existed);
+    return reports ? op->version : 0;
+}
+
+/* Did the answer tell that something was there, without its version? */
+static bool reports_presence(const struct linear_op *op)
+{
+    if (op->outcome == LINEAR_OK) {
+        return op->condition == LINEAR_IF_PRESENT ||
+               (op->kind == LINEAR_DELETE && op->existed && op->version == 0);
+    }
+    return op->outcome == LINEAR_REFUSED && op->condition == LINEAR_IF_ABSENT && op->version == 0;
+}
+
+/* Is there an answer that needs a write nobody read: a version that is of no known write and no
+ * read, or a bare presence? Then an unread unknown put may explain it. */
+static bool has_orphan(const struct linear_op *ops, size_t count)
 {
     struct hashtab known = { 0 };
     for (size_t i = 0; i < count; i++) {
@@ -188,11 +226,8 @@ static bool has_orphan_version(const struct linear_op *ops, size_t count)
     }
     bool found = false;
     for (size_t i = 0; i < count && !found; i++) {
-        bool reports =
-            ops[i].outcome == LINEAR_REFUSED ||
-            (ops[i].kind == LINEAR_DELETE && ops[i].outcome == LINEAR_OK && ops[i].existed);
-        found = reports && (ops[i].version != 0 ? !hashtab_find(&known, ops[i].version)
-                                                : ops[i].kind == LINEAR_DELETE);
+        uint64_t version = reported_version(&ops[i]);
+        found = reports_presence(&ops[i]) || (version != 0 && !hashtab_find(&known, version));
     }
     hashtab_fini(&known);
     return found;
@@ -401,7 +436,7 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
 
 static size_t make_entries(struct search *search, const struct linear_op *ops, size_t count)
 {
-    bool has_orphan = has_orphan_version(ops, count);
+    bool is_orphaned = has_orphan(ops, count);
     size_t made = 0;
     for (size_t i = 0; i < count; i++) {
         const struct linear_op *op = &ops[i];
@@ -411,19 +446,21 @@ static size_t make_entries(struct search *search, const struct linear_op *ops, s
         }
         if (is_unknown(op)) {
             reply_at = op->kind == LINEAR_PUT ? first_seen(ops, count, op->value) : LINEAR_NEVER;
-            if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !has_orphan) {
+            if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !is_orphaned) {
                 continue;
             }
         }
         struct entry *call = &search->entries[made++];
-        *call = (struct entry){ .at = 2 * op->call,
+        *call = (struct entry){ .at = 4 * op->call,
                                 .op = (uint32_t)i,
                                 .is_call = true,
                                 .is_optional = reply_at == LINEAR_NEVER };
         if (reply_at != LINEAR_NEVER) {
             call->reply = &search->entries[made++];
-            /* an unknown put's reply stands just before that of the read that saw it */
-            *call->reply = (struct entry){ .at = 2 * reply_at - is_unknown(op), .op = (uint32_t)i };
+            /* of equal places calls come first, so that they overlap; an unknown put's reply stands
+             * just before that of the read that saw it */
+            *call->reply =
+                (struct entry){ .at = 4 * reply_at + 2 - is_unknown(op), .op = (uint32_t)i };
             search->required++;
         }
     }
@@ -439,7 +476,7 @@ enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint
     link_entries(&search, make_entries(&search, ops, count));
     enum linear_verdict verdict = run(&search, steps_max ? steps_max : STEPS_MAX_DEFAULT, stuck);
     if (stuck && verdict == LINEAR_NO) {
-        *stuck /= 2;
+        *stuck /= 4;
     }
     hashtab_fini(&search.visited);
     arena_fini(&search.cells);

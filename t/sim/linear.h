@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 enum linear_kind { LINEAR_PUT, LINEAR_GET, LINEAR_DELETE };
-enum linear_condition { LINEAR_ALWAYS, LINEAR_IF_ABSENT, LINEAR_IF_VERSION };
+enum linear_condition { LINEAR_ALWAYS, LINEAR_IF_ABSENT, LINEAR_IF_VERSION, LINEAR_IF_PRESENT };
 enum linear_outcome {
     LINEAR_PENDING, /* not answered yet; counts as unknown */
     LINEAR_OK,      /* GET: found; PUT: written; DELETE: see existed */
@@ -30,7 +30,8 @@ struct linear_op {
     uint64_t condition_version;
     uint64_t value;             /* written or read; not 0 */
     uint64_t version;           /* as answered; 0: not told */
-    uint64_t call, reply;       /* places in the real order, unique; reply LINEAR_NEVER when not answered */
+    uint64_t call, reply;       /* places in the real order, below 2^61; equal ones overlap; reply LINEAR_NEVER when not
+                                   answered */
 };
 
 enum linear_verdict { LINEAR_YES, LINEAR_NO, LINEAR_UNDECIDED };

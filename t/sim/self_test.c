@@ -598,6 +598,36 @@ static void test_env(struct tally *tally)
         .kind = LINEAR_PUT, .condition = LINEAR_IF_ABSENT, .outcome = LINEAR_OK, .value = v,       \
         .version = ver, .call = c, .reply = r                                                      \
     }
+#define CAS_UNKNOWN(c, v, if_)                                                                     \
+    {                                                                                              \
+        .kind = LINEAR_PUT, .condition = LINEAR_IF_VERSION, .condition_version = if_,              \
+        .outcome = LINEAR_UNKNOWN, .value = v, .call = c, .reply = LINEAR_NEVER                    \
+    }
+#define NEW_UNKNOWN(c, v)                                                                          \
+    {                                                                                              \
+        .kind = LINEAR_PUT, .condition = LINEAR_IF_ABSENT, .outcome = LINEAR_UNKNOWN, .value = v,  \
+        .call = c, .reply = LINEAR_NEVER                                                           \
+    }
+#define THERE(c, r, v, ver)                                                                        \
+    {                                                                                              \
+        .kind = LINEAR_PUT, .condition = LINEAR_IF_PRESENT, .outcome = LINEAR_OK, .value = v,      \
+        .version = ver, .call = c, .reply = r                                                      \
+    }
+#define THERE_REFUSED(c, r, v)                                                                     \
+    {                                                                                              \
+        .kind = LINEAR_PUT, .condition = LINEAR_IF_PRESENT, .outcome = LINEAR_REFUSED, .value = v, \
+        .call = c, .reply = r                                                                      \
+    }
+#define DEL_IF(c, r, ver)                                                                          \
+    {                                                                                              \
+        .kind = LINEAR_DELETE, .condition = LINEAR_IF_VERSION, .condition_version = ver,           \
+        .outcome = LINEAR_OK, .existed = true, .version = ver, .call = c, .reply = r               \
+    }
+#define DEL_IF_REFUSED(c, r, if_, present)                                                         \
+    {                                                                                              \
+        .kind = LINEAR_DELETE, .condition = LINEAR_IF_VERSION, .condition_version = if_,           \
+        .outcome = LINEAR_REFUSED, .version = present, .call = c, .reply = r                       \
+    }
 #define NEW_REFUSED(c, r, v, present)                                                              \
     {                                                                                              \
         .kind = LINEAR_PUT, .condition = LINEAR_IF_ABSENT, .outcome = LINEAR_REFUSED, .value = v,  \
@@ -680,6 +710,66 @@ static const struct story stories[] = {
       LINEAR_YES,
       { PUT_UNKNOWN(1, 1), NEW_REFUSED(2, 3, 2, 5) } },
     { "and nothing else does", LINEAR_NO, { PUT(1, 2, 1, 5), NEW_REFUSED(3, 4, 2, 6) } },
+    { "a lost update: a compare-and-set that another one overlooked",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), CAS(3, 4, 2, 6, 5), CAS(5, 6, 3, 7, 5), GET(7, 8, 3, 7) } },
+    { "a compare-and-set applied twice, around another write",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), CAS(3, 4, 2, 6, 5), PUT(5, 6, 3, 7), GET(7, 8, 2, 8) } },
+    { "a put applied twice, around a delete",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), DEL(3, 4, true), GET_ABSENT(5, 6), GET(7, 8, 1, 7) } },
+    { "a deleted key comes back with its old version behind a new one",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), DEL(3, 4, true), NEW(5, 6, 2, 7), GET(7, 8, 1, 5) } },
+    { "recreated with a version below the deleted one",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 9), DEL(3, 4, true), NEW(5, 6, 2, 7) } },
+    { "recreated with the version of what an unknown delete took",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), DEL_UNKNOWN(3), GET_ABSENT(4, 5), NEW(6, 7, 2, 5) } },
+    { "versions seen by reads go back",
+      LINEAR_NO,
+      { PUT_UNKNOWN(1, 1), PUT_UNKNOWN(2, 2), GET(3, 4, 1, 6), GET(5, 6, 2, 5) } },
+    { "an unknown write was seen, so it happened: it does not vanish",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), PUT_UNKNOWN(3, 2), GET(4, 5, 2, 6), GET_ABSENT(6, 7) } },
+    { "an unknown compare-and-set whose condition no longer held is seen",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), PUT(3, 4, 2, 6), CAS_UNKNOWN(5, 3, 5), GET(6, 7, 3, 7) } },
+    { "an unknown compare-and-set before the write that followed it",
+      LINEAR_YES,
+      { PUT(1, 2, 1, 5), CAS_UNKNOWN(3, 3, 5), PUT(4, 5, 2, 7), GET(6, 7, 2, 7) } },
+    { "an unknown creation beside a known one",
+      LINEAR_YES,
+      { NEW_UNKNOWN(1, 1), NEW(2, 3, 2, 5), GET(4, 5, 2, 5) } },
+    { "two creations, one unknown but seen, without a delete between",
+      LINEAR_NO,
+      { NEW_UNKNOWN(1, 1), GET(2, 3, 1, 4), NEW(4, 5, 2, 5) } },
+    { "a write on what is there", LINEAR_YES, { PUT(1, 2, 1, 5), THERE(3, 4, 2, 6) } },
+    { "a write on what is not there", LINEAR_NO, { THERE(1, 2, 1, 5) } },
+    { "an unread unknown write let it be there",
+      LINEAR_YES,
+      { PUT_UNKNOWN(1, 1), THERE(2, 3, 2, 6) } },
+    { "refused as absent",
+      LINEAR_YES,
+      { PUT(1, 2, 1, 5), DEL(3, 4, true), THERE_REFUSED(5, 6, 2) } },
+    { "refused as absent while it was there",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), THERE_REFUSED(3, 4, 2) } },
+    { "a delete of the right version",
+      LINEAR_YES,
+      { PUT(1, 2, 1, 5), DEL_IF(3, 4, 5), GET_ABSENT(5, 6) } },
+    { "a delete of an overwritten version",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), PUT(3, 4, 2, 6), DEL_IF(5, 6, 5) } },
+    { "a delete refused for another version",
+      LINEAR_YES,
+      { PUT(1, 2, 1, 5), DEL_IF_REFUSED(3, 4, 4, 5), GET(5, 6, 1, 5) } },
+    { "a delete refused, and yet done",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), DEL_IF_REFUSED(3, 4, 4, 5), GET_ABSENT(5, 6) } },
+    { "calls and replies at one time overlap", LINEAR_YES, { PUT(1, 5, 1, 5), GET_ABSENT(5, 6) } },
 };
 
 static void test_stories(struct tally *tally)
