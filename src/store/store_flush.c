@@ -1,0 +1,432 @@
+/* Flushing: freezing the active generation, the job that writes it into LMDB, and what follows its
+ * end. I1, I2, I3, I6 of store_private.h are kept here. */
+#include "store/store_private.h"
+
+#include <stdatomic.h>
+
+#include "base/check.h"
+#include "base/logger.h"
+
+enum {
+    /* How long a flush waits for room before it is tried again. */
+    FLUSH_RETRY_US = 1000 * 1000,
+    /* Entries of a dropped generation that are freed in one go: some 0.3 ms. */
+    RELEASE_ENTRIES = 4096,
+};
+
+enum flush_state { FLUSH_IDLE, FLUSH_QUEUED, FLUSH_RUNNING, FLUSH_ENDED, FLUSH_CANCELLED };
+
+struct flush_item {
+    struct store_replica *owner; /* for the loop, not for the job */
+    MDB_dbi dbi;
+    uint32_t group;
+    uint64_t replica;
+    const struct overlay *overlay; /* NULL: no keys changed */
+    struct span sessions;          /* packed changes */
+    uint8_t meta_key[META_KEY_BYTES];
+    uint8_t meta_value[META_VALUE_BYTES]; /* keys and checksum are filled in by the job */
+    uint64_t keys;                        /* result: all keys of the replica */
+    bool is_written;                      /* in a transaction of its own, by an earlier try */
+};
+
+/* What the job gets; immutable for the loop while it runs. */
+struct flush {
+    struct env_job job;
+    atomic_int state;
+    struct store *store; /* the loop's; NULL when the store was closed meanwhile */
+    struct env *env;     /* for its monotonic clock */
+    MDB_env *lmdb;
+    MDB_dbi meta, sessions;
+    struct flush_item *items;
+    size_t count;
+    bool is_piecewise; /* one transaction per replica */
+    uint64_t bytes;    /* what it has to write, about */
+    /* Results. */
+    int status;
+    struct err err;
+    uint64_t used_bytes, duration_us;
+};
+
+static int write_overlay(MDB_txn *txn, const struct flush_item *item)
+{
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(txn, item->dbi, &cursor);
+    if (rc != 0) {
+        return rc;
+    }
+    for (const struct overlay_node *node = overlay_first(item->overlay); node && rc == 0;
+         node = overlay_next(node)) {
+        MDB_val key = val_of(overlay_key(node)), value;
+        if (overlay_entry(node)->is_deleted) {
+            rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
+            rc = rc == 0 ? mdb_cursor_del(cursor, 0) : rc;
+            rc = rc == MDB_NOTFOUND ? 0 : rc; /* made and deleted within the generation */
+            continue;
+        }
+        struct record record;
+        overlay_record(node, &record);
+        value = (MDB_val){ record_packed_size(&record), NULL };
+        rc = mdb_cursor_put(cursor, &key, &value, MDB_RESERVE);
+        if (rc == 0) {
+            record_pack(&record, overlay_entry(node)->checksum, value.mv_data);
+        }
+    }
+    mdb_cursor_close(cursor);
+    return rc;
+}
+
+static int write_sessions(MDB_txn *txn, MDB_dbi sessions, const struct flush_item *item)
+{
+    uint8_t packed[SESSION_KEY_PREFIX_BYTES + SESSION_ID_BYTES];
+    store_session_prefix(item->group, item->replica, packed);
+    struct reader reader = reader_of(item->sessions);
+    struct session_change change;
+    int rc = 0;
+    while (rc == 0 && session_change_next(&reader, &change)) {
+        memcpy(packed + SESSION_KEY_PREFIX_BYTES, change.id.data, SESSION_ID_BYTES);
+        MDB_val key = val_of(span_of(packed, sizeof packed)), value = val_of(change.value);
+        rc = change.value.size > 0 ? mdb_put(txn, sessions, &key, &value, 0)
+                                   : mdb_del(txn, sessions, &key, NULL);
+        rc = change.value.size == 0 && rc == MDB_NOTFOUND ? 0 : rc;
+    }
+    return rc;
+}
+
+static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item)
+{
+    int rc = item->overlay ? write_overlay(txn, item) : 0;
+    rc = rc == 0 ? write_sessions(txn, flush->sessions, item) : rc;
+    MDB_stat stat;
+    rc = rc == 0 ? mdb_stat(txn, item->dbi, &stat) : rc;
+    if (rc != 0) {
+        return rc;
+    }
+    item->keys = stat.ms_entries;
+    put_u64(item->meta_value + 24, item->keys);
+    put_u32(item->meta_value + 4, store_meta_checksum(item->meta_key, item->meta_value));
+    MDB_val key = val_of(span_of(item->meta_key, META_KEY_BYTES));
+    MDB_val value = val_of(span_of(item->meta_value, META_VALUE_BYTES));
+    return mdb_put(txn, flush->meta, &key, &value, 0);
+}
+
+/* Writes items [first, end) in one transaction. */
+static int write_items(struct flush *flush, size_t first, size_t end)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(flush->lmdb, NULL, 0, &txn);
+    if (rc != 0) {
+        return rc;
+    }
+    for (size_t i = first; i < end && rc == 0; i++) {
+        rc = write_item(flush, txn, &flush->items[i]);
+    }
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    rc = mdb_txn_commit(txn);
+    for (size_t i = first; i < end && rc == 0; i++) {
+        flush->items[i].is_written = true;
+    }
+    return rc;
+}
+
+static bool is_out_of_room(int code)
+{
+    return code == ERR_STORE_FULL || code == ERR_DISK_FULL;
+}
+
+/* Gives every replica its own transaction: what one needs to copy, the next can use again. Goes on
+ * behind a replica for which there is no room. */
+static int write_piecewise(struct flush *flush)
+{
+    int first_code = 0;
+    for (size_t i = 0; i < flush->count; i++) {
+        struct err err;
+        int rc = flush->items[i].is_written ? 0 : write_items(flush, i, i + 1);
+        if (rc == 0) {
+            continue;
+        }
+        int code = store_lmdb_error(&err, rc, "flushing a replica");
+        if (first_code == 0 || !is_out_of_room(code)) {
+            first_code = code;
+            flush->err = err;
+        }
+        if (!is_out_of_room(code)) {
+            break;
+        }
+    }
+    return first_code;
+}
+
+static int write_all(struct flush *flush)
+{
+    if (flush->is_piecewise) {
+        return write_piecewise(flush);
+    }
+    int rc = flush->count > 0 ? write_items(flush, 0, flush->count) : 0;
+    return rc == 0 ? 0 : store_lmdb_error(&flush->err, rc, "flushing");
+}
+
+/* LMDB says EIO for a write that was cut short, as it is when a disk becomes full. Where there may
+ * have been too little room, it is that: to wait is right for the one and does no harm for the
+ * other, since nothing was committed and the log holds it all. */
+static int explain_failure(struct flush *flush)
+{
+    enum { BESIDES = 64 << 20 }; /* the log may take and give back so much at the same time */
+    const char *path;
+    uint64_t room;
+    if (flush->status != ERR_IO || mdb_env_get_path(flush->lmdb, &path) != 0 ||
+        env_dir_room(flush->env, path, &room, NULL) != 0 || room >= 2 * flush->bytes + BESIDES) {
+        return flush->status;
+    }
+    return err_set(&flush->err, ERR_DISK_FULL, "flushing: a write was cut short");
+}
+
+/* On the flush thread. */
+static void flush_work(struct env_job *job)
+{
+    struct flush *flush = container_of(job, struct flush, job);
+    int expected = FLUSH_QUEUED;
+    if (!atomic_compare_exchange_strong(&flush->state, &expected, FLUSH_RUNNING)) {
+        return; /* the store was closed */
+    }
+    uint64_t begin_us = env_now_us(flush->env);
+    flush->status = write_all(flush);
+    flush->status = explain_failure(flush);
+    int rc = store_measure_used(flush->lmdb, &flush->used_bytes);
+    if (rc != 0 && flush->status == 0) {
+        flush->status = store_lmdb_error(&flush->err, rc, "measuring the store");
+    }
+    flush->duration_us = env_now_us(flush->env) - begin_us;
+    atomic_store(&flush->state, FLUSH_ENDED);
+}
+
+static void free_flush(struct flush *flush)
+{
+    if (flush) {
+        mem_free(flush->items);
+        mem_free(flush);
+    }
+}
+
+void store_release_more(struct env_timer *timer)
+{
+    struct store *store = container_of(timer, struct store, release_timer);
+    if (generation_release(store->released, RELEASE_ENTRIES)) {
+        store->released = NULL;
+    } else {
+        env_timer_start(store->config.env, &store->release_timer, 0);
+    }
+}
+
+/* Frees a generation bit by bit; an earlier one that isn't gone yet goes at once. */
+static void release_generation(struct store *store, struct generation *generation)
+{
+    generation_free(store->released);
+    store->released = generation;
+    env_timer_start(store->config.env, &store->release_timer, 0);
+}
+
+/* The flush has counted: blind entries are no riddle any more (I5). */
+static void settle_keys(struct store *store)
+{
+    uint64_t seen = 0, new = 0;
+    for (size_t i = 0; i < store->flush->count; i++) {
+        const struct flush_item *item = &store->flush->items[i];
+        struct store_replica *replica = item->owner;
+        int64_t found = (int64_t)item->keys - replica->frozen_keys;
+        /* LMDB held what the meta record says when it was opened (I3), and we counted since. */
+        CHECK(found >= 0 && (uint64_t)found <= replica->frozen_blind);
+        replica->keys += found;
+        seen += replica->frozen_blind;
+        new += (uint64_t)found;
+        replica->frozen_blind = 0;
+    }
+    if (seen > 0) {
+        store->blind_seen = seen;
+        store->blind_new = new;
+    }
+}
+
+/* The frozen generation is in LMDB: drops it when nobody can miss it (I2). */
+void store_flush_drop(struct store *store)
+{
+    store_reader_reset(store);
+    settle_keys(store);
+    LIST_FOR(link, &store->replicas)
+    {
+        struct store_replica *replica = container_of(link, struct store_replica, link);
+        replica->frozen = NULL;
+        replica->flushed = replica->frozen_applied;
+        buf_fini(&replica->frozen_sessions);
+    }
+    release_generation(store, store->frozen);
+    store->frozen = NULL;
+    store->is_committed = false;
+    free_flush(store->flush);
+    store->flush = NULL;
+    if (store->config.on_flushed) {
+        store->config.on_flushed(store->config.ctx);
+    }
+}
+
+static void flush_succeeded(struct store *store)
+{
+    struct flush *flush = store->flush;
+    store->stats.flushes++;
+    store->stats.flush_us_total += flush->duration_us;
+    store->stats.flushed_operations += store->frozen->operations;
+    store->stats.flushed_bytes += store->frozen->bytes;
+    LOG_DEBUG(store->logger, "store: flushed operations=%llu bytes=%llu us=%llu used=%llu",
+              (unsigned long long)store->frozen->operations,
+              (unsigned long long)store->frozen->bytes, (unsigned long long)flush->duration_us,
+              (unsigned long long)flush->used_bytes);
+    if (store->full != 0) {
+        LOG_INFO(store->logger, "store: there is room again");
+        store->full = 0;
+    }
+    store->is_committed = true;
+    if (!store->has_lent) {
+        store_flush_drop(store);
+    }
+}
+
+static void flush_failed(struct store *store)
+{
+    struct flush *flush = store->flush;
+    if (!is_out_of_room(flush->status)) {
+        LOG_ERROR(store->logger, "store: flush failed: %s", flush->err.text);
+        store->config.on_failure(store->config.ctx, &flush->err);
+        return;
+    }
+    if (store->full == 0) {
+        LOG_WARN(store->logger, "store: no room for a flush, writes are refused: %s",
+                 flush->err.text);
+    }
+    store->full = flush->status;
+    flush->is_piecewise = true;
+    env_timer_start(store->config.env, &store->retry_timer, FLUSH_RETRY_US);
+}
+
+static void flush_done(struct env_job *job)
+{
+    struct flush *flush = container_of(job, struct flush, job);
+    struct store *store = flush->store;
+    if (!store) {
+        free_flush(flush);
+        return;
+    }
+    CHECK(store->flush == flush && atomic_load(&flush->state) == FLUSH_ENDED);
+    atomic_store(&flush->state, FLUSH_IDLE);
+    store->stats.used_bytes = flush->used_bytes ? flush->used_bytes : store->stats.used_bytes;
+    if (flush->status == 0) {
+        flush_succeeded(store);
+    } else {
+        flush_failed(store);
+    }
+}
+
+static void flush_queue(struct flush *flush)
+{
+    flush->status = 0;
+    flush->err = (struct err){ 0 };
+    atomic_store(&flush->state, FLUSH_QUEUED);
+    env_job_start(flush->env, ENV_JOB_FLUSH, &flush->job);
+}
+
+void store_flush_again(struct env_timer *timer)
+{
+    struct store *store = container_of(timer, struct store, retry_timer);
+    flush_queue(store->flush);
+}
+
+void store_freeze(struct store *store)
+{
+    CHECK(store->frozen == NULL && store->flush == NULL); /* I1 */
+    store->frozen = store->active;
+    store->active = generation_new();
+    LIST_FOR(link, &store->replicas)
+    {
+        struct store_replica *replica = container_of(link, struct store_replica, link);
+        replica->frozen = replica->active;
+        replica->active = NULL;
+        replica->frozen_applied = replica->applied;
+        replica->frozen_time = replica->time;
+        replica->frozen_keys = replica->keys;
+        replica->frozen_blind = replica->blind;
+        replica->frozen_has_attributes = replica->has_attributes;
+        replica->blind = 0;
+        session_table_pack(&replica->sessions, &replica->frozen_sessions);
+    }
+}
+
+static void make_item(struct store_replica *replica, struct flush_item *item)
+{
+    item->owner = replica;
+    item->dbi = replica->dbi;
+    item->group = replica->group;
+    item->replica = replica->id;
+    item->overlay = replica->frozen;
+    item->sessions = buf_span(&replica->frozen_sessions);
+    store_meta_key(replica, item->meta_key);
+    put_u32(item->meta_value, STORE_FORMAT);
+    put_u64(item->meta_value + 8, replica->frozen_applied);
+    put_u64(item->meta_value + 16, replica->frozen_time);
+    put_u64(item->meta_value + 32, replica->frozen_has_attributes ? META_HAS_ATTRIBUTES : 0);
+}
+
+void store_flush_start(struct store *store)
+{
+    CHECK(store->frozen != NULL && store->flush == NULL);
+    struct flush *flush = MEM_NEW(struct flush);
+    flush->job.work = flush_work;
+    flush->job.done = flush_done;
+    flush->store = store;
+    flush->env = store->config.env;
+    flush->lmdb = store->env;
+    flush->meta = store->meta;
+    flush->sessions = store->sessions;
+    flush->bytes = store->frozen->bytes;
+    size_t count = 0;
+    LIST_FOR(link, &store->replicas)
+    {
+        count++;
+    }
+    flush->items = mem_zalloc(count * sizeof flush->items[0]);
+    LIST_FOR(link, &store->replicas)
+    {
+        struct store_replica *replica = container_of(link, struct store_replica, link);
+        if (replica->frozen_applied > replica->flushed) {
+            make_item(replica, &flush->items[flush->count++]);
+        }
+    }
+    store->flush = flush;
+    flush_queue(flush);
+}
+
+/* Lets go of the flush: what hasn't begun never will, what is being written is waited for. LMDB's
+ * own writer lock is what we wait on: it is held for nearly all of the job. */
+void store_flush_detach(struct store *store)
+{
+    struct flush *flush = store->flush;
+    if (!flush) {
+        return;
+    }
+    store->flush = NULL;
+    flush->store = NULL;
+    if (atomic_load(&flush->state) == FLUSH_IDLE) {
+        free_flush(flush);
+        return;
+    }
+    int expected = FLUSH_QUEUED;
+    if (atomic_compare_exchange_strong(&flush->state, &expected, FLUSH_CANCELLED)) {
+        return; /* flush_done frees it */
+    }
+    while (atomic_load(&flush->state) != FLUSH_ENDED) {
+        MDB_txn *txn;
+        if (mdb_txn_begin(store->env, NULL, 0, &txn) == 0) {
+            mdb_txn_abort(txn);
+        }
+    }
+}

@@ -1,0 +1,364 @@
+/* Opening: LMDB's environment, the store's identity, replicas and their sessions. The formats stand
+ * at the head of store_private.h. */
+#include "store/store_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "base/check.h"
+#include "base/hash.h"
+#include "base/limits.h"
+
+enum { IDENTITY_BYTES = 40 };
+#define STORE_MAGIC "CAIRNSTO"
+#define MAP_BYTES_DEFAULT (64ull << 30)
+#define OVERLAY_BYTES_DEFAULT (512ull << 20)
+
+int store_lmdb_error(struct err *err, int rc, const char *what)
+{
+    int code = ERR_IO;
+    switch (rc) {
+    case MDB_MAP_FULL:
+    case MDB_TXN_FULL:
+    case MDB_DBS_FULL:
+        code = ERR_STORE_FULL;
+        break;
+    case ENOSPC:
+    case EDQUOT:
+        code = ERR_DISK_FULL;
+        break;
+    case MDB_CORRUPTED:
+    case MDB_PAGE_NOTFOUND:
+    case MDB_INVALID:
+        code = ERR_CORRUPT;
+        break;
+    case MDB_VERSION_MISMATCH:
+    case MDB_INCOMPATIBLE:
+        code = ERR_FORMAT;
+        break;
+    case ENOMEM:
+        code = ERR_NO_MEMORY;
+        break;
+    default:
+        break;
+    }
+    return err_set(err, code, "%s: %s", what, mdb_strerror(rc));
+}
+
+/* --- Opening */
+
+static void put_u32_sorted(uint8_t *at, uint32_t value)
+{
+    put_u32(at, __builtin_bswap32(value));
+}
+
+static void put_u64_sorted(uint8_t *at, uint64_t value)
+{
+    put_u64(at, __builtin_bswap64(value));
+}
+
+static void pack_identity(const struct store_config *config, uint8_t *out)
+{
+    memcpy(out, STORE_MAGIC, 8);
+    put_u32(out + 8, STORE_FORMAT);
+    memcpy(out + 16, config->cluster_id, 16);
+    put_u64(out + 32, config->node_id);
+    put_u32(out + 12, hash_crc32c(0, out + 16, IDENTITY_BYTES - 16));
+}
+
+static int check_identity(const struct store_config *config, struct span stored, struct err *err)
+{
+    uint8_t expected[IDENTITY_BYTES];
+    pack_identity(config, expected);
+    if (stored.size < 12 || memcmp(stored.data, STORE_MAGIC, 8) != 0) {
+        return err_set(err, ERR_CORRUPT, "%s: not a store of Cairn", config->directory);
+    }
+    if (get_u32(stored.data + 8) != STORE_FORMAT) {
+        return err_set(err, ERR_FORMAT, "%s: store of format %u, this build knows %u",
+                       config->directory, get_u32(stored.data + 8), STORE_FORMAT);
+    }
+    if (stored.size != IDENTITY_BYTES ||
+        get_u32(stored.data + 12) != hash_crc32c(0, stored.data + 16, IDENTITY_BYTES - 16)) {
+        return err_set(err, ERR_CORRUPT, "%s: the store's identity is damaged", config->directory);
+    }
+    if (memcmp(stored.data + 16, config->cluster_id, 16) != 0) {
+        return err_set(err, ERR_CLUSTER_MISMATCH, "%s: the store belongs to another cluster",
+                       config->directory);
+    }
+    if (get_u64(stored.data + 32) != config->node_id) {
+        return err_set(err, ERR_CLUSTER_MISMATCH, "%s: the store belongs to node %llu",
+                       config->directory, (unsigned long long)get_u64(stored.data + 32));
+    }
+    return 0;
+}
+
+/* Compares the identity, or writes it into an empty store. */
+static int identify(struct store *store, MDB_txn *txn, struct err *err)
+{
+    MDB_val key = val_of(span_of_string("identity")), value;
+    int rc = mdb_get(txn, store->meta, &key, &value);
+    if (rc == 0) {
+        return check_identity(&store->config, span_of_val(value), err);
+    }
+    if (rc != MDB_NOTFOUND) {
+        return store_lmdb_error(err, rc, "reading the identity");
+    }
+    MDB_stat stat;
+    mdb_stat(txn, store->meta, &stat);
+    if (stat.ms_entries != 0) {
+        return err_set(err, ERR_CORRUPT, "%s: the store has lost its identity",
+                       store->config.directory);
+    }
+    uint8_t packed[IDENTITY_BYTES];
+    pack_identity(&store->config, packed);
+    value = val_of(span_of(packed, sizeof packed));
+    rc = mdb_put(txn, store->meta, &key, &value, 0);
+    return rc == 0 ? 0 : store_lmdb_error(err, rc, "writing the identity");
+}
+
+static int open_databases(struct store *store, struct err *err)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(store->env, NULL, 0, &txn);
+    if (rc != 0) {
+        return store_lmdb_error(err, rc, "opening the store");
+    }
+    rc = mdb_dbi_open(txn, "meta", MDB_CREATE, &store->meta);
+    rc = rc == 0 ? mdb_dbi_open(txn, "sessions", MDB_CREATE, &store->sessions) : rc;
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return store_lmdb_error(err, rc, "opening the store's databases");
+    }
+    rc = identify(store, txn, err);
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    rc = mdb_txn_commit(txn);
+    return rc == 0 ? 0 : store_lmdb_error(err, rc, "opening the store");
+}
+
+static int open_environment(struct store *store, struct err *err)
+{
+    const struct store_config *config = &store->config;
+    int rc = mdb_env_create(&store->env);
+    CHECK(rc == 0);
+    rc = mdb_env_set_mapsize(store->env, config->map_bytes);
+    rc = rc == 0 ? mdb_env_set_maxdbs(store->env, config->databases_max) : rc;
+    unsigned flags = MDB_NOTLS | MDB_NORDAHEAD | (config->no_sync ? MDB_NOSYNC : 0);
+    rc = rc == 0 ? mdb_env_open(store->env, config->directory, flags, 0600) : rc;
+    if (rc != 0) {
+        return store_lmdb_error(err, rc, config->directory);
+    }
+    return env_dir_sync(config->env, config->directory, err);
+}
+
+/* Pages in use, in bytes: all that were ever used less those on the free list. Any thread. */
+int store_measure_used(MDB_env *env, uint64_t *used_bytes)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
+    if (rc != 0) {
+        return rc;
+    }
+    MDB_envinfo info;
+    MDB_stat stat;
+    mdb_env_info(env, &info);
+    mdb_env_stat(env, &stat);
+    uint64_t pages = info.me_last_pgno + 1, free_pages = 0;
+    MDB_cursor *cursor;
+    /* Database 0 is the free list; a record begins with the count of its pages. */
+    rc = mdb_cursor_open(txn, 0, &cursor);
+    if (rc == 0) {
+        MDB_val key, value;
+        while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
+            free_pages += get_u64(value.mv_data);
+        }
+        mdb_cursor_close(cursor);
+    }
+    mdb_txn_abort(txn);
+    if (rc == MDB_NOTFOUND) {
+        *used_bytes = (pages - (free_pages < pages ? free_pages : pages)) * stat.ms_psize;
+        return 0;
+    }
+    return rc;
+}
+_Static_assert(sizeof(size_t) == 8, "a free-list record's count is a size_t");
+
+static void set_defaults(struct store_config *config)
+{
+    config->map_bytes = config->map_bytes ? config->map_bytes : MAP_BYTES_DEFAULT;
+    config->quota_bytes = config->quota_bytes ? config->quota_bytes : config->map_bytes / 10 * 9;
+    config->overlay_bytes_max =
+        config->overlay_bytes_max ? config->overlay_bytes_max : OVERLAY_BYTES_DEFAULT;
+    config->databases_max =
+        config->databases_max ? config->databases_max : LIMIT_PARTITIONS_MAX + 16;
+}
+
+int store_open(const struct store_config *config, struct store **out, struct err *err)
+{
+    struct store *store = MEM_NEW(struct store);
+    store->config = *config;
+    set_defaults(&store->config);
+    store->config.directory = mem_strdup(config->directory);
+    store->logger = config->logger;
+    list_init(&store->replicas);
+    store->active = generation_new();
+    store->blind_seen = store->blind_new = 1;
+    store->release_timer.fire = store_release_more;
+    store->retry_timer.fire = store_flush_again;
+    store->stats.quota_bytes = store->config.quota_bytes;
+    int rc = env_dir_make(config->env, config->directory, err);
+    rc = rc == 0 ? open_environment(store, err) : rc;
+    rc = rc == 0 ? open_databases(store, err) : rc;
+    if (rc == 0) {
+        rc = store_measure_used(store->env, &store->stats.used_bytes);
+        rc = rc == 0 ? 0 : store_lmdb_error(err, rc, "measuring the store");
+    }
+    if (rc != 0) {
+        store_close(store);
+        return rc;
+    }
+    *out = store;
+    return 0;
+}
+
+/* --- Opening a replica */
+
+void store_meta_key(const struct store_replica *replica, uint8_t *out)
+{
+    out[0] = 'r';
+    put_u32_sorted(out + 1, replica->group);
+    put_u64_sorted(out + 5, replica->id);
+}
+
+uint32_t store_meta_checksum(const uint8_t *key, const uint8_t *value)
+{
+    return hash_crc32c(hash_crc32c(0, key, META_KEY_BYTES), value + 8, META_VALUE_BYTES - 8);
+}
+
+static int load_meta(struct store_replica *replica, MDB_txn *txn, struct err *err)
+{
+    uint8_t packed[META_KEY_BYTES];
+    store_meta_key(replica, packed);
+    MDB_val key = val_of(span_of(packed, sizeof packed)), value;
+    int rc = mdb_get(txn, replica->store->meta, &key, &value);
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return store_lmdb_error(err, rc, "reading a replica's state");
+    }
+    if (rc == 0) {
+        const uint8_t *at = value.mv_data;
+        if (value.mv_size < 4 || get_u32(at) != STORE_FORMAT) {
+            return err_set(err, ERR_FORMAT, "replica's state: unknown format");
+        }
+        if (value.mv_size != META_VALUE_BYTES ||
+            get_u32(at + 4) != store_meta_checksum(packed, at)) {
+            return err_set(err, ERR_CORRUPT, "replica's state: checksum does not match");
+        }
+        replica->applied = replica->flushed = get_u64(at + 8);
+        replica->time = get_u64(at + 16);
+        replica->keys = (int64_t)get_u64(at + 24);
+        replica->has_attributes = get_u64(at + 32) & META_HAS_ATTRIBUTES;
+    }
+    MDB_stat stat;
+    rc = mdb_stat(txn, replica->dbi, &stat);
+    if (rc != 0) {
+        return store_lmdb_error(err, rc, "reading a replica's size");
+    }
+    if ((int64_t)stat.ms_entries != replica->keys) { /* I3 */
+        return err_set(err, ERR_CORRUPT, "replica holds %llu keys, and should hold %lld",
+                       (unsigned long long)stat.ms_entries, (long long)replica->keys);
+    }
+    return 0;
+}
+
+void store_session_prefix(uint32_t group, uint64_t replica, uint8_t *out)
+{
+    put_u32_sorted(out, group);
+    put_u64_sorted(out + 4, replica);
+}
+
+static int load_sessions(struct store_replica *replica, MDB_txn *txn, struct err *err)
+{
+    uint8_t packed[SESSION_KEY_PREFIX_BYTES];
+    store_session_prefix(replica->group, replica->id, packed);
+    struct span prefix = span_of(packed, sizeof packed);
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(txn, replica->store->sessions, &cursor);
+    if (rc != 0) {
+        return store_lmdb_error(err, rc, "reading sessions");
+    }
+    MDB_val key = val_of(prefix), value;
+    int loaded = 0;
+    for (rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+         rc == 0 && loaded == 0 && span_has_prefix(span_of_val(key), prefix);
+         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        struct span id = span_of((uint8_t *)key.mv_data + prefix.size, key.mv_size - prefix.size);
+        loaded = session_table_load(&replica->sessions, id, span_of_val(value), err);
+    }
+    mdb_cursor_close(cursor);
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return store_lmdb_error(err, rc, "reading sessions");
+    }
+    session_table_load_end(&replica->sessions);
+    return loaded;
+}
+
+/* Opens the replica's database in a write transaction: LMDB allows making it only there. Nothing is
+ * written when it exists. */
+static int load_replica(struct store_replica *replica, struct err *err)
+{
+    char name[32];
+    snprintf(name, sizeof name, "r%u.%016llx", replica->group, (unsigned long long)replica->id);
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(replica->store->env, NULL, 0, &txn);
+    if (rc != 0) {
+        return store_lmdb_error(err, rc, "opening a replica");
+    }
+    rc = mdb_dbi_open(txn, name, MDB_CREATE, &replica->dbi);
+    rc = rc == 0 ? 0 : store_lmdb_error(err, rc, "opening a replica's database");
+    rc = rc == 0 ? load_meta(replica, txn, err) : rc;
+    rc = rc == 0 ? load_sessions(replica, txn, err) : rc;
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    rc = mdb_txn_commit(txn);
+    return rc == 0 ? 0 : store_lmdb_error(err, rc, "opening a replica");
+}
+
+void store_replica_free(struct store_replica *replica)
+{
+    list_remove(&replica->link);
+    session_table_fini(&replica->sessions);
+    buf_fini(&replica->frozen_sessions);
+    mem_free(replica);
+}
+
+int store_replica_open(struct store *store, uint32_t group, uint64_t id, uint64_t hash_seed,
+                       uint64_t prefix, uint32_t bits, struct store_replica **out, struct err *err)
+{
+    CHECK(bits <= 64);
+    LIST_FOR(link, &store->replicas)
+    {
+        struct store_replica *other = container_of(link, struct store_replica, link);
+        CHECK(other->group != group || other->id != id);
+    }
+    struct store_replica *replica = MEM_NEW(struct store_replica);
+    replica->store = store;
+    replica->group = group;
+    replica->id = id;
+    replica->hash_seed = hash_seed;
+    replica->prefix = prefix;
+    replica->bits = bits;
+    session_table_init(&replica->sessions);
+    int rc = load_replica(replica, err);
+    if (rc != 0) {
+        store_replica_free(replica);
+        return err_prefix(err, "group %u replica %llx", group, (unsigned long long)id), rc;
+    }
+    store_reader_reset(store); /* an older read transaction does not know the new database */
+    list_append(&store->replicas, &replica->link);
+    *out = replica;
+    return 0;
+}
