@@ -750,11 +750,6 @@ void partition_turn(struct partition *partition)
             "part=%u term=%lu a leader contradicts what is committed here; its message was dropped",
             partition->group.group, raft->term);
     }
-    if (raft->out.needs_image) {
-        LOG_WARN(partition->host.logger,
-                 "part=%u a replica needs entries below the log's start %lu",
-                 partition->group.group, raft->log_start);
-    }
     raft_effects_clear(raft);
     apply_committed(partition);
     settle_reads(partition);

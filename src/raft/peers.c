@@ -86,7 +86,7 @@ static void pack_message(uint8_t *at, const struct raft_message *message)
     at[0] = message->type;
     at[1] = message->granted;
     at[2] = message->transfer;
-    at[3] = 0;
+    at[3] = message->needs_image;
     put_u32(at + 4, message->group);
     put_u64(at + 8, message->from);
     put_u64(at + 16, message->to);
@@ -107,6 +107,7 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
         .type = at[0],
         .granted = at[1] != 0,
         .transfer = at[2] != 0,
+        .needs_image = at[3] != 0,
         .group = get_u32(at + 4),
         .from = get_u64(at + 8),
         .to = get_u64(at + 16),

@@ -34,8 +34,21 @@
  *   PROBE     one empty append at a time, at `next`, until one matches
  *   STREAM    appends follow each other unanswered
  *   FETCHING  the next entries are being read from disk
+ *   IMAGING   it refused the log's beginning: an image of the store is on offer to it or wanted of
+ * the driver. RAFT_IMAGE messages are its heartbeat; what it answers changes nothing about the
+ * image until it has it (image_id says which one), so nothing begins it anew A follower whose store
+ * is damaged (is_damaged) is offered an image beside any state: its log goes on.
  *
- * Thread: the loop. Not here: payloads, the clock, the disk, membership changes, learners, images.
+ * Images
+ *   I11 What an image holds is committed, hence part of every later leader's log: it is installed
+ *       whatever the term is by then, and verified in it. It is not installed over a store that
+ *       has gone beyond it, unless that store is damaged.
+ *   I12 "I have it" (IMAGE_REPLY granted) is said only by (index, term) in the own log or by the
+ * own commit index, never by a higher term. I13 A log that holds (index, term) of an installed
+ * image keeps what stands behind; any other log ends, and begins anew behind the image.
+ *
+ * Thread: the loop. Not here: payloads, the clock, the disk, membership changes, learners, the
+ * content of images.
  *
  * Sources: Ongaro, "Consensus: Bridging Theory and Practice" (§3.6.2 commit, §3.10 transfer, §6.4
  * read index, §9.6 pre-vote). Where we differ: the leader's disk is one vote among others
@@ -52,6 +65,10 @@
 /* A replica that steps down by order stays quiet for that many election timeouts, so that the
  * others elect first. */
 enum { STEP_DOWN_TIMEOUTS = 4 };
+
+/* An image on offer is given up when its follower was silent for that many election timeouts: it
+ * pins pages of the store and entries of the log. */
+enum { IMAGE_SILENCE_TIMEOUTS = 10 };
 
 struct raft_private {
     struct raft_run *runs;
@@ -398,6 +415,18 @@ static void count_vote(struct raft *raft, int voter)
     }
 }
 
+/* Nothing is on offer any more. */
+static void image_over(struct raft_progress *peer)
+{
+    peer->image_id = peer->image_index = peer->image_floor = 0;
+    peer->image_sent_ms = 0;
+}
+
+static bool wants_image(const struct raft_progress *peer)
+{
+    return peer->state == RAFT_IMAGING || peer->is_damaged;
+}
+
 static void leader_advance_commit(struct raft *raft)
 {
     uint64_t match[LIMIT_REPLICAS];
@@ -528,9 +557,11 @@ static void probe_from(struct raft *raft, struct raft_progress *peer, uint64_t n
 {
     flights_clear(peer);
     if (next < raft->log_start) {
-        raft->out.needs_image = true;
         if (peer->state == RAFT_PROBE && peer->next == raft->log_start) {
-            return; /* it was refused there already: ask again with the heartbeat, not at once */
+            peer->state = RAFT_IMAGING; /* it was refused there: only an image helps */
+            peer->probe_sent = false;
+            image_over(peer);
+            return;
         }
         next = raft->log_start;
     }
@@ -539,8 +570,41 @@ static void probe_from(struct raft *raft, struct raft_progress *peer, uint64_t n
     peer->probe_sent = false;
 }
 
+/* Offers the image, or asks the driver for one; as often as a heartbeat. */
+static void flush_image(struct raft *raft, struct raft_progress *peer)
+{
+    struct raft_effects *out = &raft->out;
+    uint64_t now = raft->private->now_ms;
+    if (peer->image_sent_ms != 0 && now - peer->image_sent_ms < raft->config.heartbeat_ms) {
+        return;
+    }
+    peer->image_sent_ms = now;
+    if (peer->image_id == 0) {
+        int at = 0;
+        while (at < out->image_count && out->images[at].to != peer->id) {
+            at++;
+        }
+        CHECK(at < LIMIT_REPLICAS);
+        out->images[at] = (struct raft_image_want){ .to = peer->id, .floor = peer->image_floor };
+        out->image_count += at == out->image_count;
+        return;
+    }
+    struct raft_message *offer = emit(raft, RAFT_IMAGE, peer->id);
+    offer->index = peer->image_index;
+    offer->log_term = raft_term_at(raft, peer->image_index);
+    offer->commit = raft->commit;
+    offer->sequence = peer->image_id;
+    if (peer->state == RAFT_IMAGING) {
+        peer->sent_ms = now;
+        peer->heartbeat_due = false;
+    }
+}
+
 static void flush_peer(struct raft *raft, struct raft_progress *peer)
 {
+    if (wants_image(peer)) {
+        flush_image(raft, peer);
+    }
     switch (peer->state) {
     case RAFT_PROBE:
         if (!peer->probe_sent) {
@@ -550,9 +614,11 @@ static void flush_peer(struct raft *raft, struct raft_progress *peer)
         }
         break;
     case RAFT_STREAM:
-        stream_entries(raft, peer); /* the news of a commit rides along, or with the next heartbeat */
+        stream_entries(raft,
+                       peer); /* the news of a commit rides along, or with the next heartbeat */
         break;
     case RAFT_FETCHING:
+    case RAFT_IMAGING:
         break;
     }
     if (peer->heartbeat_due) {
@@ -586,6 +652,7 @@ static void flush_ack(struct raft *raft)
     reply->index = p->acked;
     reply->log_term = raft_term_at(raft, p->acked);
     reply->flushed = raft->flushed;
+    reply->needs_image = raft->needs_image;
     reply->sequence = p->ack_sequence;
 }
 
@@ -682,6 +749,7 @@ static void append_refuse(struct raft *raft, const struct raft_message *m)
     reply->hint = hint;
     reply->log_term = raft_term_at(raft, hint);
     reply->flushed = raft->flushed;
+    reply->needs_image = raft->needs_image;
     reply->sequence = m->sequence;
 }
 
@@ -759,8 +827,52 @@ static void step_read(struct raft *raft, const struct raft_message *m)
 
 static void step_transfer(struct raft *raft, const struct raft_message *m)
 {
-    if (follow(raft, m->from)) {
+    if (follow(raft, m->from) && !raft->needs_image) {
         become_candidate(raft, true);
+    }
+}
+
+/* The log holds the image's last entry, or it is known to be committed here (I12). */
+static bool has_image(const struct raft *raft, uint64_t index, uint64_t term)
+{
+    return index <= raft->commit ||
+           (index <= raft->last_index && raft_term_at(raft, index) == term);
+}
+
+/* A committed entry here must be what the image says that it is. */
+static bool contradicts_image(const struct raft *raft, uint64_t index, uint64_t term)
+{
+    return index <= raft->commit && index + 1 >= raft->log_start &&
+           raft_term_at(raft, index) != term;
+}
+
+static void step_image(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_private *p = raft->private;
+    if (!follow(raft, m->from)) {
+        return;
+    }
+    if (contradicts_image(raft, m->index, m->log_term)) {
+        raft->out.diverged = true;
+        return;
+    }
+    struct raft_message *reply = emit(raft, RAFT_IMAGE_REPLY, m->from);
+    reply->needs_image = raft->needs_image;
+    reply->sequence = m->sequence;
+    if (!raft->needs_image && has_image(raft, m->index, m->log_term)) {
+        p->verified = max_u64(p->verified, m->index);
+        p->ack_due = true;
+        if (m->index > raft->commit) { /* the leader's store holds it: it is committed */
+            raft->commit = m->index;
+            raft->out.commit_advanced = true;
+        }
+        reply->granted = true;
+        reply->hint = raft->commit;
+    } else if (raft->needs_image && m->index + 1 < raft->log_start) {
+        reply->hint = raft->log_start - 1; /* the own log could not follow it */
+    } else {
+        raft->out.image_offered = true;
+        raft->out.image = (struct raft_image){ m->from, m->sequence, m->index, m->log_term };
     }
 }
 
@@ -768,6 +880,7 @@ static void append_refused(struct raft *raft, struct raft_progress *peer,
                            const struct raft_message *m)
 {
     bool stale = m->index <= peer->match || m->index > raft->last_index ||
+                 peer->state == RAFT_IMAGING ||
                  (peer->state == RAFT_PROBE && m->index != peer->next - 1);
     if (stale) {
         return;
@@ -783,6 +896,10 @@ static void append_granted(struct raft *raft, struct raft_progress *peer,
 {
     if (m->index > raft->last_index) {
         return;
+    }
+    if (peer->state == RAFT_IMAGING && m->index + 1 >= raft->log_start) {
+        image_over(peer); /* wherever it has that from: the log is enough now */
+        probe_from(raft, peer, max_u64(peer->match, m->index) + 1);
     }
     bool probe_matched = peer->state == RAFT_PROBE && peer->probe_sent &&
                          (m->sequence >= peer->probe_sequence || m->index + 1 >= peer->next);
@@ -804,6 +921,15 @@ static void append_granted(struct raft *raft, struct raft_progress *peer,
     leader_advance_commit(raft);
 }
 
+static void note_damage(struct raft_progress *peer, bool is_damaged)
+{
+    bool is_healed = peer->is_damaged && !is_damaged;
+    peer->is_damaged = is_damaged;
+    if (is_healed && peer->state != RAFT_IMAGING) {
+        image_over(peer);
+    }
+}
+
 static void step_append_reply(struct raft *raft, const struct raft_message *m)
 {
     struct raft_progress *peer = find_peer(raft, m->from);
@@ -815,10 +941,34 @@ static void step_append_reply(struct raft *raft, const struct raft_message *m)
         peer->flushed = m->flushed;
         leader_advance_cut(raft);
     }
+    note_damage(peer, m->needs_image);
     if (m->granted) {
         append_granted(raft, peer, m);
     } else {
         append_refused(raft, peer, m);
+    }
+}
+
+static void step_image_reply(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_progress *peer = find_peer(raft, m->from);
+    if (raft->role != RAFT_LEADER) {
+        return;
+    }
+    peer->heard_ms = raft->private->now_ms;
+    note_damage(peer, m->needs_image);
+    if (m->sequence != peer->image_id || peer->image_id == 0) {
+        return; /* about an image that is closed */
+    }
+    if (m->granted) {
+        image_over(peer);
+        if (peer->state == RAFT_IMAGING) {
+            uint64_t commit = min_u64(m->hint, raft->last_index);
+            probe_from(raft, peer, max_u64(peer->match, commit) + 1);
+        }
+    } else if (m->hint > peer->image_index) {
+        image_over(peer);
+        peer->image_floor = m->hint;
     }
 }
 
@@ -871,6 +1021,9 @@ static bool is_sound(struct raft *raft, const struct raft_message *m,
     if (m->term == 0 || m->term > index_max || m->index > index_max || m->log_term > m->term) {
         return false;
     }
+    if (m->type == RAFT_IMAGE && (m->index == 0 || m->log_term == 0 || m->sequence == 0)) {
+        return false;
+    }
     if (m->type != RAFT_APPEND) {
         return m->count == 0;
     }
@@ -898,6 +1051,7 @@ static void step_lower_term(struct raft *raft, const struct raft_message *m)
                     : m->type == RAFT_VOTE   ? RAFT_VOTE_REPLY
                     : m->type == RAFT_APPEND ? RAFT_APPEND_REPLY
                     : m->type == RAFT_READ   ? RAFT_READ_REPLY
+                    : m->type == RAFT_IMAGE  ? RAFT_IMAGE_REPLY
                                              : 0;
     if (reply) {
         struct raft_message *refusal = emit(raft, reply, m->from);
@@ -946,6 +1100,12 @@ void raft_step(struct raft *raft, const struct raft_message *m, const struct raf
     case RAFT_TRANSFER:
         step_transfer(raft, m);
         break;
+    case RAFT_IMAGE:
+        step_image(raft, m);
+        break;
+    case RAFT_IMAGE_REPLY:
+        step_image_reply(raft, m);
+        break;
     }
 }
 
@@ -961,8 +1121,17 @@ static bool hears_majority(const struct raft *raft)
 static void tick_peer(struct raft *raft, struct raft_progress *peer)
 {
     uint64_t now = raft->private->now_ms;
-    if (now - peer->sent_ms >= raft->config.heartbeat_ms) {
+    if (now - peer->sent_ms >= raft->config.heartbeat_ms ||
+        (wants_image(peer) && now - peer->image_sent_ms >= raft->config.heartbeat_ms)) {
         peer->heartbeat_due = true;
+    }
+    if (wants_image(peer) && now - peer->heard_ms > (uint64_t)IMAGE_SILENCE_TIMEOUTS *
+                                                        raft->config.election_timeout_ms) {
+        image_over(peer);
+        peer->is_damaged = false;          /* it says so again when it comes back */
+        if (peer->state == RAFT_IMAGING) { /* and may hold more by then */
+            probe_from(raft, peer, max_u64(peer->match + 1, raft->log_start));
+        }
     }
     bool reads_wait = raft->read_confirmed < raft->read_sequence;
     if (reads_wait && peer->read_sent > peer->read_acked &&
@@ -994,6 +1163,9 @@ void raft_tick(struct raft *raft, uint64_t now_ms)
     p->now_ms = max_u64(p->now_ms, now_ms);
     if (raft->role == RAFT_LEADER) {
         tick_leader(raft);
+    } else if (p->now_ms >= p->election_deadline_ms && raft->needs_image) {
+        become_follower(raft, raft->term, 0);
+        reset_election_timer(raft);
     } else if (p->now_ms >= p->election_deadline_ms) {
         become_pre_candidate(raft);
     } else if (raft->role == RAFT_PRE_CANDIDATE ||
@@ -1077,8 +1249,14 @@ void raft_log_cut(struct raft *raft, uint64_t log_start)
     }
     raft->log_start = log_start;
     for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
-        if (i != p->self && raft->progress[i].next < log_start) {
-            probe_from(raft, &raft->progress[i], log_start);
+        struct raft_progress *peer = &raft->progress[i];
+        if (i != p->self && peer->state == RAFT_IMAGING) {
+            peer->next = max_u64(peer->next, log_start);
+        } else if (i != p->self && peer->next < log_start) {
+            probe_from(raft, peer, log_start);
+        }
+        if (peer->image_id != 0 && peer->image_index + 1 < log_start) {
+            image_over(peer); /* the log could not follow it */
         }
     }
 }
@@ -1089,15 +1267,97 @@ void raft_peer_reset(struct raft *raft, uint64_t replica)
     if (!peer || raft->role != RAFT_LEADER) {
         return;
     }
-    peer->state = RAFT_PROBE;
-    peer->probe_sent = false;
-    peer->next = max_u64(peer->match + 1, raft->log_start);
-    flights_clear(peer);
+    if (peer->state == RAFT_IMAGING) {
+        peer->image_sent_ms = 0; /* the transfer goes on where it stood */
+    } else {
+        peer->state = RAFT_PROBE;
+        peer->probe_sent = false;
+        peer->next = max_u64(peer->match + 1, raft->log_start);
+        flights_clear(peer);
+    }
     if (peer->read_sent > peer->read_acked) {
         peer->read_sent = peer->read_acked;
         raft->out.read_round_wanted |= raft->read_confirmed < raft->read_sequence;
     }
     raft->private->transfer_sent &= raft->transfer_to != replica;
+}
+
+/* --- Images */
+
+int raft_image_offer(struct raft *raft, uint64_t to, uint64_t index, uint64_t id)
+{
+    struct raft_progress *peer = find_peer(raft, to);
+    CHECK(id != 0);
+    if (raft->role != RAFT_LEADER) {
+        return ERR_NOT_PRIMARY;
+    }
+    if (!peer || !wants_image(peer) || index == 0 || index + 1 < raft->log_start ||
+        index < peer->image_floor || index > raft->commit) {
+        return ERR_BAD_REQUEST;
+    }
+    peer->image_id = id;
+    peer->image_index = index;
+    peer->image_sent_ms = 0;
+    return 0;
+}
+
+void raft_image_withdraw(struct raft *raft, uint64_t to)
+{
+    struct raft_progress *peer = find_peer(raft, to);
+    if (peer && raft->role == RAFT_LEADER) {
+        image_over(peer);
+    }
+}
+
+bool raft_image_may_install(const struct raft *raft, uint64_t index, uint64_t term)
+{
+    /* The term must be durable: a log that begins with a term above its own would be no log. */
+    if (raft->role == RAFT_LEADER || !raft->private->state_durable) {
+        return false;
+    }
+    if (raft->needs_image) {
+        return index + 1 >= raft->log_start && !contradicts_image(raft, index, term);
+    }
+    return !has_image(raft, index, term);
+}
+
+static void log_empty(struct raft *raft, uint64_t index, uint64_t term)
+{
+    CHECK(index > raft->commit && raft->role != RAFT_LEADER && !raft->out.append);
+    raft->private->run_count = 0;
+    raft->log_start = index + 1;
+    raft->start_term = term;
+    raft->last_index = raft->durable_index = index;
+    raft->private->verified = min_u64(raft->private->verified, index);
+}
+
+bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
+{
+    struct raft_private *p = raft->private;
+    CHECK(index > 0 && term <= raft->term);
+    bool is_kept = index <= raft->last_index && raft_term_at(raft, index) == term;
+    if (!is_kept) {
+        log_empty(raft, index, term);
+    }
+    raft->durable_index = max_u64(raft->durable_index, index); /* in the store, if not in the log */
+    raft->flushed = index;
+    raft->needs_image = false;
+    if (index > raft->commit) {
+        raft->commit = index;
+        raft->out.commit_advanced = true;
+    }
+    p->verified = max_u64(p->verified, index); /* I11 */
+    p->ack_due = raft->role == RAFT_FOLLOWER;
+    return is_kept;
+}
+
+void raft_need_image(struct raft *raft)
+{
+    raft->needs_image = true;
+    if (raft->role == RAFT_PRE_CANDIDATE || raft->role == RAFT_CANDIDATE) {
+        become_follower(raft, raft->term, 0);
+    }
+    raft->private->ack_due = raft->role == RAFT_FOLLOWER && raft->private->acked > 0;
 }
 
 int raft_propose(struct raft *raft, const uint32_t *sizes, uint32_t count, uint64_t *first)
@@ -1163,7 +1423,7 @@ static struct raft_progress *transfer_choose(struct raft *raft)
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
         if (i != raft->private->self && is_heard_lately(raft, peer->heard_ms) &&
-            (!best || peer->match > best->match)) {
+            !wants_image(peer) && (!best || peer->match > best->match)) {
             best = peer;
         }
     }
@@ -1228,7 +1488,6 @@ static void init_log(struct raft *raft, const struct raft_start *start)
     raft->start_term = start->start_term;
     raft->last_index = raft->durable_index = start->last_index;
     raft->commit = max_u64(start->commit, start->log_start - 1);
-    raft->cut = start->log_start - 1;
     p->run_count = p->run_capacity = start->run_count;
     if (start->run_count == 0) {
         return;
@@ -1290,8 +1549,9 @@ const char *raft_role_name(enum raft_role role)
 
 const char *raft_message_name(uint8_t type)
 {
-    static const char *const names[] = { "?",          "pre-vote", "pre-vote-reply", "vote",
-                                         "vote-reply", "append",   "append-reply",   "read",
-                                         "read-reply", "transfer" };
+    static const char *const names[] = {
+        "?",    "pre-vote",   "pre-vote-reply", "vote",  "vote-reply", "append", "append-reply",
+        "read", "read-reply", "transfer",       "image", "image-reply"
+    };
     return type < sizeof(names) / sizeof(names[0]) ? names[type] : names[0];
 }

@@ -45,25 +45,30 @@ enum raft_message_type {
     RAFT_READ,       /* leader asks: am I still your leader? */
     RAFT_READ_REPLY,
     RAFT_TRANSFER,   /* leader tells its successor to campaign at once */
+    RAFT_IMAGE,      /* leader offers an image of its store; the heartbeat of who lags behind the log */
+    RAFT_IMAGE_REPLY,
     RAFT_MESSAGE_MAX,
 };
 
 /* One message. A fixed record on the wire (raft/peers.c packs it); entries of an append follow it there. */
 struct raft_message {
     uint8_t type;
-    bool granted;  /* *_VOTE_REPLY: yes; APPEND_REPLY: prev matched; READ_REPLY: confirmed */
+    bool granted;  /* *_VOTE_REPLY: yes; APPEND_REPLY: prev matched; READ_REPLY: confirmed; IMAGE_REPLY: no need (any more) */
     bool transfer; /* VOTE, PRE_VOTE: by order of the leader, stickiness does not apply */
+    bool needs_image; /* APPEND_REPLY, IMAGE_REPLY: the sender's log is good, its store is not */
     uint32_t group;
     uint64_t from, to;  /* replica ids */
     uint64_t term;      /* sender's term; PRE_VOTE: the term it would campaign in, echoed by a granted PRE_VOTE_REPLY */
     uint64_t index;     /* APPEND: prev index; VOTE, PRE_VOTE: last durable index; APPEND_REPLY granted: verified and durable
-                           index; refused: the prev index that was refused */
+                           index; refused: the prev index that was refused; IMAGE: the image's index */
     uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: the follower's term at `hint` */
     uint64_t commit;    /* APPEND: leader's commit index */
-    uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try) */
+    uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try); IMAGE_REPLY granted: its commit;
+                           else the least index of an image that it could use, 0 = any */
     uint64_t flushed;   /* APPEND_REPLY: applied and flushed to the store; APPEND: every replica has flushed to here */
     uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND: number of the message;
-                           APPEND_REPLY: the newest number that was verified (or the refused one) */
+                           APPEND_REPLY: the newest number that was verified (or the refused one);
+                           IMAGE, IMAGE_REPLY: id of the image */
     uint32_t count;     /* APPEND: number of entries behind `index` */
 };
 
@@ -131,7 +136,18 @@ struct raft_effects {
     bool reads_confirmed;   /* raft->read_confirmed grew */
     bool read_round_wanted; /* reads wait and no message asks yet: the driver calls raft_read_send when it suits */
     bool transfer_done;     /* a transfer ended; role tells how */
-    bool needs_image;       /* a follower lacks entries below log_start: only an image of the store could help it */
+    /* Followers that only an image of the store can help, and none is on offer to them: open one whose index is at least
+     * `floor`, then raft_image_offer. Named again with every heartbeat until that is done. */
+    struct raft_image_want {
+        uint64_t to, floor;
+    } images[LIMIT_REPLICAS];
+    int image_count;
+    /* The leader `from` offers its image `id` of (index, term), and this replica needs it: to be fetched from there, unless
+     * that is being done. Named again with every heartbeat of the leader's. */
+    bool image_offered;
+    struct raft_image {
+        uint64_t from, id, index, term;
+    } image;
     bool diverged;          /* a leader's entries contradict what is committed here, or what it sent before: somebody lost
                                data; the message was dropped. Someone must act */
 };
@@ -140,7 +156,7 @@ struct raft_progress {
     uint64_t id;
     uint64_t match;              /* verified durable at the follower */
     uint64_t next;               /* next index to send */
-    enum { RAFT_PROBE, RAFT_STREAM, RAFT_FETCHING } state;
+    enum { RAFT_PROBE, RAFT_STREAM, RAFT_FETCHING, RAFT_IMAGING } state;
     uint32_t inflight_bytes, inflight_messages;
     uint64_t flushed;
     uint64_t read_acked;         /* newest read round confirmed */
@@ -148,6 +164,10 @@ struct raft_progress {
     uint64_t heard_ms;           /* last answer in this term */
     uint64_t sent_ms;
     bool probe_sent;
+    bool is_damaged;             /* it said that its store needs an image; its log goes on */
+    uint64_t image_id;           /* image on offer to it, 0 = none */
+    uint64_t image_index;        /* its index */
+    uint64_t image_floor;        /* it can use none below this index */
     /* what else the core needs follows; private to raft.c */
     struct raft_flight {
         uint64_t last;
@@ -158,6 +178,7 @@ struct raft_progress {
     uint64_t probe_sequence;     /* number of the first probe at `next` */
     uint64_t fetch_after_ms;     /* a failed read from disk is not repeated before this */
     uint64_t read_sent_ms;
+    uint64_t image_sent_ms;      /* when the image was last offered, or asked of the driver */
     bool heartbeat_due;
 };
 
@@ -175,6 +196,7 @@ struct raft {
     uint64_t read_sequence;           /* newest read round registered */
     uint64_t read_confirmed;          /* newest read round that a majority confirmed */
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
+    bool needs_image;                 /* own store is damaged: see raft_need_image */
     struct raft_effects out;
     struct raft_progress progress[LIMIT_REPLICAS];
     struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */
@@ -209,11 +231,31 @@ void raft_flushed(struct raft *raft, uint64_t index);
  * are what it needs (the append is the last of out.messages); false: not needed any more. count 0: they could not be read, try
  * again later. bytes: at most append_bytes_max, unless a single entry is larger. */
 bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count, uint32_t bytes);
-/* The log was cut: it begins at log_start now. log_start - 1 must be committed and durable here; cut at raft->cut so that no
- * replica needs what is gone. */
+/* The log was cut: it begins at log_start now. log_start - 1 must be committed and durable here. Up to raft->cut no replica
+ * needs what is gone; who needs what was cut above it gets an image. */
 void raft_log_cut(struct raft *raft, uint64_t log_start);
 /* The connection to the replica broke or came back: what is in flight there may be lost; probe again. */
 void raft_peer_reset(struct raft *raft, uint64_t replica);
+
+/* Images. A follower whose next entries are cut, or whose store is damaged, gets an image of the leader's store. The core says
+ * who needs one (out.images) and tells the follower what is on offer; fetching it, piece by piece, is between the drivers.
+ *
+ * raft_image_offer: image `id` (never 0, never used before in this process) of the committed index `index` is open for `to`.
+ * ERR_NOT_PRIMARY; ERR_BAD_REQUEST: not wanted (any more), or the index is of no use: close it. It is on offer while
+ * progress.image_id says so, then it is to be closed: the follower has it, was silent for long, or leadership ended. */
+int raft_image_offer(struct raft *raft, uint64_t to, uint64_t index, uint64_t id);
+/* The driver closes the image by itself (too old, the log must be cut): the follower is named in out.images again. */
+void raft_image_withdraw(struct raft *raft, uint64_t to);
+/* Follower: a fetched image is complete. May it be installed? False: not needed any more, or not now. If true, nothing may be
+ * applied until raft_image_installed, told when the store has swapped it in durably and before anything else is flushed. Between
+ * the two everything may happen, also another term: an image is committed state, valid in each later term. */
+bool raft_image_may_install(const struct raft *raft, uint64_t index, uint64_t term);
+/* From now on applied = flushed = index. The entries behind index stay if the log holds (index, term), and true is returned;
+ * false: the log is empty now and begins at index + 1: so must the driver's. */
+bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term);
+/* The own store is damaged: it must be replaced by an image, whose index may lie below the commit index. Until then this replica
+ * doesn't campaign, but appends, acknowledges and votes: its log is good. A leader is to hand over or step down. */
+void raft_need_image(struct raft *raft);
 
 /* Linearizable reads (read index). Registers a waiting read: 0 and *sequence, *index: the read may be answered once
  * raft->read_confirmed >= *sequence and the applied index >= *index. A read joins only a round that is sent after it was

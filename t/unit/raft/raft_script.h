@@ -40,6 +40,7 @@ struct world_entry {
 
 struct world_op {
     bool is_state;
+    bool is_reset; /* the log begins anew behind `first`, of `term` */
     uint64_t term, vote;
     uint64_t first;
     uint32_t count;
@@ -70,6 +71,14 @@ struct world_node {
     struct world_entry disk[WORLD_LOG];
     struct world_op ops[WORLD_OPS];
     int op_count;
+    /* Images. The store that was fetched last, and what the disk holds of it. */
+    struct raft_image_want wants[LIMIT_REPLICAS];
+    int want_count;
+    struct raft_image image; /* on offer to this replica; from 0: none */
+    bool is_installing;      /* the store has swapped `image` in, the core doesn't know yet */
+    bool is_damaged;         /* the store on disk is */
+    uint64_t disk_image_index, disk_image_term, disk_flushed_max;
+    uint64_t images_installed, images_kept, images_healed;
 };
 
 struct world {
@@ -80,6 +89,7 @@ struct world {
     int packet_count;
     bool blocked[LIMIT_REPLICAS + 1][LIMIT_REPLICAS + 1]; /* [from][to]: packets vanish */
     uint64_t next_value;
+    uint64_t next_image;
 };
 
 static inline uint32_t world_in_memory(void *ctx, uint64_t first, uint32_t count_max,
@@ -112,6 +122,12 @@ static inline void world_op_apply(struct world_node *node, const struct world_op
     if (op->is_state) {
         node->disk_term = op->term;
         node->disk_vote = op->vote;
+        return;
+    }
+    if (op->is_reset) {
+        node->disk_start = op->first + 1;
+        node->disk_start_term = op->term;
+        node->disk_last = op->first;
         return;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -173,10 +189,12 @@ static inline void world_sync_one(struct world_node *node)
     world_op_apply(node, &op, op.count);
     if (op.is_state) {
         raft_state_durable(&node->raft, op.term, op.vote);
-    } else {
+    } else if (!op.is_reset) {
         uint64_t index = op.first + op.count - 1;
         for (int i = 0; i < node->op_count; i++) {
-            if (!node->ops[i].is_state && node->ops[i].first <= index) {
+            if (node->ops[i].is_reset) {
+                index = 0;
+            } else if (!node->ops[i].is_state && node->ops[i].first <= index) {
                 index = node->ops[i].first - 1;
             }
         }
@@ -225,11 +243,16 @@ static inline void world_turn(struct world *world, int id)
         node->fetches[at] = out->fetches[i];
         node->fetch_count += at == node->fetch_count;
     }
+    node->want_count = out->image_count ? out->image_count : node->want_count;
+    memcpy(node->wants, out->images, (size_t)out->image_count * sizeof(*node->wants));
+    if (out->image_offered && !node->is_installing) {
+        node->image = out->image;
+    }
     node->saw_commit |= out->commit_advanced;
     node->saw_reads |= out->reads_confirmed;
     node->saw_read_wanted |= out->read_round_wanted;
     node->saw_transfer_done |= out->transfer_done;
-    node->saw_image |= out->needs_image;
+    node->saw_image |= out->image_count > 0;
     node->saw_diverged |= out->diverged;
     raft_effects_clear(&node->raft);
 }
@@ -388,17 +411,33 @@ static inline void world_isolate(struct world *world, int id, bool isolated)
 
 /* --- Life --- */
 
+/* An image was swapped in, and the log does not know: it is not the log of that store. */
+static inline void world_recover_image(struct world_node *node)
+{
+    uint64_t index = node->disk_image_index;
+    bool is_known = index <= node->disk_last && index + 1 >= node->disk_start;
+    uint64_t term = !is_known                       ? 0
+                    : index + 1 == node->disk_start ? node->disk_start_term
+                                                    : node->disk[index].term;
+    if (index + 1 >= node->disk_start && term != node->disk_image_term) {
+        node->disk_start = index + 1;
+        node->disk_start_term = node->disk_image_term;
+        node->disk_last = index;
+    }
+}
+
 static inline void world_node_start(struct world *world, int id)
 {
     struct world_node *node = &world->nodes[id];
     struct raft_run runs[WORLD_LOG];
+    world_recover_image(node);
     struct raft_start start = { .term = node->disk_term,
                                 .vote = node->disk_vote,
                                 .log_start = node->disk_start,
                                 .start_term = node->disk_start_term,
                                 .last_index = node->disk_last,
                                 .runs = runs,
-                                .commit = node->disk_flushed };
+                                .commit = node->is_damaged ? 0 : node->disk_flushed };
     for (uint64_t i = node->disk_start; i <= node->disk_last; i++) {
         node->log[i] = node->disk[i];
         if (i == node->disk_start || node->disk[i].term != node->disk[i - 1].term) {
@@ -410,9 +449,16 @@ static inline void world_node_start(struct world *world, int id)
     config.seed += (uint64_t)id * 7919;
     config.ctx = node;
     raft_init(&node->raft, &config, &start, node->now_ms);
-    raft_flushed(&node->raft, node->disk_flushed);
+    if (node->is_damaged) {
+        raft_need_image(&node->raft);
+    } else {
+        raft_flushed(&node->raft, node->disk_flushed);
+    }
     node->memory_from = 0;
     node->fetch_count = 0;
+    node->want_count = 0;
+    node->image = (struct raft_image){ 0 };
+    node->is_installing = false;
     node->is_up = true;
 }
 
@@ -554,22 +600,101 @@ static inline uint64_t world_propose(struct world *world, int id, uint32_t count
 static inline void world_flush_store(struct world *world, int id)
 {
     struct world_node *node = &world->nodes[id];
+    if (node->is_damaged || node->is_installing) {
+        return;
+    }
     uint64_t index =
         node->raft.commit < node->raft.durable_index ? node->raft.commit : node->raft.durable_index;
     raft_flushed(&node->raft, index);
     node->disk_flushed = node->raft.flushed;
+    if (node->disk_flushed > node->disk_flushed_max) {
+        node->disk_flushed_max = node->disk_flushed;
+    }
+}
+
+/* Cuts the log at `start`, which the own store covers. */
+static inline void world_cut_log_at(struct world *world, int id, uint64_t start)
+{
+    struct world_node *node = &world->nodes[id];
+    if (start > node->raft.log_start && start <= node->disk_flushed + 1 && !node->is_damaged &&
+        !node->is_installing) {
+        node->disk_start_term = raft_term_at(&node->raft, start - 1);
+        node->disk_start = start;
+        raft_log_cut(&node->raft, start);
+    }
 }
 
 /* Cuts the log where every replica has flushed. */
 static inline void world_cut_log(struct world *world, int id)
 {
+    world_cut_log_at(world, id, world->nodes[id].raft.cut + 1);
+}
+
+/* The driver opens an image for each follower that wants one. */
+static inline void world_offer_images(struct world *world, int id)
+{
     struct world_node *node = &world->nodes[id];
-    uint64_t start = node->raft.cut + 1;
-    if (start > node->raft.log_start) {
-        node->disk_start_term = raft_term_at(&node->raft, start - 1);
-        node->disk_start = start;
-        raft_log_cut(&node->raft, start);
+    for (int i = 0; i < node->want_count; i++) {
+        raft_image_offer(&node->raft, node->wants[i].to, node->disk_flushed, ++world->next_image);
     }
+    node->want_count = 0;
+    world_turn(world, id);
+}
+
+/* The image on offer has arrived whole: the store swaps it in durably. False: it is not wanted. */
+static inline bool world_install_begin(struct world *world, int id)
+{
+    struct world_node *node = &world->nodes[id];
+    struct raft_image *image = &node->image;
+    if (image->from == 0 || node->is_installing) {
+        return false;
+    }
+    if (!raft_image_may_install(&node->raft, image->index, image->term)) {
+        image->from = 0;
+        return false;
+    }
+    node->is_installing = true;
+    node->is_damaged = false;
+    node->disk_flushed = node->disk_image_index = image->index;
+    node->disk_image_term = image->term;
+    if (node->disk_flushed > node->disk_flushed_max) {
+        node->disk_flushed_max = node->disk_flushed;
+    }
+    return true;
+}
+
+/* The core and the log learn of it. */
+static inline void world_install_end(struct world *world, int id)
+{
+    struct world_node *node = &world->nodes[id];
+    assert_true(node->is_installing);
+    node->is_installing = false;
+    node->images_healed += node->raft.needs_image;
+    node->images_installed++;
+    if (raft_image_installed(&node->raft, node->image.index, node->image.term)) {
+        node->images_kept++;
+    } else {
+        struct world_op *op = world_op_new(node);
+        op->is_reset = true;
+        op->first = node->image.index;
+        op->term = node->image.term;
+    }
+    node->image.from = 0;
+    world_log_effects(node, NULL);
+    world_turn(world, id);
+}
+
+/* The store turns out to be damaged. A leader steps down. */
+static inline void world_damage(struct world *world, int id)
+{
+    struct world_node *node = &world->nodes[id];
+    node->is_damaged = true;
+    raft_need_image(&node->raft);
+    if (node->raft.role == RAFT_LEADER) {
+        raft_step_down(&node->raft);
+    }
+    world_log_effects(node, NULL);
+    world_turn(world, id);
 }
 
 /* The reads from disk that were asked for are done. `count` each; 0: they failed. */

@@ -1,7 +1,8 @@
 /* Shows that groups of three and five replicas keep Raft's promises under random schedules: packets
  * lost, repeated and reordered, disks that lag, crashes that lose what was not synced (and keep any
- * part of what was on its way), cut links, transfers, cut logs, entries that must be fetched from
- * disk, clocks that drift apart. After every step it checks:
+ * part of what was on its way), cut links, transfers, logs cut below and above what others need,
+ * images, stores that are damaged, entries that must be fetched from disk, clocks that drift apart.
+ * After every step it checks:
  *
  *   election safety       one leader a term
  *   log matching          equal (index, term) means equal payloads, and equal everything below
@@ -39,6 +40,7 @@ struct model {
     struct model_read reads[READS];
     int read_count;
     uint64_t reads_done, elections, crashes, fetched, cuts, transfers;
+    uint64_t installs, kept, healed, damages;
 };
 
 #define MODEL_CHECK(model, condition)                                                              \
@@ -76,7 +78,7 @@ static void check_newly_committed(struct model *m, int id, uint64_t index)
     m->commit = index;
     for (int other = 1; other <= w->count; other++) {
         const struct world_node *node = &w->nodes[other];
-        durable += index < node->disk_start ||
+        durable += index < node->disk_start || index <= node->disk_image_index ||
                    (index <= node->disk_last && same_entry(node->disk[index], m->committed[index]));
     }
     MODEL_CHECK(m, durable > w->count / 2);
@@ -125,6 +127,8 @@ static void check_leader(struct model *m, int id)
 static void check_matching(struct model *m, const struct world_node *a, const struct world_node *b)
 {
     uint64_t low = a->raft.commit < b->raft.commit ? a->raft.commit : b->raft.commit;
+    low = low < a->raft.log_start - 1 ? a->raft.log_start - 1 : low;
+    low = low < b->raft.log_start - 1 ? b->raft.log_start - 1 : low;
     uint64_t at = a->raft.last_index < b->raft.last_index ? a->raft.last_index : b->raft.last_index;
     while (at > low && a->log[at].term != b->log[at].term) {
         at--;
@@ -137,7 +141,7 @@ static void check_matching(struct model *m, const struct world_node *a, const st
 static void check_cut(struct model *m, int id)
 {
     for (int other = 1; other <= m->world->count; other++) {
-        MODEL_CHECK(m, m->world->nodes[id].raft.cut <= m->world->nodes[other].disk_flushed);
+        MODEL_CHECK(m, m->world->nodes[id].raft.cut <= m->world->nodes[other].disk_flushed_max);
     }
 }
 
@@ -178,7 +182,7 @@ static void check_all(struct model *m)
         if (!node->is_up) {
             continue;
         }
-        MODEL_CHECK(m, !node->saw_diverged && !node->saw_image);
+        MODEL_CHECK(m, !node->saw_diverged);
         check_commit(m, id);
         check_leader(m, id);
         check_cut(m, id);
@@ -322,6 +326,7 @@ static void do_start(struct model *m, int id)
         return;
     }
     world_node_start(m->world, id);
+    MODEL_CHECK(m, node->disk_term >= node->disk_start_term);
     m->checked[id] = node->raft.commit;
     MODEL_CHECK(m, node->raft.commit <= m->commit);
     for (uint64_t i = node->disk_start; i <= node->raft.commit; i++) {
@@ -339,8 +344,47 @@ static void do_store(struct model *m, int id)
         world_flush_store(m->world, id);
     } else {
         uint64_t before = node->raft.log_start;
-        world_cut_log(m->world, id);
+        if (draw(m, 2)) {
+            world_cut_log(m->world, id);
+        } else { /* over its budget: whoever needs that gets an image */
+            world_cut_log_at(m->world, id, node->disk_flushed + 1 - draw(m, 3));
+        }
         m->cuts += node->raft.log_start > before;
+    }
+}
+
+/* Images on offer, fetched, swapped in, known to the core: each is a step of its own. */
+static void do_image(struct model *m, int id)
+{
+    struct world_node *node = &m->world->nodes[id];
+    if (!node->is_up) {
+        return;
+    }
+    if (node->is_installing) {
+        world_install_end(m->world, id);
+        m->checked[id] = node->raft.commit > m->checked[id] ? node->raft.commit : m->checked[id];
+        MODEL_CHECK(m, node->raft.commit <= m->commit);
+    } else if (node->image.from != 0) {
+        world_install_begin(m->world, id);
+    } else {
+        world_offer_images(m->world, id);
+        if (draw(m, 50) == 0) {
+            raft_image_withdraw(&node->raft, draw(m, 6));
+        }
+    }
+}
+
+/* At most a minority's stores are damaged at a time: else nobody could lead. */
+static void do_damage(struct model *m, int id)
+{
+    int damaged = 0;
+    for (int other = 1; other <= m->world->count; other++) {
+        damaged += m->world->nodes[other].is_damaged;
+    }
+    if (m->world->nodes[id].is_up && !m->world->nodes[id].is_installing &&
+        damaged < (m->world->count - 1) / 2) {
+        world_damage(m->world, id);
+        m->damages++;
     }
 }
 
@@ -402,8 +446,12 @@ static void random_step(struct model *m)
         do_propose(m);
     } else if (choice < 900) {
         do_read(m);
-    } else if (choice < 930) {
+    } else if (choice < 920) {
         do_store(m, draw_node(m));
+    } else if (choice < 928) {
+        do_image(m, draw_node(m));
+    } else if (choice < 929) {
+        do_damage(m, draw_node(m));
     } else if (choice < 970) {
         do_memory(m, draw_node(m));
     } else if (choice < 976) {
@@ -422,7 +470,8 @@ static void random_step(struct model *m)
 static bool has_converged(struct model *m, uint64_t index)
 {
     for (int id = 1; id <= m->world->count; id++) {
-        if (m->world->nodes[id].raft.commit < index) {
+        const struct raft *raft = &m->world->nodes[id].raft;
+        if (raft->commit < index || raft->needs_image) {
             return false;
         }
     }
@@ -446,6 +495,8 @@ static void heal(struct model *m)
         for (int id = 1; id <= w->count; id++) {
             world_tick(w, id, 10);
             world_fetch(w, id, 16);
+            world_flush_store(w, id);
+            do_image(m, id);
         }
         world_settle(w);
         check_all(m);
@@ -495,6 +546,11 @@ static void run_seed(struct model *m, uint64_t seed)
         check_all(m);
     }
     heal(m);
+    for (int id = 1; id <= m->world->count; id++) {
+        m->installs += m->world->nodes[id].images_installed;
+        m->kept += m->world->nodes[id].images_kept;
+        m->healed += m->world->nodes[id].images_healed;
+    }
     world_free(m->world);
 }
 
@@ -503,6 +559,7 @@ static uint64_t first_seed = 1, seed_count = 300;
 static void random_schedules_keep_the_promises(void **state)
 {
     uint64_t commits = 0, reads = 0, elections = 0, crashes = 0, fetched = 0, cuts = 0, moves = 0;
+    uint64_t installs = 0, kept = 0, healed = 0;
     for (uint64_t seed = first_seed; seed < first_seed + seed_count; seed++) {
         struct model *m = calloc(1, sizeof(*m));
         run_seed(m, seed);
@@ -513,19 +570,24 @@ static void random_schedules_keep_the_promises(void **state)
         fetched += m->fetched;
         cuts += m->cuts;
         moves += m->transfers;
+        installs += m->installs;
+        kept += m->kept;
+        healed += m->healed;
         free(m);
     }
     print_message(
         "# per seed: %llu commits, %llu reads, %llu elections, %llu crashes, %llu fetches, "
-        "%llu cuts, %llu transfers\n",
+        "%llu cuts, %llu transfers; in all %llu images, %llu kept the log, %llu healed a store\n",
         (unsigned long long)(commits / seed_count), (unsigned long long)(reads / seed_count),
         (unsigned long long)(elections / seed_count), (unsigned long long)(crashes / seed_count),
         (unsigned long long)(fetched / seed_count), (unsigned long long)(cuts / seed_count),
-        (unsigned long long)(moves / seed_count));
+        (unsigned long long)(moves / seed_count), (unsigned long long)installs,
+        (unsigned long long)kept, (unsigned long long)healed);
     /* The schedules do reach what they are for. */
     assert_true(commits / seed_count > 50);
     assert_true(elections > seed_count && crashes > seed_count && reads > seed_count);
     assert_true(fetched > seed_count && cuts > seed_count && moves > 0);
+    assert_true(installs > seed_count / 2 && kept > 0 && healed > 0);
 }
 
 int main(int argc, char **argv)
