@@ -83,7 +83,8 @@ struct raft_config {
     uint64_t self;                          /* own replica id */
     uint64_t replicas[LIMIT_REPLICAS];      /* all members, self included */
     int replica_count;
-    uint32_t election_timeout_ms;           /* T: a follower waits T to 2T without a leader */
+    uint32_t election_timeout_ms;           /* T: a follower waits T to 2T without a leader; of one that it heard, the
+                                               first successors wait little more than T */
     uint32_t heartbeat_ms;                  /* well below T */
     uint64_t seed;                          /* for timeouts */
     uint32_t inflight_bytes_max;            /* to one follower */

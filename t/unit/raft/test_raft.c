@@ -179,6 +179,42 @@ static void timeouts_differ_and_stay_between_t_and_2t(void **state)
     world_free(w);
 }
 
+/* The followers of a leader that falls silent: none before T, then one after the other. */
+static void successors_come_in_the_order_of_the_list(void **state)
+{
+    struct world *w = world_new(5);
+    world_elect(w, 2);
+    for (int id = 1; id <= 5; id++) {
+        static const int ranks[] = { 0, 0, 0, 1, 2, 3 };
+        if (id == 2) {
+            continue;
+        }
+        int own_ms = WORLD_T_MS + ranks[id] * WORLD_T_MS / 4;
+        world_tick(w, id, own_ms - 1);
+        assert_int_equal(world_raft(w, id)->role, RAFT_FOLLOWER);
+        world_tick(w, id, WORLD_T_MS / 8 + 1);
+        assert_int_equal(world_raft(w, id)->role, RAFT_PRE_CANDIDATE);
+    }
+    world_free(w);
+}
+
+/* A question that comes while the other is still bound to the leader is asked again soon. */
+static void a_successor_asks_again_soon(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 3);
+    world_tick(w, 1, WORLD_T_MS + WORLD_T_MS / 8 + 1);
+    world_tick(w, 2, WORLD_T_MS - 1);
+    world_pass(w, 1, 2, RAFT_PRE_VOTE);
+    assert_int_equal(world_find(w, 2, 1, RAFT_PRE_VOTE_REPLY), -1);
+    world_tick(w, 2, 1);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS / 4);
+    world_pass(w, 1, 2, RAFT_PRE_VOTE);
+    assert_true(world_pass(w, 2, 1, RAFT_PRE_VOTE_REPLY).granted);
+    assert_int_equal(world_raft(w, 1)->role, RAFT_CANDIDATE);
+    world_free(w);
+}
+
 /* Stickiness and check-quorum. */
 
 static void who_hears_a_leader_does_not_depose_it(void **state)
@@ -863,6 +899,8 @@ int main(void)
         cmocka_unit_test(lost_votes_are_asked_for_again),
         cmocka_unit_test(a_voter_gives_the_candidate_time),
         cmocka_unit_test(timeouts_differ_and_stay_between_t_and_2t),
+        cmocka_unit_test(successors_come_in_the_order_of_the_list),
+        cmocka_unit_test(a_successor_asks_again_soon),
         cmocka_unit_test(who_hears_a_leader_does_not_depose_it),
         cmocka_unit_test(a_leader_without_a_majority_steps_down),
         cmocka_unit_test(a_returning_replica_disturbs_nobody),
