@@ -122,7 +122,7 @@ $(foreach layer,$(LAYERS) fuse,$(eval $(call unit_rule,$(layer))))
 $(BUILD)/obj/t/unit/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
 
 # Programs that system tests use, over the client library alone.
-TEST_PROGRAMS := $(BUILD)/t/writer
+TEST_PROGRAMS := $(BUILD)/t/writer $(BUILD)/t/failover $(BUILD)/t/history
 $(TEST_PROGRAMS): $(BUILD)/t/%: $(BUILD)/obj/t/lib/%.o $(call links,$(CLIENT_LAYERS))
 	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
