@@ -251,10 +251,10 @@ static void schedule(struct log *log)
     }
 }
 
-static void add_start(struct log *log, struct log_group *group)
+static void add_start(struct log *log, struct log_group *group, uint8_t kind)
 {
     struct log_pending record = { .group = group,
-                                  .kind = LOG_RECORD_START,
+                                  .kind = kind,
                                   .index = group->index.log_start,
                                   .term = group->index.start_term };
     log_pending_add(&log->pending, &record);
@@ -267,7 +267,8 @@ void log_group_add(struct log *log, uint32_t group_number, uint64_t replica, uin
     CHECK(!log_group_find(log, group_number));
     /* The checkpoint of all groups takes at most an eighth of a segment. */
     CHECK((log->group_count + 1) * 2 * LOG_RECORD_HEADER <= log->config.segment_bytes / 8);
-    add_start(log, log_group_new(log, group_number, replica, start_index, start_term));
+    add_start(log, log_group_new(log, group_number, replica, start_index, start_term),
+              LOG_RECORD_START);
 }
 
 /* --- Appending. */
@@ -366,13 +367,14 @@ static void batch_push(struct log_batch *batch, const struct log_pending *record
 }
 
 /* Start and state of every group, at the head of a segment's first batch. They may be newer than
- * what follows in this batch: replay takes the greater start and the newer state. */
+ * what follows in this batch: replay takes the greater start and the newer state. Not so a reset:
+ * what stands of the old log is before it (log_reset drops what waited), what follows is new. */
 static void batch_push_checkpoint(struct log *log)
 {
     for (size_t i = 0; i < log->group_count; i++) {
         struct log_group *group = log->groups[i];
         struct log_pending start = { .group = group,
-                                     .kind = LOG_RECORD_START,
+                                     .kind = group->is_reset ? LOG_RECORD_RESET : LOG_RECORD_START,
                                      .index = group->index.log_start,
                                      .term = group->index.start_term,
                                      .is_silent = true };
@@ -381,6 +383,7 @@ static void batch_push_checkpoint(struct log *log)
                                      .index = group->term,
                                      .term = group->vote,
                                      .is_silent = true };
+        group->is_reset = false;
         batch_push(&log->batch, &start);
         batch_push(&log->batch, &state);
     }
@@ -528,6 +531,8 @@ bool log_batch_begin(struct log *log)
         batch_push(batch, &record);
         if (record.kind == LOG_RECORD_STATE) {
             batch_push_vote(log, &record);
+        } else if (record.kind == LOG_RECORD_RESET) {
+            record.group->is_reset = false;
         }
     }
     for (size_t i = 0; i < moves; i++) {
@@ -1194,7 +1199,31 @@ void log_cut(struct log *log, uint32_t group_number, uint64_t log_start, uint64_
     if (group->durable_index + 1 < log_start) {
         group->durable_index = log_start - 1;
     }
-    add_start(log, group);
+    add_start(log, group, LOG_RECORD_START);
+}
+
+/* What waits of the group's entries must not be written behind the reset. */
+static void pending_drop_entries(struct log *log, const struct log_group *group)
+{
+    for (size_t left = log->pending.count; left > 0; left--) {
+        struct log_pending record = pending_take(&log->pending);
+        if (record.group != group || record.kind != LOG_RECORD_ENTRY) {
+            log_pending_add(&log->pending, &record);
+        }
+        blob_unref(record.payload);
+    }
+}
+
+void log_reset(struct log *log, uint32_t group_number, uint64_t start_index, uint64_t start_term)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group && start_index > group->index.log_start);
+    replace_from(log, group, group->index.log_start);
+    log_index_cut(&group->index, start_index, start_term);
+    group->durable_index = start_index - 1;
+    pending_drop_entries(log, group);
+    group->is_reset = true;
+    add_start(log, group, LOG_RECORD_RESET);
 }
 
 uint64_t log_live_bytes(const struct log *log)

@@ -79,6 +79,10 @@ int log_read_now(struct log *log, uint32_t group, uint64_t first, uint32_t count
 /* Entries below log_start (with the term of log_start - 1) are not needed any more; segments holding nothing needed are
  * recycled. What a segment still holds that is needed is appended again before. */
 void log_cut(struct log *log, uint32_t group, uint64_t log_start, uint64_t start_term);
+/* The group's log ends, and begins anew with an empty one behind (start_index - 1, start_term): an image took its place.
+ * start_index must lie above the present log's start. Durable with the next batches; a crash before that brings the old log
+ * back (whole or cut), so who needs the reset must be able to see that from elsewhere, and do it again. Term and vote stay. */
+void log_reset(struct log *log, uint32_t group, uint64_t start_index, uint64_t start_term);
 /* Bytes on disk in segments that hold something needed; the node flushes the store when this passes its limit. */
 uint64_t log_live_bytes(const struct log *log);
 /* Room left: ERR_DISK_FULL when appending another `bytes` could fail for want of space (a segment stays in reserve for what must

@@ -34,6 +34,9 @@ struct log_group {
     struct log_vote votes; /* its pair in the votes file and what was written there last */
     bool has_pair;
     bool is_told; /* in the list of those to tell about this batch */
+    /* Its log was reset, and no record that says so is laid out yet: the next checkpoint must say it too, or it would join
+     * the new start to the old entries behind it. */
+    bool is_reset;
     struct log_group_start start;
 };
 

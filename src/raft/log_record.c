@@ -580,6 +580,6 @@ void log_record_scan_record(const struct log_record_scan *scan, uint32_t i,
 
 const char *log_record_kind_name(uint8_t kind)
 {
-    static const char *const names[] = { "?", "entry", "state", "start", "moved" };
+    static const char *const names[] = { "?", "entry", "state", "start", "moved", "reset" };
     return names[kind <= LOG_RECORD_KIND_MAX ? kind : 0];
 }

@@ -71,7 +71,9 @@ enum log_record_kind {
         3, /* the log begins at index; index - 1 has the term. Makes the group known, and cuts it */
     LOG_RECORD_MOVED =
         4, /* an entry written again, so that its old segment can go; replaces nothing behind it */
-    LOG_RECORD_KIND_MAX = 4,
+    LOG_RECORD_RESET = 5, /* as START; and whatever stands before it of this group is void, also
+                             behind `index` */
+    LOG_RECORD_KIND_MAX = 5,
 };
 
 struct log_record {

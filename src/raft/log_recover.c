@@ -18,9 +18,10 @@
  * 5  Only then unneeded files are removed or left to be recycled.
  *
  * Replay. START makes a group known, or cuts it; STATE: the newer term wins, in one term the vote
- * that was given; ENTRY replaces what is behind; MOVED gives an entry a place. Since old segments
- * go, an ENTRY may arrive before those that precede it: that leaves holes, which later MOVED
- * records fill. A hole that is left at the end is damage.
+ * that was given; ENTRY replaces what is behind; MOVED gives an entry a place; RESET is a START
+ * that voids all that was replayed of the group so far. Since old segments go, an ENTRY may arrive
+ * before those that precede it: that leaves holes, which later MOVED records fill. A hole that is
+ * left at the end is damage.
  *
  * Thread: the loop's, before it runs; blocks. */
 #include "raft/log.h"
@@ -200,8 +201,8 @@ static int apply_starts(struct recovery *recovery, const struct found *found,
     struct log_record record;
     for (uint32_t i = 0; i < scan->head.records; i++) {
         log_record_scan_record(scan, i, &record);
-        const char *reason =
-            record.kind == LOG_RECORD_START ? apply_start(recovery, &record) : NULL;
+        bool is_start = record.kind == LOG_RECORD_START || record.kind == LOG_RECORD_RESET;
+        const char *reason = is_start ? apply_start(recovery, &record) : NULL;
         if (reason) {
             return damage(recovery, found, scan->head.sector, reason);
         }
@@ -370,7 +371,11 @@ static const char *apply_state(struct log_group *group, uint64_t term, uint64_t 
 static const char *apply(struct recovery *recovery, const struct log_record *record,
                          uint32_t segment)
 {
-    if (record->kind == LOG_RECORD_START) {
+    if (record->kind == LOG_RECORD_START || record->kind == LOG_RECORD_RESET) {
+        struct log_group *known = log_group_find(recovery->log, record->group);
+        if (record->kind == LOG_RECORD_RESET && known) {
+            log_index_truncate(&known->index, known->index.log_start);
+        }
         return apply_start(recovery, record);
     }
     struct log_group *group = log_group_find(recovery->log, record->group);
@@ -389,10 +394,13 @@ static void keep_last(struct recovery *recovery, const struct log_record_scan *s
     struct log_record record;
     for (uint32_t i = 0; i < scan->head.records; i++) {
         log_record_scan_record(scan, i, &record);
+        struct log_group *group = log_group_find(recovery->log, record.group);
+        if (record.kind == LOG_RECORD_RESET) {
+            group->is_reset = true; /* the batch that repeats this one says so too */
+        }
         if (record.kind != LOG_RECORD_ENTRY && record.kind != LOG_RECORD_MOVED) {
             continue;
         }
-        struct log_group *group = log_group_find(recovery->log, record.group);
         struct blob *payload = blob_new(record.length);
         log_record_copy(scan->image, 0, record.at, record.length, payload->data);
         struct log_pending pending = { .group = group,

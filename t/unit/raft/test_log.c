@@ -31,6 +31,9 @@ struct world {
     struct log *log;
     struct logger logger;
     struct model_group groups[GROUPS + 1];
+    struct model_group before[GROUPS + 1]; /* as it was before a reset … */
+    bool is_reset[GROUPS + 1];             /* … that nothing proves durable yet */
+    int resets, resets_undone;
     int failures, batches, told_after_failure;
     char failure[256];
     char last_line[512];
@@ -55,6 +58,9 @@ static void on_durable(void *ctx, uint32_t group, uint64_t index, uint64_t term)
     }
     if (index > model->durable) {
         model->durable = index;
+    }
+    if (index >= model->start) {
+        world->is_reset[group] = false;
     }
 }
 
@@ -191,6 +197,31 @@ static void cut(struct world *world, uint32_t group, uint64_t start)
     }
 }
 
+static void reset(struct world *world, uint32_t group, uint64_t start, uint64_t term)
+{
+    struct model_group *model = &world->groups[group];
+    world->before[group] = *model;
+    world->is_reset[group] = true;
+    world->resets++;
+    log_reset(world->log, group, start, term);
+    memset(model->ever, 0, sizeof model->ever);
+    model->start = start;
+    model->last = model->durable = start - 1;
+    model->terms[start - 1] = term;
+}
+
+/* A reset that was not durable: the old log is there, whole. */
+static void undo_reset(struct world *world, uint32_t group)
+{
+    struct model_group now = world->groups[group], *model = &world->groups[group];
+    *model = world->before[group];
+    model->term = now.term;
+    model->vote = now.vote;
+    model->term_durable = now.term_durable;
+    model->vote_durable = now.vote_durable;
+    world->resets_undone++;
+}
+
 static uint64_t run_term(const struct raft_start *start, uint64_t index)
 {
     uint64_t term = 0;
@@ -216,6 +247,10 @@ static void check_recovered(struct world *world, uint32_t group)
 {
     struct model_group *model = &world->groups[group];
     const struct log_group_start *start = find_start(world, group);
+    if (world->is_reset[group] && (!start || start->raft.log_start < model->start)) {
+        undo_reset(world, group);
+    }
+    world->is_reset[group] = false;
     bool is_promised = model->durable > 0 || model->term_durable > 0;
     if (!start) {
         assert_false(is_promised);
@@ -226,6 +261,9 @@ static void check_recovered(struct world *world, uint32_t group)
     const struct raft_start *raft = &start->raft;
     assert_int_equal(start->replica, group * 10);
     assert_true(raft->log_start <= model->start);
+    if (raft->log_start == model->start) {
+        assert_int_equal(raft->start_term, model->terms[model->start - 1]);
+    }
     assert_true(raft->last_index >= model->durable);
     assert_true(raft->last_index <= ENTRIES);
     assert_true(raft->term >= model->term_durable);
@@ -469,7 +507,7 @@ static void test_quiet_groups_are_moved(void **state)
     world_free(world);
 }
 
-/* An image was installed: the log begins anew, far behind its end. */
+/* Cut far behind its end. */
 static void test_cut_beyond_the_end(void **state)
 {
     struct world *world = world_new(7);
@@ -489,6 +527,47 @@ static void test_cut_beyond_the_end(void **state)
     assert_int_equal(find_start(world, 1)->raft.log_start, 1000);
     assert_int_equal(find_start(world, 1)->raft.start_term, 8);
     assert_int_equal(find_start(world, 1)->raft.last_index, 1001);
+    world_free(world);
+}
+
+/* The log is replaced by an image while entries of it wait and are in flight: nothing of them comes
+ * back, neither by a late word nor by a restart, and also not when segments were changed between.
+ */
+static void test_reset(void **state)
+{
+    struct world *world = world_new(8);
+    world_start(world);
+    add_groups(world);
+    append(world, 1, 1, 40, 1);
+    append(world, 2, 1, 3, 1);
+    fake_run(world->fake);
+    append(world, 1, 41, 10, 2);
+    fake_run_tasks(world->fake); /* in flight */
+    append(world, 1, 51, 10, 2); /* waits */
+    append_state(world, 1, 5, 10);
+    reset(world, 1, 31, 3);
+    assert_null(log_peek(world->log, 1, 41));
+    fake_run(world->fake);
+    assert_int_equal(world->groups[1].durable, 30);
+    append(world, 1, 31, 20, 3);
+    fake_run(world->fake);
+    for (int i = 0; i < 3; i++) {
+        reopen(world);
+        check_all_recovered(world);
+        assert_int_equal(find_start(world, 1)->raft.log_start, 31);
+        assert_int_equal(find_start(world, 1)->raft.start_term, 3);
+        assert_int_equal(find_start(world, 1)->raft.last_index, 50);
+        assert_int_equal(find_start(world, 1)->raft.vote, 10);
+    }
+    /* The last batch holds the reset only: what a restart repeats must say it too. */
+    reset(world, 1, 41, 4);
+    fake_run(world->fake);
+    for (int i = 0; i < 3; i++) {
+        reopen(world);
+        check_all_recovered(world);
+        assert_int_equal(find_start(world, 1)->raft.last_index, 40);
+        assert_int_equal(world->resets_undone, 0);
+    }
     world_free(world);
 }
 
@@ -799,6 +878,12 @@ static void random_step(struct world *world)
     struct fake_env *fake = world->fake;
     uint32_t group = 1 + (uint32_t)fake_below(fake, fake_below(fake, 4) ? 2 : GROUPS);
     struct model_group *model = &world->groups[group];
+    if (fake_below(fake, 60) == 0 && !world->is_reset[group] && model->last + 120 < ENTRIES) {
+        uint64_t base = model->terms[model->start - 1], last = model->terms[model->last];
+        reset(world, group, model->start + 1 + fake_below(fake, model->last - model->start + 40),
+              1 + base + fake_below(fake, last - base + 1));
+        return;
+    }
     switch (fake_below(fake, 16)) {
     case 0:
         append_state(world, group, model->term + 1 + fake_below(fake, 3),
@@ -864,6 +949,8 @@ static void open_with_crashes(struct world *world)
     world_start(world);
 }
 
+static int resets, resets_undone; /* by all runs */
+
 static bool crash_run(uint64_t seed, bool skip_syncs)
 {
     struct world *world = world_new(seed);
@@ -906,6 +993,8 @@ static bool crash_run(uint64_t seed, bool skip_syncs)
             }
         }
     }
+    resets += world->resets;
+    resets_undone += world->resets_undone;
     world_free(world);
     return is_caught;
 }
@@ -925,6 +1014,8 @@ static void test_crashes(void **state)
         }
         crash_run(seed, false);
     }
+    print_message("# %d resets, %d undone by a crash\n", resets, resets_undone);
+    assert_true(only || (resets > 100 && resets_undone > 10));
 }
 
 /* The same with syncs that do nothing must fail, or the test above shows nothing. */
@@ -947,6 +1038,7 @@ int main(void)
         cmocka_unit_test(test_cut_and_recycle),
         cmocka_unit_test(test_quiet_groups_are_moved),
         cmocka_unit_test(test_cut_beyond_the_end),
+        cmocka_unit_test(test_reset),
         cmocka_unit_test(test_failed_sync_stops),
         cmocka_unit_test(test_disk_full),
         cmocka_unit_test(test_flipped_bits_are_reported),
