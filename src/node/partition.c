@@ -399,6 +399,7 @@ void partition_message(struct partition *partition, const struct raft_message *m
     if (message->to != partition->self || message->group != partition->group.group) {
         return;
     }
+    raft_clock(&partition->raft, env_now_us(partition->host.env) / 1000);
     raft_step(&partition->raft, message, entries);
     settle(partition, message->type == RAFT_APPEND ? entries : NULL, payloads);
 }
@@ -752,6 +753,7 @@ void partition_turn(struct partition *partition)
     }
     raft_effects_clear(raft);
     apply_committed(partition);
+    raft_applied(raft, partition->applied);
     settle_reads(partition);
     tell_done(partition);
     if (!list_is_empty(&partition->reads) && raft->role == RAFT_LEADER) {

@@ -98,7 +98,9 @@ static void pack_message(uint8_t *at, const struct raft_message *message)
     put_u64(at + 64, message->flushed);
     put_u64(at + 72, message->sequence);
     put_u32(at + 80, message->count);
-    memset(at + 84, 0, PEER_MESSAGE_BYTES - 84);
+    put_u64(at + 84, message->stamp);
+    put_u64(at + 92, message->echo);
+    memset(at + 100, 0, PEER_MESSAGE_BYTES - 100);
 }
 
 static void unpack_message(const uint8_t *at, struct raft_message *message)
@@ -119,6 +121,8 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
         .flushed = get_u64(at + 64),
         .sequence = get_u64(at + 72),
         .count = get_u32(at + 80),
+        .stamp = get_u64(at + 84),
+        .echo = get_u64(at + 92),
     };
 }
 

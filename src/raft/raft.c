@@ -85,7 +85,6 @@ struct raft_private {
     uint64_t random;
     uint64_t now_ms; /* of the last tick */
     uint64_t election_deadline_ms;
-    uint64_t leader_heard_ms;
     uint64_t campaign_sent_ms;
     uint32_t votes; /* bit i: config.replicas[i] granted; the own bit only when it is durable */
     bool campaign_order; /* the campaign is by order of the leader */
@@ -288,7 +287,8 @@ static struct raft_message *emit(struct raft *raft, uint8_t type, uint64_t to)
                                       .group = raft->config.group,
                                       .from = raft->config.self,
                                       .to = to,
-                                      .term = raft->term };
+                                      .term = raft->term,
+                                      .stamp = p->now_ms };
     return message;
 }
 
@@ -338,6 +338,7 @@ static void enter_term(struct raft *raft, uint64_t term, uint64_t vote)
     p->verified = p->acked = p->ack_sequence = 0;
     p->ack_due = false;
     p->held_count = 0;
+    lease_enter_term(&raft->lease);
     raft->out.message_count = 0; /* I5 */
     raft->out.fetch_count = 0;
     raft->out.persist_state = true;
@@ -420,6 +421,7 @@ static void become_leader(struct raft *raft)
     raft->leader = raft->config.self;
     raft->out.role_changed = true;
     p->read_round_closed = true;
+    lease_enter_term(&raft->lease);
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
         *peer = (struct raft_progress){ .id = raft->config.replicas[i],
@@ -520,6 +522,7 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
     append->flushed = raft->cut;
     append->count = count;
     append->sequence = ++peer->sequence;
+    append->echo = raft->lease.peers[peer - raft->progress].vouched_ms;
     peer->sent_ms = raft->private->now_ms;
     peer->heartbeat_due = false;
 }
@@ -667,6 +670,7 @@ static void flush_transfer(struct raft *raft)
         return; /* its claim must beat everybody's log: wait until its disk holds everything */
     }
     emit(raft, RAFT_TRANSFER, peer->id)->index = peer->match;
+    raft->lease.was_ordered = true;
     p->transfer_sent = true;
     p->transfer_sent_ms = p->now_ms;
 }
@@ -686,6 +690,7 @@ static void flush_ack(struct raft *raft)
     reply->flushed = raft->flushed;
     reply->needs_image = raft->needs_image;
     reply->sequence = p->ack_sequence;
+    reply->echo = raft->lease.append_ms;
 }
 
 void raft_flush(struct raft *raft)
@@ -706,11 +711,12 @@ void raft_flush(struct raft *raft)
     }
 }
 
-/* §9.6, §6.4.1: who hears a leader does not help to depose it. */
+/* §9.6, §6.4.1: who hears a leader does not help to depose it. Leases rest on it, so it holds
+ * whatever became of that leader and its term meanwhile. */
 static bool is_sticky(const struct raft *raft)
 {
     return raft->role == RAFT_LEADER || /* a leader without a majority steps down by itself */
-           (raft->leader != 0 && is_heard_lately(raft, raft->private->leader_heard_ms));
+           raft->private->now_ms < raft->lease.promise_until_ms;
 }
 
 /* I6: against all that stands in memory. */
@@ -734,7 +740,8 @@ static void step_pre_vote(struct raft *raft, const struct raft_message *m)
 /* In the current term. */
 static void step_vote(struct raft *raft, const struct raft_message *m)
 {
-    bool is_free = raft->vote == 0 && raft->leader == 0;
+    /* The term may have been entered while the promise to the last one's leader holds. */
+    bool is_free = raft->vote == 0 && raft->leader == 0 && (m->transfer || !is_sticky(raft));
     bool granted = (raft->vote == m->from || is_free) && is_up_to_date(raft, m);
     if (granted && raft->vote == 0) {
         become_follower(raft, raft->term, 0); /* a pre-candidate gives way */
@@ -766,7 +773,7 @@ static bool follow(struct raft *raft, uint64_t leader)
                          wrong */
     }
     become_follower(raft, raft->term, leader);
-    raft->private->leader_heard_ms = raft->private->now_ms;
+    lease_promise(&raft->lease, raft->private->now_ms, raft->config.election_timeout_ms);
     reset_election_timer(raft);
     return true;
 }
@@ -783,6 +790,7 @@ static void append_refuse(struct raft *raft, const struct raft_message *m)
     reply->flushed = raft->flushed;
     reply->needs_image = raft->needs_image;
     reply->sequence = m->sequence;
+    reply->echo = raft->lease.append_ms; /* refused, but followed */
 }
 
 /* Compares the entries with the log; takes those that are new. False: they contradict what must not
@@ -822,6 +830,7 @@ static void step_append(struct raft *raft, const struct raft_message *m,
     if (!follow(raft, m->from)) {
         return;
     }
+    lease_heard_append(&raft->lease, m->stamp, m->echo, m->commit, p->now_ms);
     bool matches = m->index <= raft->last_index &&
                    (m->index + 1 < raft->log_start || raft_term_at(raft, m->index) == m->log_term);
     if (!matches && m->index > raft->commit) {
@@ -962,6 +971,23 @@ static void note_damage(struct raft_progress *peer, bool is_damaged)
     }
 }
 
+/* The newest own time at which this leader is known to have led, by the appends that were followed.
+ */
+static uint64_t leader_confirmed(const struct raft *raft)
+{
+    return lease_confirmed(&raft->lease, raft->config.replica_count, raft->private->self,
+                           raft->private->now_ms);
+}
+
+/* What earlier leaders acknowledged is known to lie below the commit index only once the no-op is
+ * committed. */
+static void leader_vouch(struct raft *raft)
+{
+    if (raft->commit >= raft->noop_index) {
+        lease_vouch(&raft->lease, raft->config.replica_count, leader_confirmed(raft));
+    }
+}
+
 static void step_append_reply(struct raft *raft, const struct raft_message *m)
 {
     struct raft_progress *peer = find_peer(raft, m->from);
@@ -969,6 +995,9 @@ static void step_append_reply(struct raft *raft, const struct raft_message *m)
         return;
     }
     peer->heard_ms = raft->private->now_ms;
+    lease_heard_reply(&raft->lease, (int)(peer - raft->progress), m->stamp, m->echo,
+                      raft->private->now_ms);
+    leader_vouch(raft);
     if (m->flushed > peer->flushed && m->flushed <= raft->last_index) {
         peer->flushed = m->flushed;
         leader_advance_cut(raft);
@@ -1189,10 +1218,15 @@ static void tick_leader(struct raft *raft)
     }
 }
 
+void raft_clock(struct raft *raft, uint64_t now_ms)
+{
+    raft->private->now_ms = max_u64(raft->private->now_ms, now_ms);
+}
+
 void raft_tick(struct raft *raft, uint64_t now_ms)
 {
     struct raft_private *p = raft->private;
-    p->now_ms = max_u64(p->now_ms, now_ms);
+    raft_clock(raft, now_ms);
     if (raft->role == RAFT_LEADER) {
         tick_leader(raft);
     } else if (p->now_ms >= p->election_deadline_ms && raft->needs_image) {
@@ -1307,6 +1341,7 @@ void raft_peer_reset(struct raft *raft, uint64_t replica)
         peer->next = max_u64(peer->match + 1, raft->log_start);
         flights_clear(peer);
     }
+    lease_peer_reset(&raft->lease, (int)(peer - raft->progress));
     if (peer->read_sent > peer->read_acked) {
         peer->read_sent = peer->read_acked;
         raft->out.read_round_wanted |= raft->read_confirmed < raft->read_sequence;
@@ -1448,6 +1483,27 @@ bool raft_read_send(struct raft *raft, uint64_t replica)
     return true;
 }
 
+int raft_lease(const struct raft *raft, uint64_t now_ms)
+{
+    if (raft->role != RAFT_LEADER) {
+        return ERR_NOT_PRIMARY;
+    }
+    uint64_t since = lease_confirmed(&raft->lease, raft->config.replica_count, raft->private->self,
+                                     max_u64(now_ms, raft->private->now_ms));
+    uint64_t length = (uint64_t)raft->config.election_timeout_ms * LEASE_PERCENT / 100;
+    bool holds = raft->commit >= raft->noop_index && since != 0 && now_ms < since + length &&
+                 !raft->transfer_to && !raft->lease.was_ordered;
+    return holds ? 0 : ERR_UNAVAILABLE;
+}
+
+void raft_applied(struct raft *raft, uint64_t applied)
+{
+    lease_applied(&raft->lease, applied);
+    if (raft->role == RAFT_LEADER && raft->commit >= raft->noop_index && applied >= raft->commit) {
+        raft->lease.fresh_ms = max_u64(raft->lease.fresh_ms, leader_confirmed(raft));
+    }
+}
+
 /* The most caught-up member among those heard lately. */
 static struct raft_progress *transfer_choose(struct raft *raft)
 {
@@ -1545,6 +1601,9 @@ void raft_init(struct raft *raft, const struct raft_config *config, const struct
     raft->private->random = config->seed ^ config->self * 0x9e3779b97f4a7c15u ^ config->group;
     init_log(raft, start);
     reset_election_timer(raft);
+    /* Without a durable term it never followed anybody; alone it promised nobody. */
+    lease_init(&raft->lease, now_ms, config->election_timeout_ms,
+               start->term > 0 && config->replica_count > 1);
     if (config->replica_count == 1) {
         raft->private->election_deadline_ms = now_ms; /* there is no leader to wait for */
     }

@@ -21,8 +21,9 @@
  * Durability: the core holds a message until what it promises is durable. It is told by raft_state_durable and
  * raft_entries_durable. The leader sends entries before its own disk is done; its own disk is only one vote.
  *
- * Time: raft_tick is called about every 10 ms with the monotonic time in ms; every other event carries no time. Timeouts are
- * drawn by the core from a generator seeded in raft_config.
+ * Time: raft_tick is called about every 10 ms with the monotonic time in ms; every other event carries no time. Before a message is
+ * stepped, raft_clock tells the time: promises and stamps (raft/lease.h) must not be as coarse as the ticks, and least so after the
+ * process slept. Timeouts are drawn by the core from a generator seeded in raft_config.
  */
 #ifndef RAFT_RAFT_H
 #define RAFT_RAFT_H
@@ -32,6 +33,7 @@
 #include <stdint.h>
 
 #include "base/limits.h"
+#include "raft/lease.h"
 
 enum raft_role { RAFT_FOLLOWER, RAFT_PRE_CANDIDATE, RAFT_CANDIDATE, RAFT_LEADER };
 
@@ -70,6 +72,9 @@ struct raft_message {
                            APPEND_REPLY: the newest number that was verified (or the refused one);
                            IMAGE, IMAGE_REPLY: id of the image */
     uint32_t count;     /* APPEND: number of entries behind `index` */
+    uint64_t stamp;     /* the sender's monotonic clock at sending, ms */
+    uint64_t echo;      /* APPEND, APPEND_REPLY: the newest stamp of the receiver that the sender vouches for, 0 = none: see
+                           raft/lease.h */
 };
 
 /* What an entry is to the core. size in bytes, as logged. */
@@ -198,6 +203,7 @@ struct raft {
     uint64_t read_confirmed;          /* newest read round that a majority confirmed */
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
     bool needs_image;                 /* own store is damaged: see raft_need_image */
+    struct lease lease;               /* what clocks prove */
     struct raft_effects out;
     struct raft_progress progress[LIMIT_REPLICAS];
     struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */
@@ -209,6 +215,8 @@ void raft_fini(struct raft *raft);
 
 /* Time passed: elections, heartbeats, check-quorum, resending. */
 void raft_tick(struct raft *raft, uint64_t now_ms);
+/* The time, before an event that carries none. No timer fires. */
+void raft_clock(struct raft *raft, uint64_t now_ms);
 /* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
  * id or group are the driver's to drop; malformed ones (count without entries, unknown type) are ignored here. */
 void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);
@@ -265,6 +273,14 @@ int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index);
 /* Emits RAFT_READ to one replica for everything registered so far, if that is newer than what was sent there; false: nothing to
  * ask. The driver keeps one round in flight per node pair and names in it only groups with waiting reads. */
 bool raft_read_send(struct raft *raft, uint64_t replica);
+
+/* Lease reads: 0 when no other replica can be elected at now_ms or has been before, so that the store may be read alone, once the
+ * applied index has reached raft->commit. now_ms must be taken after what the reader saw: ask before the read to choose the way, and
+ * again after it, just before the answer leaves. ERR_NOT_PRIMARY; ERR_UNAVAILABLE: leads, but holds no lease now: raft_read serves. */
+int raft_lease(const struct raft *raft, uint64_t now_ms);
+/* The store has applied to here: brings raft->lease.fresh_ms up to date, the own time before which everything that anybody
+ * acknowledged is applied here. */
+void raft_applied(struct raft *raft, uint64_t applied);
 
 /* Hands leadership to a replica (0: the most caught-up one that was heard lately). Ends with transfer_done: when another leads,
  * or after an election timeout (still leader, proposals accepted again). ERR_NOT_PRIMARY; ERR_BUSY: one is under way;

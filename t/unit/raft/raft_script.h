@@ -306,6 +306,7 @@ static inline void world_step(struct world *world, const struct world_packet *pa
     for (uint32_t i = 0; i < count; i++) {
         entries[i] = (struct raft_entry){ packet->entries[i].term, WORLD_ENTRY_BYTES };
     }
+    raft_clock(&node->raft, node->now_ms);
     raft_step(&node->raft, &packet->message, entries);
     world_log_effects(node, packet);
     free(entries);
@@ -540,6 +541,8 @@ static inline void world_set_log(struct world *world, int id, uint64_t term, con
     }
     node->disk_last = last;
     world_node_start(world, id);
+    node->now_ms += WORLD_T_MS; /* long enough ago for it to vote */
+    raft_clock(&node->raft, node->now_ms);
 }
 
 /* --- Steps of a story --- */
