@@ -153,10 +153,6 @@ fmt: ## format all C sources
 deps: ## install what is missing (apt; prints its line first)
 	@mk/deps.sh
 
-.PHONY: deps-bench
-deps-bench: ## install the peers that make bench compares with
-	@echo "no peers are compared yet: see docs/STATUS.md"; exit 2
-
 .PHONY: run
 run: ## install what is missing, build, start a cluster with mount and PostgreSQL, and take the tour
 	@mk/deps.sh

@@ -1,0 +1,25 @@
+# Cairn against its peers, side by side (bench/README.md).
+BENCH_LOAD  := $(BUILD)/bench/load
+BENCH_FLOOR := $(BUILD)/bench/floor
+
+$(BENCH_LOAD): $(patsubst %,$(BUILD)/obj/bench/%.o,load load_redis load_etcd) $(BUILD)/obj/src/tools/histogram.o
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ -lnghttp2
+
+$(BENCH_FLOOR): $(BUILD)/obj/bench/floor.o $(BUILD)/obj/src/tools/histogram.o
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $^ -llmdb
+
+.PHONY: deps-bench
+deps-bench: ## install the peers that `make bench` compares with (apt; starts no service)
+	@mk/deps.sh bench
+
+.PHONY: bench
+bench: all $(BENCH_LOAD) $(BENCH_FLOOR) ## Cairn against etcd and Redis, in turn: writes bench/RESULTS.md (BENCH_FLAGS=…)
+	@BUILD=$(BUILD) bench/run $(BENCH_FLAGS)
+
+.PHONY: bench-quick
+bench-quick: all $(BENCH_LOAD) $(BENCH_FLOOR) ## the same in under three minutes, into build/bench/quick
+	@BUILD=$(BUILD) bench/run --quick $(BENCH_FLAGS)
