@@ -359,7 +359,8 @@ static bool lead(const struct search *search, const struct entry *entry, const s
 
 static bool is_optional_delete(const struct search *search, const struct entry *entry)
 {
-    return entry->is_optional && search->ops[entry->op].kind == LINEAR_DELETE;
+    const struct linear_op *op = &search->ops[entry->op];
+    return entry->is_optional && op->kind == LINEAR_DELETE && op->condition == LINEAR_ALWAYS;
 }
 
 /* Tries the calls from `entry` on, required ones first (`is_optional` says which turn it is); true
@@ -377,8 +378,8 @@ static bool advance(struct search *search, struct entry *entry, bool is_optional
             struct place next;
             bool is_delete = is_optional_delete(search, entry);
             if (is_delete && tried_delete) {
-                continue; /* unknown deletes are all alike, and once callable stay so: the first
-                             will do */
+                continue; /* unknown plain deletes are all alike, and once callable stay so: the
+                             first will do */
             }
             tried_delete |= is_delete;
             if (entry->is_optional != (turn == 1) || !lead(search, entry, place, &next)) {

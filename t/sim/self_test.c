@@ -623,6 +623,11 @@ static void test_env(struct tally *tally)
         .kind = LINEAR_DELETE, .condition = LINEAR_IF_VERSION, .condition_version = ver,           \
         .outcome = LINEAR_OK, .existed = true, .version = ver, .call = c, .reply = r               \
     }
+#define DEL_IF_UNKNOWN(c, if_)                                                                     \
+    {                                                                                              \
+        .kind = LINEAR_DELETE, .condition = LINEAR_IF_VERSION, .condition_version = if_,           \
+        .outcome = LINEAR_UNKNOWN, .call = c, .reply = LINEAR_NEVER                                \
+    }
 #define DEL_IF_REFUSED(c, r, if_, present)                                                         \
     {                                                                                              \
         .kind = LINEAR_DELETE, .condition = LINEAR_IF_VERSION, .condition_version = if_,           \
@@ -757,6 +762,12 @@ static const struct story stories[] = {
     { "refused as absent while it was there",
       LINEAR_NO,
       { PUT(1, 2, 1, 5), THERE_REFUSED(3, 4, 2) } },
+    { "an unknown delete behind an unknown conditional one",
+      LINEAR_YES,
+      { PUT(1, 2, 1, 5), DEL_IF_UNKNOWN(3, 4), DEL_UNKNOWN(5), GET_ABSENT(6, 7) } },
+    { "an unknown conditional delete whose condition did not hold",
+      LINEAR_NO,
+      { PUT(1, 2, 1, 5), DEL_IF_UNKNOWN(3, 4), GET_ABSENT(6, 7) } },
     { "a delete of the right version",
       LINEAR_YES,
       { PUT(1, 2, 1, 5), DEL_IF(3, 4, 5), GET_ABSENT(5, 6) } },
