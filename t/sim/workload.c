@@ -1,494 +1,516 @@
-/* The workload: see workload.h. The driver of the client core stands here too: what sockets.c is in
- * production.
+/* The driver of the workloads: see workload.h. Sessions and their calls, the phases of a run, what
+ * holds for every call whatever its workload:
  *
- * Each written value is unique: 8 bytes of number, the key's number, and a filling made from the
- * number, so that a read tells which write it saw and that it saw it whole. */
+ *   W1  a call is answered by its deadline and a little
+ *   W2  no answer is one that nothing here explains (damage, malformed, …)
+ *   W3  when all is well again (calm), calls succeed, and soon
+ *   W4  a scan's keys come in strict order, once each, within its limit */
 #include "sim/workload.h"
 
+#include <stdarg.h>
 #include <stdio.h>
 
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "cluster/topology.h"
+#include "sim/workload_module.h"
 
-enum { VALUE_HEAD_BYTES = 12, BROKEN_SOON_US = 100 };
-
-/* --- The driver: links of the core over connections of the env */
-
-struct client_link {
-    struct list link;
-    struct client *client;
-    uint64_t number;
-    struct env_conn *conn;
-    struct buf waiting, sending; /* `sending` is the env's until on_written */
-    bool is_open, is_sending;
-    struct env_timer broken; /* the connection could not even be begun */
+enum {
+    ANSWER_SLACK_US = 1000 * 1000, /* W1 */
+    CALM_US = 3 * 1000 * 1000,     /* W3: one election and a retry */
+    SCAN_PAGES_TYPICAL = 20,       /* each page has a deadline of its own */
 };
 
-static uint64_t client_now_us(struct client *client)
+static const struct workload_module *const modules[WORKLOAD_COUNT] = {
+    [WORKLOAD_REGISTER] = &workload_register, [WORKLOAD_RECREATE] = &workload_recreate,
+    [WORKLOAD_MULTI] = &workload_multi,       [WORKLOAD_LARGE] = &workload_large,
+    [WORKLOAD_SET] = &workload_set,           [WORKLOAD_COUNTER] = &workload_counter,
+    [WORKLOAD_APPEND] = &workload_append,     [WORKLOAD_SCAN] = &workload_scan,
+};
+
+const char *workload_name(enum workload_kind kind)
 {
-    return env_now_us(&client->env->env);
+    return modules[kind]->name;
 }
 
-static void client_wake(struct client *client)
+void part_fail(struct part *part, const char *format, ...)
 {
-    env_defer(&client->env->env, &client->step);
-}
-
-static struct client_link *find_link(struct client *client, uint64_t number)
-{
-    LIST_FOR(at, &client->links)
-    {
-        struct client_link *link = container_of(at, struct client_link, link);
-        if (link->number == number) {
-            return link;
-        }
-    }
-    return NULL;
-}
-
-static void free_link(struct client_link *link)
-{
-    list_remove(&link->link);
-    env_timer_stop(&link->client->env->env, &link->broken);
-    buf_fini(&link->waiting);
-    buf_fini(&link->sending);
-    mem_free(link);
-}
-
-static void send_waiting(struct client_link *link)
-{
-    if (!link->is_open || link->is_sending || link->waiting.size == 0) {
-        return;
-    }
-    struct buf empty = link->sending;
-    buf_clear(&empty);
-    link->sending = link->waiting;
-    link->waiting = empty;
-    struct span part = buf_span(&link->sending);
-    link->is_sending = env_conn_write(&link->client->env->env, link->conn, &part, 1) == 0;
-}
-
-static void on_open(void *ctx, struct env_conn *conn)
-{
-    struct client_link *link = ctx;
-    link->is_open = true;
-    core_connected(link->client->core, link->number, client_now_us(link->client));
-    client_wake(link->client);
-}
-
-static void on_data(void *ctx, struct env_conn *conn, struct span data)
-{
-    struct client_link *link = ctx;
-    core_bytes(link->client->core, link->number, data, client_now_us(link->client));
-    client_wake(link->client);
-}
-
-static void on_written(void *ctx, struct env_conn *conn)
-{
-    struct client_link *link = ctx;
-    link->is_sending = false;
-    send_waiting(link);
-}
-
-static void on_close(void *ctx, struct env_conn *conn, int status)
-{
-    struct client_link *link = ctx;
-    struct client *client = link->client;
-    if (link->number != 0 && client->core) {
-        core_closed(client->core, link->number, err_info(status ? status : ERR_CLOSED)->text,
-                    client_now_us(client));
-        client_wake(client);
-    }
-    free_link(link);
-}
-
-static const struct env_conn_events link_events = { on_open, on_data, on_written, on_close };
-
-static void on_broken(struct env_timer *timer)
-{
-    on_close(container_of(timer, struct client_link, broken), NULL, ERR_CONNECT);
-}
-
-static void transport_connect(void *ctx, uint64_t number, const char *address)
-{
-    struct client *client = ctx;
-    struct client_link *link = MEM_NEW(struct client_link);
-    link->client = client;
-    link->number = number;
-    link->broken.fire = on_broken;
-    list_append(&client->links, &link->link);
-    struct err err;
-    if (env_connect(&client->env->env, address, &link_events, link, &link->conn, &err) != 0) {
-        env_timer_start(&client->env->env, &link->broken, BROKEN_SOON_US);
-    }
-}
-
-static void transport_send(void *ctx, uint64_t number, const struct span *parts, size_t count)
-{
-    struct client_link *link = find_link(ctx, number);
-    if (!link) {
-        return;
-    }
-    for (size_t i = 0; i < count; i++) {
-        buf_append_span(&link->waiting, parts[i]);
-    }
-    send_waiting(link);
-}
-
-static void transport_close(void *ctx, uint64_t number)
-{
-    struct client_link *link = find_link(ctx, number);
-    if (!link) {
-        return;
-    }
-    link->number = 0;
-    if (link->conn) {
-        env_conn_close(&link->client->env->env, link->conn); /* on_close frees it */
-    } else {
-        free_link(link);
-    }
-}
-
-static const struct core_transport transport = { transport_connect, transport_send,
-                                                 transport_close };
-
-static void client_step(struct env_task *task)
-{
-    struct client *client = container_of(task, struct client, step);
-    uint64_t now = client_now_us(client);
-    core_step(client->core, now);
-    uint64_t due = core_due_us(client->core);
-    if (due == UINT64_MAX) {
-        env_timer_stop(&client->env->env, &client->due);
-    } else {
-        env_timer_start(&client->env->env, &client->due, due > now ? due - now : 0);
-    }
-}
-
-static void client_due(struct env_timer *timer)
-{
-    client_wake(container_of(timer, struct client, due));
-}
-
-/* --- Histories */
-
-static struct linear_op *add_op(struct workload *workload, struct session *session, uint32_t key)
-{
-    struct history *history = &workload->histories[key];
-    if (history->count == history->capacity) {
-        history->capacity = history->capacity ? history->capacity * 2 : 64;
-        history->ops = mem_realloc(history->ops, history->capacity * sizeof *history->ops);
-    }
-    session->key = key;
-    session->op = history->count++;
-    session->is_waiting = true;
-    struct linear_op *op = &history->ops[session->op];
-    *op = (struct linear_op){ .call = ++workload->place, .reply = LINEAR_NEVER };
-    op->client = (uint32_t)(session->client - workload->clients) * 10 +
-                 (uint32_t)(session - session->client->sessions);
-    workload->stats.calls++;
-    return op;
+    char text[400];
+    va_list arguments;
+    int at = snprintf(text, sizeof text, "%s: ", part->module->name);
+    va_start(arguments, format);
+    vsnprintf(text + at, sizeof text - (size_t)at, format, arguments);
+    va_end(arguments);
+    part->workload->violated(part->workload->ctx, text);
 }
 
 /* --- Values */
 
-static size_t value_size(const struct workload *workload, uint64_t number)
+void value_make(struct buf *out, struct span key, const struct value *value, size_t size)
 {
-    uint64_t draw = hash_u64(number);
-    size_t typical = workload->config.value_bytes;
-    return VALUE_HEAD_BYTES + draw % (typical + 1) * (draw >> 60 == 0 ? 16 : 1);
-}
-
-static uint8_t filling(uint64_t number, size_t i)
-{
-    return (uint8_t)(number * 131 + i * 7);
-}
-
-static void make_value(const struct workload *workload, uint64_t number, uint32_t key,
-                       struct buf *out)
-{
-    size_t size = value_size(workload, number);
+    size_t least = VALUE_HEAD_BYTES + value->content.size;
+    size = size > least ? size : least;
     uint8_t *at = buf_extend(out, size);
-    put_u64(at, number);
-    put_u32(at + 8, key);
-    for (size_t i = VALUE_HEAD_BYTES; i < size; i++) {
-        at[i] = filling(number, i);
+    put_u32(at + 4, value->writer);
+    put_u64(at + 8, value->number);
+    put_u32(at + 16, (uint32_t)value->content.size);
+    if (value->content.size > 0) {
+        memcpy(at + VALUE_HEAD_BYTES, value->content.data, value->content.size);
     }
+    for (size_t i = least; i < size; i++) {
+        at[i] = (uint8_t)(value->number * 131 + i * 7);
+    }
+    put_u32(at, hash_crc32c(hash_crc32c(0, key.data, key.size), at + 4, size - 4));
 }
 
-/* The number of a value that was read; 0: it was never written so. */
-static uint64_t read_value(const struct workload *workload, uint32_t key, struct span value)
+bool value_read(struct span key, struct span bytes, struct value *out)
 {
-    if (value.size < VALUE_HEAD_BYTES) {
-        return 0;
+    if (bytes.size < VALUE_HEAD_BYTES) {
+        return false;
     }
-    uint64_t number = get_u64(value.data);
-    if (number == 0 || number > workload->next_value || get_u32(value.data + 8) != key ||
-        value.size != value_size(workload, number)) {
-        return 0;
+    size_t size = get_u32(bytes.data + 16);
+    if (size > bytes.size - VALUE_HEAD_BYTES ||
+        get_u32(bytes.data) !=
+            hash_crc32c(hash_crc32c(0, key.data, key.size), bytes.data + 4, bytes.size - 4)) {
+        return false;
     }
-    for (size_t i = VALUE_HEAD_BYTES; i < value.size; i++) {
-        if (value.data[i] != filling(number, i)) {
-            return 0;
-        }
-    }
-    return number;
+    *out = (struct value){ .writer = get_u32(bytes.data + 4),
+                           .number = get_u64(bytes.data + 8),
+                           .content = span_of(bytes.data + VALUE_HEAD_BYTES, size) };
+    return true;
 }
 
-/* --- Asking and hearing */
+/* --- Calls */
 
-static void hear_result(struct workload *workload, struct session *session, struct linear_op *op,
-                        const struct cairn_result *result)
+uint64_t session_place(struct session *session)
 {
-    char text[200];
-    op->version = result->meta.version;
-    switch (result->status) {
+    return ++session->part->workload->place;
+}
+
+enum linear_outcome session_outcome(enum cairn_verb verb, int status)
+{
+    bool is_read = verb == CAIRN_GET || verb == CAIRN_GET_META;
+    switch (status) {
     case 0:
-        op->outcome = LINEAR_OK;
-        workload->stats.ok++;
-        if (op->kind == LINEAR_GET) {
-            op->value =
-                read_value(workload, session->key, span_of(result->value, result->value_size));
-            if (op->value == 0) {
-                snprintf(text, sizeof text, "key %u: a read of %zu bytes is no value ever written",
-                         session->key, result->value_size);
-                workload->violated(workload->ctx, text);
-            }
-        } else if (op->kind == LINEAR_DELETE) {
-            op->existed = result->existed;
-        }
-        session->version[session->key] = op->version;
-        return;
+        return LINEAR_OK;
     case CAIRN_NOT_FOUND:
-        op->outcome = op->kind == LINEAR_GET ? LINEAR_ABSENT : LINEAR_UNKNOWN;
-        op->version = 0;
-        workload->stats.absent++;
-        return;
+        return is_read ? LINEAR_ABSENT : LINEAR_REFUSED; /* if present, and it is not */
     case CAIRN_EXISTS:
     case CAIRN_CONDITION_FAILED:
-        op->outcome = LINEAR_REFUSED;
-        session->version[session->key] = op->version;
-        workload->stats.refused++;
-        return;
+        return LINEAR_REFUSED;
     default:
-        break;
-    }
-    op->version = 0;
-    const struct err_info *info = err_info(result->status);
-    op->outcome =
-        op->kind == LINEAR_GET || info->retry == ERR_RETRY_SAFE ? LINEAR_NOTHING : LINEAR_UNKNOWN;
-    workload->stats.nothing += op->outcome == LINEAR_NOTHING;
-    workload->stats.unknown += op->outcome == LINEAR_UNKNOWN;
-    if (info->retry == ERR_RETRY_NEVER) {
-        snprintf(text, sizeof text, "key %u: answered with %s, which nothing here explains",
-                 session->key, info->name);
-        workload->violated(workload->ctx, text);
+        return is_read || err_info(status)->retry == ERR_RETRY_SAFE ? LINEAR_NOTHING
+                                                                    : LINEAR_UNKNOWN;
     }
 }
 
-static const char *const kind_names[] = { "put", "get", "delete" };
-static const char *const outcome_names[] = { "pending", "ok",      "absent",
-                                             "refused", "unknown", "nothing" };
+static void begin_call(struct session *session, uint64_t bound_us)
+{
+    struct workload *workload = session->part->workload;
+    CHECK(!session->is_waiting);
+    session->is_waiting = true;
+    session->is_calm = workload->calm_since_us != 0;
+    session->asked_us = caller_now_us(session->caller);
+    session->bound_us = bound_us + ANSWER_SLACK_US;
+    workload->in_flight[session->part->kind]++;
+}
+
+/* Breaks connections now and then, so that the library has to send again what may have arrived. */
+static void submitted(struct session *session)
+{
+    struct workload *workload = session->part->workload;
+    caller_wake(session->caller);
+    if (!workload->is_ending && !workload->calm_since_us &&
+        random_below(&workload->random, 1000) < workload->config.break_per_mille) {
+        caller_break_links(session->caller);
+    }
+}
+
+static void think(struct session *session)
+{
+    struct workload *workload = session->part->workload;
+    if (session->is_waiting) {
+        return; /* it went on by itself */
+    }
+    uint64_t pause_us = random_delay(
+        &session->part->random, workload->config.think_us * session->part->module->think_factor);
+    if (!workload->is_ending || workload->is_final) {
+        env_timer_start(&session->caller->env->env, &session->think,
+                        workload->is_final ? 1000 : pause_us);
+    }
+}
+
+/* W1, W3 */
+static void end_call(struct session *session, const char *what)
+{
+    struct workload *workload = session->part->workload;
+    uint64_t took_us = caller_now_us(session->caller) - session->asked_us;
+    session->is_waiting = false;
+    workload->in_flight[session->part->kind]--;
+    if (took_us > workload->stats.longest_us) {
+        workload->stats.longest_us = took_us;
+    }
+    if (took_us > session->bound_us) {
+        part_fail(session->part, "%s answered after %lu ms, its deadline was %lu ms", what,
+                  took_us / 1000, (session->bound_us - ANSWER_SLACK_US) / 1000);
+    }
+    if (session->is_calm && took_us > CALM_US) {
+        part_fail(session->part, "%s took %lu ms though all is well", what, took_us / 1000);
+    }
+}
+
+/* W2, W3 */
+static void judge_status(struct session *session, enum cairn_verb verb, int status)
+{
+    struct workload *workload = session->part->workload;
+    const struct err_info *info = err_info(status);
+    enum linear_outcome outcome = session_outcome(verb, status);
+    workload->stats.ok += outcome == LINEAR_OK;
+    workload->stats.absent += outcome == LINEAR_ABSENT;
+    workload->stats.refused += outcome == LINEAR_REFUSED;
+    workload->stats.unknown += outcome == LINEAR_UNKNOWN;
+    workload->stats.nothing += outcome == LINEAR_NOTHING;
+    bool is_answer = outcome == LINEAR_OK || outcome == LINEAR_ABSENT || outcome == LINEAR_REFUSED;
+    if (!is_answer && info->retry == ERR_RETRY_NEVER) {
+        part_fail(session->part, "answered with %s, which nothing here explains", info->name);
+    } else if (!is_answer && session->is_calm && status != ERR_CANCELLED) {
+        part_fail(session->part, "answered with %s though all is well", info->name);
+    }
+}
+
+static void on_answers(void *arg, struct cairn_result *results, size_t count)
+{
+    struct session *session = arg;
+    struct workload *workload = session->part->workload;
+    if (!session->caller->core) {
+        return; /* the world ends */
+    }
+    end_call(session, "a call");
+    CHECK(count == session->count);
+    for (size_t i = 0; i < count; i++) {
+        judge_status(session, session->verbs[i], results[i].status);
+        schedule_note(workload->schedule,
+                      results[i].meta.version * 64 + (uint64_t)-results[i].status);
+    }
+    session->heard(session, results, count);
+    think(session);
+}
 
 static void on_answer(void *arg, struct cairn_result *result)
 {
-    struct session *session = arg;
-    struct workload *workload = session->client->workload;
-    struct linear_op *op = &workload->histories[session->key].ops[session->op];
-    session->is_waiting = false;
-    hear_result(workload, session, op, result);
-    op->reply = op->outcome == LINEAR_UNKNOWN ? LINEAR_NEVER : ++workload->place;
-    schedule_note(workload->schedule, op->version * 8 + op->outcome);
-    LOG_DEBUG(workload->logger, "client=%u %s key=%u value=%lu ver=%lu: %s (%s)", op->client,
-              kind_names[op->kind], session->key, op->value, op->version,
-              outcome_names[op->outcome], result->status ? err_info(result->status)->name : "0");
-    if (workload->is_ending) {
-        if (workload->final_left > 0 && op->outcome == LINEAR_NOTHING) {
-            env_timer_start(&session->client->env->env, &session->think, 0); /* once more */
-        } else if (workload->final_left > 0) {
-            workload->final_left--;
-        }
+    on_answers(arg, result, 1);
+}
+
+void session_call(struct session *session, const struct cairn_request *requests, size_t count,
+                  void (*heard)(struct session *session, const struct cairn_result *results,
+                                size_t count))
+{
+    struct workload *workload = session->part->workload;
+    CHECK(count > 0 && count <= SESSION_OPERATIONS_MAX);
+    /* the deadline of many counts from the last progress */
+    begin_call(session, (uint64_t)workload->config.timeout_ms * 1000 * count);
+    session->heard = heard;
+    session->count = count;
+    for (size_t i = 0; i < count; i++) {
+        session->verbs[i] = requests[i].verb;
+    }
+    workload->stats.calls += count;
+    uint64_t now_us = caller_now_us(session->caller);
+    struct core *core = session->caller->core;
+    int status = count == 1
+                     ? core_submit(core, requests, on_answer, session, now_us, NULL)
+                     : core_submit_many(core, requests, count, on_answers, session, now_us, NULL);
+    CHECK(status == 0);
+    submitted(session);
+}
+
+/* --- Scans */
+
+/* W4 */
+static void check_entry(struct session *session, const struct cairn_entry *entry)
+{
+    struct span key = span_of(entry->key, entry->key_size), last = buf_span(&session->scan_last);
+    int order = span_compare(last, key);
+    if (last.size > 0 && (session->scan_is_reverse ? order <= 0 : order >= 0)) {
+        part_fail(session->part, "a scan shows %.*s after %.*s", (int)key.size,
+                  (const char *)key.data, (int)last.size, (const char *)last.data);
+    }
+    if (session->scan_left-- == 0) {
+        part_fail(session->part, "a scan shows more than its limit");
+    }
+    buf_clear(&session->scan_last);
+    buf_append_span(&session->scan_last, key);
+}
+
+static void end_scan(struct session *session, int status)
+{
+    struct workload *workload = session->part->workload;
+    core_scan_close(session->scan);
+    session->scan = NULL;
+    end_call(session, "a scan");
+    judge_status(session, CAIRN_GET, status);
+    schedule_note(workload->schedule, session->scan_left * 64 + (uint64_t)-status);
+    session->ended(session, status);
+    think(session);
+}
+
+static void on_page(void *arg, int status);
+
+static void read_on(struct session *session)
+{
+    struct cairn_entry entry;
+    int status;
+    while ((status = core_scan_try(session->scan, &entry)) == 1) {
+        session->part->workload->stats.entries++;
+        check_entry(session, &entry);
+        session->scanned(session, &entry);
+    }
+    if (status != ERR_BUSY) {
+        end_scan(session, status);
         return;
     }
-    env_timer_start(&session->client->env->env, &session->think,
-                    random_delay(&workload->random, workload->config.think_us));
-}
-
-static void submit(struct session *session, const struct linear_op *op,
-                   struct cairn_request *request, struct span value)
-{
-    struct client *client = session->client;
-    char name[32];
-    request->key = name;
-    request->key_size = (size_t)snprintf(name, sizeof name, "key/%u", session->key);
-    request->value = value.data;
-    request->value_size = value.size;
-    LOG_DEBUG(client->workload->logger, "client=%u asks %s key=%u value=%lu", op->client,
-              kind_names[op->kind], session->key, op->value);
-    int status =
-        core_submit(client->core, request, on_answer, session, client_now_us(client), NULL);
+    status = core_scan_fetch(session->scan, on_page, session, caller_now_us(session->caller));
     CHECK(status == 0);
-    client_wake(client);
+    submitted(session);
 }
 
-static void ask_put(struct session *session, uint32_t key)
+static void on_page(void *arg, int status)
 {
-    struct workload *workload = session->client->workload;
-    struct cairn_request request = { .verb = CAIRN_PUT };
-    struct linear_op *op = add_op(workload, session, key);
-    op->kind = LINEAR_PUT;
-    op->value = ++workload->next_value;
-    if (random_percent(&workload->random, workload->config.condition_percent)) {
-        if (session->version[key] != 0 && random_percent(&workload->random, 80)) {
-            op->condition = LINEAR_IF_VERSION;
-            op->condition_version = request.version = session->version[key];
-            request.condition = CAIRN_IF_VERSION;
-        } else {
-            op->condition = LINEAR_IF_ABSENT;
-            request.condition = CAIRN_IF_ABSENT;
-        }
-    }
-    struct buf value = { 0 };
-    make_value(workload, op->value, key, &value);
-    submit(session, op, &request, buf_span(&value));
-    buf_fini(&value);
-}
-
-static void ask_simple(struct session *session, uint32_t key, enum linear_kind kind)
-{
-    struct cairn_request request = { .verb = kind == LINEAR_GET ? CAIRN_GET : CAIRN_DELETE };
-    struct linear_op *op = add_op(session->client->workload, session, key);
-    op->kind = (uint8_t)kind;
-    submit(session, op, &request, span_of(NULL, 0));
-}
-
-static void session_ask(struct session *session)
-{
-    struct workload *workload = session->client->workload;
-    const struct workload_config *config = &workload->config;
-    /* some keys are hotter than others: the smaller of two draws */
-    uint32_t key = (uint32_t)random_below(&workload->random, config->keys);
-    uint32_t second = (uint32_t)random_below(&workload->random, config->keys);
-    key = second < key ? second : key;
-    uint32_t draw = (uint32_t)random_below(&workload->random, 100);
-    if (draw < config->read_percent) {
-        ask_simple(session, key, LINEAR_GET);
-    } else if (draw < config->read_percent + config->delete_percent) {
-        ask_simple(session, key, LINEAR_DELETE);
-    } else {
-        ask_put(session, key);
+    struct session *session = arg;
+    if (session->caller->core && session->scan) {
+        read_on(session);
     }
 }
 
-static void session_read_final(struct session *session)
+void session_scan(struct session *session, const struct cairn_scan_options *options,
+                  void (*scanned)(struct session *session, const struct cairn_entry *entry),
+                  void (*ended)(struct session *session, int status))
 {
-    ask_simple(session, session->key, LINEAR_GET);
+    struct workload *workload = session->part->workload;
+    begin_call(session, (uint64_t)workload->config.timeout_ms * 1000 * SCAN_PAGES_TYPICAL);
+    session->scanned = scanned;
+    session->ended = ended;
+    session->scan_left = options->limit ? options->limit : UINT64_MAX;
+    session->scan_is_reverse = options->reverse;
+    buf_clear(&session->scan_last);
+    workload->stats.calls++;
+    workload->stats.scans++;
+    int status = core_scan_open(session->caller->core, options, caller_now_us(session->caller),
+                                &session->scan);
+    CHECK(status == 0);
+    status = core_scan_fetch(session->scan, on_page, session, caller_now_us(session->caller));
+    CHECK(status == 0);
+    submitted(session);
 }
 
 static void on_think(struct env_timer *timer)
 {
     struct session *session = container_of(timer, struct session, think);
-    struct workload *workload = session->client->workload;
-    if (!workload->is_ending) {
-        session_ask(session);
-    } else if (workload->final_left > 0) {
-        session_read_final(session);
+    struct workload *workload = session->part->workload;
+    const struct workload_module *module = session->part->module;
+    if (workload->is_final) {
+        if (!session->is_final_done && !module->ask_final(session)) {
+            session->is_final_done = true;
+            workload->final_left--;
+        }
+    } else if (!workload->is_ending) {
+        module->ask(session);
     }
+}
+
+/* --- Probes: one write to every partition */
+
+static void send_probe(struct workload_probe_key *key);
+
+static void on_probe(void *arg, struct cairn_result *result)
+{
+    struct workload_probe_key *key = arg;
+    if (result->status == 0) {
+        key->workload->probe.left--;
+    } else if (key->workload->callers[0].core) {
+        send_probe(key);
+    }
+}
+
+static void send_probe(struct workload_probe_key *key)
+{
+    struct caller *caller = &key->workload->callers[0];
+    struct cairn_request request = { .verb = CAIRN_PUT,
+                                     .key = key->name,
+                                     .key_size = strlen(key->name) };
+    int status = core_submit(caller->core, &request, on_probe, key, caller_now_us(caller), NULL);
+    CHECK(status == 0);
+    caller_wake(caller);
+}
+
+static void on_topology(void *arg, int status, const struct frame *frame)
+{
+    struct workload *workload = arg;
+    struct caller *caller = &workload->callers[0];
+    if (!caller->core) {
+        return;
+    }
+    const struct topology *topology = core_topology(caller->core);
+    if (!topology) {
+        workload_probe(workload);
+        return;
+    }
+    struct workload_probe_key *keys = workload->probe.keys;
+    CHECK(topology->partition_count <= WORKLOAD_PARTITIONS_MAX);
+    workload->probe.left = (uint32_t)topology->partition_count - 1; /* 0 is the control group's */
+    uint32_t covered = 0;
+    for (uint32_t i = 0; covered < workload->probe.left; i++) {
+        char name[32];
+        int size = snprintf(name, sizeof name, "probe/%u", i);
+        size_t at = topology_locate(topology, span_of(name, (size_t)size));
+        if (!keys[at].workload) {
+            keys[at].workload = workload;
+            memcpy(keys[at].name, name, sizeof name);
+            covered++;
+        }
+    }
+    for (size_t at = 1; at <= covered; at++) {
+        send_probe(&keys[at]);
+    }
+}
+
+void workload_probe(struct workload *workload)
+{
+    struct caller *caller = &workload->callers[0];
+    workload->probe = (struct workload_probe){ .left = 1 };
+    int status = core_want_topology(caller->core, on_topology, workload,
+                                    workload->config.timeout_ms, caller_now_us(caller), NULL);
+    CHECK(status == 0);
+    caller_wake(caller);
 }
 
 /* --- Life */
 
-static void init_client(struct workload *workload, struct client *client, struct network *network,
-                        uint32_t machine)
+static struct session *init_session(struct workload *workload, struct part *part, uint32_t at)
 {
-    char host[32];
-    snprintf(host, sizeof host, "127.0.1.%u", machine);
-    client->workload = workload;
-    client->env =
-        env_sim_new(workload->schedule, network, NULL, machine, host, workload->config.seed);
-    client->env->drift_ppm = (int64_t)random_below(&workload->random, 401) - 200;
-    env_sim_boot(client->env);
-    list_init(&client->links);
-    client->step.run = client_step;
-    client->due.fire = client_due;
-    struct core_options options = { .endpoints = workload->config.endpoints,
-                                    .program = "sim",
-                                    .timeout_ms = workload->config.timeout_ms };
-    for (int i = 0; i < 4; i++) {
-        options.seed[i] = random_u64(&workload->random);
-    }
-    struct err err;
-    int status =
-        core_open(&options, &transport, client, client_now_us(client), &client->core, &err);
-    CHECK(status == 0);
-    for (uint32_t i = 0; i < workload->config.sessions; i++) {
-        client->sessions[i].client = client;
-        client->sessions[i].think.fire = on_think;
-    }
+    struct session *session = &workload->sessions[at];
+    session->part = part;
+    session->caller = &workload->callers[at % workload->config.clients];
+    session->writer = at + 1;
+    session->number = part->session_count++;
+    session->think.fire = on_think;
+    session->own = mem_zalloc(part->module->session_bytes + 1);
+    return session;
+}
+
+static void init_part(struct workload *workload, enum workload_kind kind)
+{
+    struct part *part = MEM_NEW(struct part);
+    part->workload = workload;
+    part->module = modules[kind];
+    part->kind = kind;
+    part->random = random_stream(workload->config.seed, 0x4000 + (uint64_t)kind);
+    part->own = mem_zalloc(part->module->part_bytes);
+    workload->parts[kind] = part;
 }
 
 void workload_init(struct workload *workload, const struct workload_config *config,
                    struct schedule *schedule, struct network *network, uint32_t first_machine,
                    struct logger *logger, void (*violated)(void *ctx, const char *text), void *ctx)
 {
-    CHECK(config->clients <= WORKLOAD_CLIENTS_MAX && config->sessions <= WORKLOAD_SESSIONS_MAX &&
-          config->keys <= WORKLOAD_KEYS_MAX);
+    CHECK(config->clients <= WORKLOAD_CLIENTS_MAX && config->sessions <= WORKLOAD_SESSIONS_MAX);
+    CHECK(config->mix != 0 && config->mix < 1u << WORKLOAD_COUNT);
     *workload = (struct workload){ .config = *config, .schedule = schedule, .logger = logger };
     workload->random = random_stream(config->seed, 0x3017);
     workload->violated = violated;
     workload->ctx = ctx;
     for (uint32_t i = 0; i < config->clients; i++) {
-        init_client(workload, &workload->clients[i], network, first_machine + i);
+        caller_init(&workload->callers[i],
+                    &(struct caller_config){ .schedule = schedule,
+                                             .network = network,
+                                             .random = &workload->random,
+                                             .machine = first_machine + i,
+                                             .seed = config->seed,
+                                             .endpoints = config->endpoints,
+                                             .timeout_ms = config->timeout_ms });
+    }
+    workload->sessions = mem_zalloc(config->sessions * sizeof *workload->sessions);
+    for (int kind = 0; kind < WORKLOAD_COUNT; kind++) {
+        if (config->mix >> kind & 1) {
+            init_part(workload, (enum workload_kind)kind);
+        }
+    }
+    /* in turn, so that every part has one */
+    for (uint32_t i = 0, kind = 0; i < config->sessions; kind = (kind + 1) % WORKLOAD_COUNT) {
+        if (workload->parts[kind]) {
+            init_session(workload, workload->parts[kind], i++);
+        }
+    }
+    for (int kind = 0; kind < WORKLOAD_COUNT; kind++) {
+        struct part *part = workload->parts[kind];
+        if (part) {
+            CHECK(part->session_count > 0);
+            part->module->begin(part);
+        }
     }
 }
 
 void workload_kill(struct workload *workload)
 {
     workload->is_ending = true;
-    workload->final_left = 0;
-    for (uint32_t i = 0; i < workload->config.clients; i++) {
-        struct client *client = &workload->clients[i];
-        struct core *core = client->core;
-        core_close(core);
-        client->core = NULL;
-        env_sim_kill(client->env, ENV_SIM_CRASH);
-        while (!list_is_empty(&client->links)) {
-            free_link(container_of(client->links.next, struct client_link, link));
+    workload->is_final = false;
+    for (uint32_t i = 0; i < workload->config.sessions; i++) {
+        if (workload->sessions[i].scan) {
+            core_scan_close(workload->sessions[i].scan);
+            workload->sessions[i].scan = NULL;
         }
-        env_sim_reap(client->env);
+    }
+    for (uint32_t i = 0; i < workload->config.clients; i++) {
+        caller_kill(&workload->callers[i]);
     }
 }
 
 void workload_fini(struct workload *workload)
 {
     for (uint32_t i = 0; i < workload->config.clients; i++) {
-        env_sim_free(workload->clients[i].env);
+        caller_fini(&workload->callers[i]);
     }
-    for (uint32_t i = 0; i < WORKLOAD_KEYS_MAX; i++) {
-        mem_free(workload->histories[i].ops);
+    for (int kind = 0; kind < WORKLOAD_COUNT; kind++) {
+        struct part *part = workload->parts[kind];
+        if (part) {
+            part->module->fini(part);
+            mem_free(part->own);
+            mem_free(part);
+        }
+    }
+    for (uint32_t i = 0; i < workload->config.sessions; i++) {
+        buf_fini(&workload->sessions[i].scan_last);
+        mem_free(workload->sessions[i].own);
+    }
+    mem_free(workload->sessions);
+}
+
+static void start_all(struct workload *workload, uint64_t spread_us)
+{
+    for (uint32_t i = 0; i < workload->config.sessions; i++) {
+        struct session *session = &workload->sessions[i];
+        env_timer_start(&session->caller->env->env, &session->think,
+                        random_below(&workload->random, spread_us));
     }
 }
 
 void workload_begin(struct workload *workload)
 {
-    for (uint32_t i = 0; i < workload->config.clients; i++) {
-        for (uint32_t j = 0; j < workload->config.sessions; j++) {
-            struct client *client = &workload->clients[i];
-            env_timer_start(&client->env->env, &client->sessions[j].think,
-                            random_below(&workload->random, workload->config.think_us + 1000));
-        }
-    }
+    start_all(workload, workload->config.think_us + 1000);
+}
+
+void workload_expect_calm(struct workload *workload)
+{
+    workload->calm_since_us = workload->schedule->now_us;
 }
 
 bool workload_end(struct workload *workload)
 {
     workload->is_ending = true;
-    for (uint32_t i = 0; i < workload->config.clients; i++) {
-        for (uint32_t j = 0; j < workload->config.sessions; j++) {
-            if (workload->clients[i].sessions[j].is_waiting) {
-                return false;
-            }
+    for (uint32_t i = 0; i < workload->config.sessions; i++) {
+        if (workload->sessions[i].is_waiting) {
+            return false;
         }
     }
     return true;
@@ -496,53 +518,18 @@ bool workload_end(struct workload *workload)
 
 void workload_read_all(struct workload *workload)
 {
-    /* One session a key; more keys than sessions are read by further sessions of the same clients.
-     */
-    workload->final_left = 0;
-    uint32_t all = workload->config.clients * WORKLOAD_SESSIONS_MAX;
-    for (uint32_t key = 0; key < workload->config.keys && key < all; key++) {
-        struct client *client = &workload->clients[key % workload->config.clients];
-        struct session *session = &client->sessions[key / workload->config.clients];
-        session->client = client;
-        session->key = key;
-        session->think.fire = on_think;
-        workload->final_left++;
-        env_timer_start(&client->env->env, &session->think, 0);
-    }
+    workload->is_final = true;
+    workload->final_left = workload->config.sessions;
+    start_all(workload, 1000);
 }
 
 uint32_t workload_judge(struct workload *workload)
 {
-    uint32_t undecided = 0;
-    for (uint32_t key = 0; key < workload->config.keys; key++) {
-        const struct history *history = &workload->histories[key];
-        uint64_t stuck = 0;
-        enum linear_verdict verdict = linear_check(history->ops, history->count, 0, &stuck);
-        undecided += verdict == LINEAR_UNDECIDED;
-        if (verdict == LINEAR_NO) {
-            char text[200];
-            snprintf(text, sizeof text,
-                     "key %u: its history of %zu operations is not linearizable (near %lu)", key,
-                     history->count, stuck);
-            workload_print_history(workload, key, stuck);
-            workload->violated(workload->ctx, text);
+    for (int kind = 0; kind < WORKLOAD_COUNT; kind++) {
+        struct part *part = workload->parts[kind];
+        if (part) {
+            part->module->judge(part);
         }
     }
-    return undecided;
-}
-
-void workload_print_history(const struct workload *workload, uint32_t key, uint64_t around)
-{
-    const struct history *history = &workload->histories[key];
-    for (size_t i = 0; i < history->count; i++) {
-        const struct linear_op *op = &history->ops[i];
-        bool is_near = (op->call <= around && around <= op->reply) ||
-                       (op->call + 200 > around && op->call < around + 20);
-        if (is_near) {
-            fprintf(stderr, "    [%lu, %ld] client=%u %s%s value=%lu ver=%lu if=%lu %s%s\n",
-                    op->call, (long)op->reply, op->client, kind_names[op->kind],
-                    op->condition ? " (cond)" : "", op->value, op->version, op->condition_version,
-                    outcome_names[op->outcome], op->existed ? " existed" : "");
-        }
-    }
+    return workload->undecided;
 }

@@ -1,70 +1,74 @@
-/* The workload: virtual clients that speak to the cluster through the client library's core, and write down what they asked and
- * what they were told. */
+/* The workloads: virtual clients that speak to the cluster through the client library's core, write down what they asked and what
+ * they were told, and judge it. A run draws a mix of them; each is a module behind the interface of workload_module.h.
+ *
+ *   workload_init → workload_begin (sessions ask, think, ask again) → workload_end (no new requests) → workload_read_all (the final
+ *   reads) → workload_judge → workload_kill → workload_fini */
 #ifndef SIM_WORKLOAD_H
 #define SIM_WORKLOAD_H
 
 #include "base/logger.h"
-#include "client/core.h"
-#include "sim/env_sim.h"
+#include "sim/caller.h"
 #include "sim/linear.h"
 
-enum { WORKLOAD_KEYS_MAX = 64, WORKLOAD_CLIENTS_MAX = 8, WORKLOAD_SESSIONS_MAX = 8 };
+enum { WORKLOAD_CLIENTS_MAX = 8, WORKLOAD_SESSIONS_MAX = 64, WORKLOAD_PARTITIONS_MAX = 64 };
 
-struct history {
-    struct linear_op *ops;
-    size_t count, capacity;
+enum workload_kind {
+    WORKLOAD_REGISTER, /* put, get, delete, conditions on few keys; linearizable? */
+    WORKLOAD_RECREATE, /* the same, mostly deletes and creations: versions grow, nothing rises from the dead */
+    WORKLOAD_MULTI,    /* the same, many operations in a frame */
+    WORKLOAD_LARGE,    /* the same, values of up to some 100 KB */
+    WORKLOAD_SET,      /* distinct elements; scans show each that was acknowledged */
+    WORKLOAD_COUNTER,  /* increments by compare-and-set; keys with one writer */
+    WORKLOAD_APPEND,   /* lists that grow by compare-and-set */
+    WORKLOAD_SCAN,     /* scans of every kind against inserts and deletes in order */
+    WORKLOAD_COUNT
 };
-
-struct workload;
-struct client;
-
-/* One caller: asks, waits for the answer, thinks, asks again. */
-struct session {
-    struct client *client;
-    struct env_timer think;
-    uint32_t key;        /* of what is asked */
-    size_t op;           /* its place in the key's history */
-    bool is_waiting;
-    uint64_t version[WORKLOAD_KEYS_MAX]; /* last seen, for compare-and-set */
-};
-
-struct client {
-    struct workload *workload;
-    struct env_sim *env;
-    struct core *core;
-    struct list links;
-    struct env_task step;
-    struct env_timer due;
-    struct session sessions[WORKLOAD_SESSIONS_MAX];
-};
+const char *workload_name(enum workload_kind kind);
 
 struct workload_config {
     uint64_t seed;
     const char *endpoints;
-    uint32_t clients, sessions, keys;
-    uint32_t think_us;     /* typical */
-    uint32_t value_bytes;  /* typical */
+    uint32_t mix;          /* bit set of enum workload_kind; not empty */
+    uint32_t clients;      /* processes */
+    uint32_t sessions;     /* callers in all; at least one a workload of the mix */
+    uint32_t think_us;     /* typical, between an answer and the next question */
     uint32_t timeout_ms;
-    uint32_t read_percent, delete_percent, condition_percent;
+    uint32_t break_per_mille; /* of the calls: the client's connections break right after it */
 };
+
+struct workload_stats {
+    uint64_t calls, ok, refused, absent, unknown, nothing, scans, entries;
+    uint64_t longest_us;
+};
+
+struct session;
+struct part;
 
 struct workload {
     struct workload_config config;
     struct schedule *schedule;
-    struct random random;
     struct logger *logger;
-    struct client clients[WORKLOAD_CLIENTS_MAX];
-    struct history histories[WORKLOAD_KEYS_MAX];
+    struct random random;
+    struct caller callers[WORKLOAD_CLIENTS_MAX];
+    struct part *parts[WORKLOAD_COUNT]; /* NULL: not in the mix */
+    struct session *sessions;
     uint64_t place;      /* in the real order of calls and replies */
-    uint64_t next_value;
     bool is_ending;      /* no new requests */
-    uint32_t final_left; /* keys whose final read is still to come */
+    bool is_final;       /* the final reads */
+    uint32_t final_left; /* sessions whose final reads go on */
+    uint32_t in_flight[WORKLOAD_COUNT]; /* calls unanswered now */
+    uint64_t calm_since_us; /* from then on every call must succeed, and soon; 0: trouble is allowed */
+    uint32_t undecided;
+    struct workload_probe {
+        uint32_t left; /* partitions that were not written to yet; 1 until they are known */
+        struct workload_probe_key {
+            struct workload *workload;
+            char name[32];
+        } keys[WORKLOAD_PARTITIONS_MAX];
+    } probe;
     void (*violated)(void *ctx, const char *text);
     void *ctx;
-    struct workload_stats {
-        uint64_t calls, ok, refused, absent, unknown, nothing;
-        uint64_t longest_us;
-    } stats;
+    struct workload_stats stats;
 };
 
 /* The clients are machines first_machine … of the network. */
@@ -75,12 +79,15 @@ void workload_kill(struct workload *workload);
 /* After network_fini. */
 void workload_fini(struct workload *workload);
 void workload_begin(struct workload *workload);
+/* Writes one key of every partition; workload->probe.left counts down to 0. */
+void workload_probe(struct workload *workload);
+/* From now on all is well: a call that does not end with a definite answer, or not soon, is a violation. */
+void workload_expect_calm(struct workload *workload);
 /* No new requests; true when none is unanswered. */
 bool workload_end(struct workload *workload);
-/* Reads every key once, until it is answered; workload->final_left counts down to 0. After workload_end. */
+/* Reads back everything once; workload->final_left counts down to 0. After workload_end. */
 void workload_read_all(struct workload *workload);
 /* Judges all histories; returns how many keys were undecided. */
 uint32_t workload_judge(struct workload *workload);
-void workload_print_history(const struct workload *workload, uint32_t key, uint64_t around);
 
 #endif

@@ -66,7 +66,7 @@ struct world {
     char bootstrap[256], endpoints[256];
     uint64_t flush_bytes, log_bytes, segment_bytes;
     uint32_t flush_idle_ms;
-    bool has_large_values;
+    uint32_t mix; /* of workloads */
     bool may_strike[FAULT_COUNT];
     uint32_t fault_interval_us;
     uint64_t trouble_us;
@@ -600,6 +600,16 @@ static void compare_stores(struct world *world)
     }
 }
 
+/* One to four workloads. */
+static uint32_t draw_mix(struct random *draw)
+{
+    uint32_t mix = 0;
+    for (uint64_t left = random_between(draw, 1, 4); left > 0; left--) {
+        mix |= 1u << random_below(draw, WORKLOAD_COUNT);
+    }
+    return mix;
+}
+
 static void draw_run(struct world *world)
 {
     struct random *draw = &world->draw;
@@ -615,9 +625,9 @@ static void draw_run(struct world *world)
     world->trouble_us = seconds * SECOND_US;
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
-    world->has_large_values = random_percent(draw, 20);
-    world->segment_bytes = (uint64_t)1
-                           << random_between(draw, world->has_large_values ? 20 : 16, 22);
+    world->mix = draw_mix(draw);
+    bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
+    world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 22);
     world->log_bytes = world->segment_bytes * random_between(draw, 2, 8);
     struct network *network = &world->network;
     network->cut_percent = (uint32_t)random_below(draw, 30);
@@ -637,16 +647,13 @@ static void init_workload(struct world *world)
     struct workload_config config = {
         .seed = world->options->seed,
         .endpoints = world->endpoints,
+        .mix = world->mix,
         .clients = (uint32_t)random_between(draw, 2, 4),
-        .sessions = (uint32_t)random_between(draw, 1, 4),
+        .sessions = (uint32_t)random_between(draw, 4, 16),
         .think_us = (uint32_t)random_between(draw, 2000, 50000),
-        .value_bytes = world->has_large_values ? 20000 : 200,
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
-        .read_percent = (uint32_t)random_between(draw, 20, 60),
-        .delete_percent = (uint32_t)random_below(draw, 15),
-        .condition_percent = (uint32_t)random_below(draw, 60),
+        .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),
     };
-    config.keys = (uint32_t)random_between(draw, 1, 8 * config.clients);
     workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count,
                   &world->logger, on_violation, world);
 }
