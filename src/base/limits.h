@@ -43,6 +43,10 @@ enum {
     /* The log: segment size, soft size of a batch (one entry may exceed it). */
     LIMIT_LOG_SEGMENT_BYTES = 32 << 20,
     LIMIT_LOG_BATCH_BYTES = 1 << 20,
+    /* Images that are read at the same time: each pins old pages of LMDB. More: ERR_BUSY. */
+    LIMIT_STORE_IMAGES = 4,
+    /* Images that are received at the same time: each is one more LMDB database, and a chunk in memory. More: ERR_BUSY. */
+    LIMIT_STORE_STAGES = 8,
     /* A configuration file. Larger: refused. */
     LIMIT_CONFIG_BYTES = 64 << 10,
     /* Nodes in one process (--in-process). */

@@ -25,6 +25,21 @@ uint64_t store_replica_time(const struct store_replica *replica)
     return replica->time;
 }
 
+uint64_t store_replica_digest(const struct store_replica *replica)
+{
+    return replica->digest;
+}
+
+uint64_t store_replica_image_index(const struct store_replica *replica)
+{
+    return replica->image_index;
+}
+
+uint64_t store_replica_image_term(const struct store_replica *replica)
+{
+    return replica->image_term;
+}
+
 uint64_t store_replica_frozen(const struct store_replica *replica)
 {
     return replica->frozen_applied;
@@ -380,7 +395,7 @@ static bool answer_from_session(struct store_replica *replica, const struct comm
                                 struct store_result *result)
 {
     struct session_result known;
-    int verdict = session_admit(&replica->sessions, command, &known);
+    int verdict = session_admit(replica->sessions, command, &known);
     if (verdict == 0) {
         return false;
     }
@@ -409,7 +424,7 @@ static void remember(struct store_replica *replica, const struct command *comman
                                              .time = result->time,
                                              .status = result->status,
                                              .existed = result->existed };
-    session_record(&replica->sessions, command, &session_result);
+    session_record(replica->sessions, command, &session_result);
 }
 
 int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload,
@@ -432,7 +447,7 @@ int store_apply(struct store_replica *replica, uint64_t index, struct blob *payl
                        (unsigned long long)index);
     }
     answer.time = command.time;
-    session_table_expire(&replica->sessions, command.time);
+    session_table_expire(replica->sessions, command.time);
     if (command.number == 0 || !answer_from_session(replica, &command, &answer)) {
         rc = apply_command(replica, index, &command, payload, &answer, err);
         if (rc != 0) {
@@ -477,7 +492,7 @@ int store_admit(const struct store *store, size_t bytes)
 void store_turn_end(struct store *store)
 {
     CHECK(store->cursors == 0);
-    if (store->flush) {
+    if (store->flush || store->is_installing) {
         store_reader_reset(store);
     }
     store->has_lent = false;
@@ -487,6 +502,9 @@ void store_turn_end(struct store *store)
     store->retired_count = 0;
     if (store->is_committed) {
         store_flush_drop(store);
+    }
+    if (store->is_swapped) {
+        store_install_end(store);
     }
 }
 
@@ -502,7 +520,7 @@ uint64_t store_active_operations(const struct store *store)
 
 bool store_is_flushing(const struct store *store)
 {
-    return store->frozen != NULL;
+    return store->frozen != NULL || !list_is_empty(&store->installs); /* I8 */
 }
 
 const struct store_stats *store_stats(struct store *store)
@@ -512,7 +530,7 @@ const struct store_stats *store_stats(struct store *store)
     {
         const struct store_replica *replica = container_of(link, struct store_replica, link);
         store->stats.keys += store_replica_keys(replica);
-        store->stats.sessions += replica->sessions.count;
+        store->stats.sessions += replica->sessions->count;
     }
     store->stats.overlay_bytes = overlay_bytes(store);
     return &store->stats;
@@ -526,7 +544,12 @@ void store_close(struct store *store)
     CHECK(store->cursors == 0);
     env_timer_stop(store->config.env, &store->retry_timer);
     env_timer_stop(store->config.env, &store->release_timer);
-    store_flush_detach(store);
+    env_timer_stop(store->config.env, &store->remove_timer);
+    store_jobs_detach(store);
+    store_images_detach(store);
+    store_stages_free(store);
+    store_removals_free(store);
+    store_flush_close(store);
     if (store->reader) {
         mdb_txn_abort(store->reader);
     }

@@ -18,6 +18,8 @@
 
 struct store;
 struct store_replica;
+struct store_image;
+struct store_stage;
 
 struct store_config {
     struct env *env;
@@ -28,7 +30,7 @@ struct store_config {
     uint64_t map_bytes;        /* LMDB's map, sparse; 0: 64 GiB */
     uint64_t quota_bytes;      /* store refuses new bytes (ERR_STORE_FULL) beyond it; 0: nine tenths of the map */
     uint64_t overlay_bytes_max; /* admission refuses (ERR_BUSY) beyond it, both generations; 0: 512 MiB */
-    uint32_t databases_max;    /* 0: LIMIT_PARTITIONS_MAX + 16 */
+    uint32_t databases_max;    /* 0: LIMIT_PARTITIONS_MAX and some */
     bool no_sync;              /* the simulator only: LMDB on tmpfs, a flush is one atomic event */
     /* A flush failed: the node must stop (disk full is not a failure: the flush is tried again later). */
     void (*on_failure)(void *ctx, const struct err *err);
@@ -54,6 +56,13 @@ uint64_t store_replica_time(const struct store_replica *replica);    /* newest t
 /* Live keys. Exact while nothing is frozen and few operations wait for a flush, else an estimate: a plain put does not look whether its
  * key exists, the flush finds out. */
 uint64_t store_replica_keys(const struct store_replica *replica);
+/* Digest of all records at store_replica_flushed: a sum over key, version and checksum of each. Replicas of a group that hold the
+ * same at the same index have the same digest; one that has another has lost or changed something. */
+uint64_t store_replica_digest(const struct store_replica *replica);
+/* Index and term of the image that was installed last, 0: none ever was. They are part of the swap: where the log doesn't reach down to
+ * store_replica_applied after a start, the process died between the swap and the log's reset, which is made up for from these. */
+uint64_t store_replica_image_index(const struct store_replica *replica);
+uint64_t store_replica_image_term(const struct store_replica *replica);
 
 /* What applying a command answered. */
 struct store_result {
@@ -101,6 +110,47 @@ bool store_is_flushing(const struct store *store); /* a frozen generation exists
 void store_freeze(struct store *store);
 uint64_t store_replica_frozen(const struct store_replica *replica);
 void store_flush_start(struct store *store);
+
+/* --- Images: what LMDB holds of a replica at its flushed index, as a stream of checked chunks. What was applied since then isn't in
+ * it: the log still holds all of that, and follows the image.
+ *
+ * Sending: open, read chunk after chunk at the position that the receiver asks for, close. The receiver keeps the place, so that after
+ * a broken connection any chunk can be asked for again. A chunk of another replica with the same group and index fits as well. */
+
+/* Pins the replica's state in LMDB, and with it all pages that flushes replace meanwhile: the caller bounds an image's age. ERR_BUSY:
+ * LIMIT_STORE_IMAGES are open; ERR_NOT_FOUND: nothing of the replica was flushed yet; ERR_CORRUPT, ERR_IO. Loop thread. */
+int store_image_open(struct store_replica *replica, struct store_image **out, struct err *err);
+uint64_t store_image_index(const struct store_image *image); /* of the last entry that is in it */
+uint64_t store_image_time(const struct store_image *image);  /* HLC of that entry */
+/* Appends to *out one chunk of about bytes_max bytes (one record may exceed it) that begins at `position`: empty, or what
+ * store_stage_position says. Blocks on the disk: for a job (ENV_JOB_READ), one call at a time per image. Every record is verified:
+ * ERR_CORRUPT (this replica is damaged: store_image_close marks it). ERR_BAD_REQUEST: no such position; ERR_CLOSED: the store was closed
+ * meanwhile; ERR_IO. *out is as it was after an error. */
+int store_image_read(struct store_image *image, struct span position, size_t bytes_max, struct buf *out, struct err *err);
+/* Not while a read runs. Loop thread; also after store_close. NULL allowed. */
+void store_image_close(struct store_image *image);
+
+/* Receiving: a stage collects an image's chunks in a database of its own, durably and unseen, then takes the replica's place in one
+ * transaction. All on the loop thread; done() comes from a later event or from store_turn_end. A stage that was not installed when the
+ * process ended is removed at the next store_replica_open. */
+typedef void store_stage_done(void *ctx, int status, const struct err *err);
+/* index and term are those of the image (what the sender's store_image_index says, and that entry's term). The replica goes on as it
+ * was. ERR_BUSY: LIMIT_STORE_STAGES are open, or the replica has one. */
+int store_stage_open(struct store_replica *replica, uint64_t index, uint64_t term, struct store_stage **out, struct err *err);
+/* Writes a chunk; one at a time (CHECK). References the chunk until done(): 0; ERR_CORRUPT: malformed or damaged, ERR_BAD_REQUEST: not
+ * the one for store_stage_position or another image's, ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO: nothing is lost, ask again. */
+void store_stage_write(struct store_stage *stage, struct blob *chunk, store_stage_done *done, void *ctx);
+/* Where the next chunk must begin; empty: at the beginning. Borrowed until the next done(). */
+struct span store_stage_position(const struct store_stage *stage);
+bool store_stage_is_complete(const struct store_stage *stage); /* nothing is missing: store_stage_install */
+/* Swaps. Only when complete (CHECK). Waits for a flush in progress and keeps the next from starting: store_is_flushing is true meanwhile.
+ * When done() comes with 0, the stage is gone, applied = flushed = index, which may be less than it was; the overlay's content of
+ * this replica is dropped, and a damaged replica is whole again. ERR_CORRUPT: the image isn't what its sender says it is (the sender is
+ * damaged); the stage is gone, the replica as it was. ERR_STORE_FULL, ERR_DISK_FULL: may be called again. */
+void store_stage_install(struct store_stage *stage, store_stage_done *done, void *ctx);
+/* Gives up. A done() that is due isn't called any more; the stage's database is removed bit by bit. A swap that is being written
+ * happens nevertheless. NULL allowed. */
+void store_stage_abort(struct store_stage *stage);
 
 struct store_stats {
     uint64_t gets, scans, applied, flushes, flush_us_total, flushed_operations, flushed_bytes, used_bytes, quota_bytes, keys,

@@ -2,39 +2,28 @@
  * end. I1, I2, I3, I6 of store_private.h are kept here. */
 #include "store/store_private.h"
 
-#include <stdatomic.h>
-
 #include "base/check.h"
 #include "base/logger.h"
 
 enum {
-    /* How long a flush waits for room before it is tried again. */
-    FLUSH_RETRY_US = 1000 * 1000,
     /* Entries of a dropped generation that are freed in one go: some 0.3 ms. */
     RELEASE_ENTRIES = 4096,
 };
 
-enum flush_state { FLUSH_IDLE, FLUSH_QUEUED, FLUSH_RUNNING, FLUSH_ENDED, FLUSH_CANCELLED };
-
 struct flush_item {
     struct store_replica *owner; /* for the loop, not for the job */
     MDB_dbi dbi;
-    uint32_t group;
-    uint64_t replica;
+    struct store_name name;
     const struct overlay *overlay; /* NULL: no keys changed */
     struct span sessions;          /* packed changes */
-    uint8_t meta_key[META_KEY_BYTES];
-    uint8_t meta_value[META_VALUE_BYTES]; /* keys and checksum are filled in by the job */
-    uint64_t keys;                        /* result: all keys of the replica */
-    bool is_written;                      /* in a transaction of its own, by an earlier try */
+    uint64_t digest;               /* before */
+    struct store_meta meta;        /* the job fills in keys and digest */
+    bool is_written;               /* in a transaction of its own, by an earlier try */
 };
 
 /* What the job gets; immutable for the loop while it runs. */
 struct flush {
-    struct env_job job;
-    atomic_int state;
-    struct store *store; /* the loop's; NULL when the store was closed meanwhile */
-    struct env *env;     /* for its monotonic clock */
+    struct store_job job;
     MDB_env *lmdb;
     MDB_dbi meta, sessions;
     struct flush_item *items;
@@ -47,7 +36,50 @@ struct flush {
     uint64_t used_bytes, duration_us;
 };
 
-static int write_overlay(MDB_txn *txn, const struct flush_item *item)
+/* Takes a record that goes away out of the digest. One that is too short to be a record was damaged
+ * after it had been counted. */
+static int uncount(MDB_val key, MDB_val old, uint64_t *digest)
+{
+    if (old.mv_size < RECORD_BYTES_MIN) {
+        return MDB_CORRUPTED;
+    }
+    *digest -= store_record_digest(span_of_val(key), span_of_val(old));
+    return 0;
+}
+
+static int write_deletion(MDB_cursor *cursor, MDB_val key, uint64_t *digest)
+{
+    MDB_val old;
+    int rc = mdb_cursor_get(cursor, &key, &old, MDB_SET);
+    if (rc == MDB_NOTFOUND) {
+        return 0; /* made and deleted within the generation */
+    }
+    rc = rc == 0 ? uncount(key, old, digest) : rc;
+    return rc == 0 ? mdb_cursor_del(cursor, 0) : rc;
+}
+
+/* The first put finds the place, and says whether the key is there; the second, for those that are,
+ * finds it on the same page. */
+static int write_record(MDB_cursor *cursor, const struct overlay_node *node, uint64_t *digest)
+{
+    struct record record;
+    overlay_record(node, &record);
+    size_t size = record_packed_size(&record);
+    MDB_val key = val_of(overlay_key(node)), value = { size, NULL };
+    int rc = mdb_cursor_put(cursor, &key, &value, MDB_RESERVE | MDB_NOOVERWRITE);
+    if (rc == MDB_KEYEXIST) {
+        rc = uncount(key, value, digest);
+        value = (MDB_val){ size, NULL };
+        rc = rc == 0 ? mdb_cursor_put(cursor, &key, &value, MDB_RESERVE) : rc;
+    }
+    if (rc == 0) {
+        record_pack(&record, overlay_entry(node)->checksum, value.mv_data);
+        *digest += store_record_digest(span_of_val(key), span_of(value.mv_data, size));
+    }
+    return rc;
+}
+
+static int write_overlay(MDB_txn *txn, const struct flush_item *item, uint64_t *digest)
 {
     MDB_cursor *cursor;
     int rc = mdb_cursor_open(txn, item->dbi, &cursor);
@@ -56,20 +88,9 @@ static int write_overlay(MDB_txn *txn, const struct flush_item *item)
     }
     for (const struct overlay_node *node = overlay_first(item->overlay); node && rc == 0;
          node = overlay_next(node)) {
-        MDB_val key = val_of(overlay_key(node)), value;
-        if (overlay_entry(node)->is_deleted) {
-            rc = mdb_cursor_get(cursor, &key, &value, MDB_SET);
-            rc = rc == 0 ? mdb_cursor_del(cursor, 0) : rc;
-            rc = rc == MDB_NOTFOUND ? 0 : rc; /* made and deleted within the generation */
-            continue;
-        }
-        struct record record;
-        overlay_record(node, &record);
-        value = (MDB_val){ record_packed_size(&record), NULL };
-        rc = mdb_cursor_put(cursor, &key, &value, MDB_RESERVE);
-        if (rc == 0) {
-            record_pack(&record, overlay_entry(node)->checksum, value.mv_data);
-        }
+        rc = overlay_entry(node)->is_deleted
+                 ? write_deletion(cursor, val_of(overlay_key(node)), digest)
+                 : write_record(cursor, node, digest);
     }
     mdb_cursor_close(cursor);
     return rc;
@@ -77,8 +98,8 @@ static int write_overlay(MDB_txn *txn, const struct flush_item *item)
 
 static int write_sessions(MDB_txn *txn, MDB_dbi sessions, const struct flush_item *item)
 {
-    uint8_t packed[SESSION_KEY_PREFIX_BYTES + SESSION_ID_BYTES];
-    store_session_prefix(item->group, item->replica, packed);
+    uint8_t packed[SESSION_KEY_BYTES];
+    store_name_sessions(&item->name, packed);
     struct reader reader = reader_of(item->sessions);
     struct session_change change;
     int rc = 0;
@@ -94,19 +115,16 @@ static int write_sessions(MDB_txn *txn, MDB_dbi sessions, const struct flush_ite
 
 static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item)
 {
-    int rc = item->overlay ? write_overlay(txn, item) : 0;
+    item->meta.digest = item->digest;
+    int rc = item->overlay ? write_overlay(txn, item, &item->meta.digest) : 0;
     rc = rc == 0 ? write_sessions(txn, flush->sessions, item) : rc;
     MDB_stat stat;
     rc = rc == 0 ? mdb_stat(txn, item->dbi, &stat) : rc;
     if (rc != 0) {
         return rc;
     }
-    item->keys = stat.ms_entries;
-    put_u64(item->meta_value + 24, item->keys);
-    put_u32(item->meta_value + 4, store_meta_checksum(item->meta_key, item->meta_value));
-    MDB_val key = val_of(span_of(item->meta_key, META_KEY_BYTES));
-    MDB_val value = val_of(span_of(item->meta_value, META_VALUE_BYTES));
-    return mdb_put(txn, flush->meta, &key, &value, 0);
+    item->meta.keys = stat.ms_entries;
+    return store_meta_write(txn, flush->meta, item->name.group, item->name.replica, &item->meta);
 }
 
 /* Writes items [first, end) in one transaction. */
@@ -177,36 +195,37 @@ static int explain_failure(struct flush *flush)
     const char *path;
     uint64_t room;
     if (flush->status != ERR_IO || mdb_env_get_path(flush->lmdb, &path) != 0 ||
-        env_dir_room(flush->env, path, &room, NULL) != 0 || room >= 2 * flush->bytes + BESIDES) {
+        env_dir_room(flush->job.env, path, &room, NULL) != 0 ||
+        room >= 2 * flush->bytes + BESIDES) {
         return flush->status;
     }
     return err_set(&flush->err, ERR_DISK_FULL, "flushing: a write was cut short");
 }
 
 /* On the flush thread. */
-static void flush_work(struct env_job *job)
+static void flush_work(struct store_job *job)
 {
     struct flush *flush = container_of(job, struct flush, job);
-    int expected = FLUSH_QUEUED;
-    if (!atomic_compare_exchange_strong(&flush->state, &expected, FLUSH_RUNNING)) {
-        return; /* the store was closed */
-    }
-    uint64_t begin_us = env_now_us(flush->env);
+    uint64_t begin_us = env_now_us(job->env);
     flush->status = write_all(flush);
     flush->status = explain_failure(flush);
     int rc = store_measure_used(flush->lmdb, &flush->used_bytes);
     if (rc != 0 && flush->status == 0) {
         flush->status = store_lmdb_error(&flush->err, rc, "measuring the store");
     }
-    flush->duration_us = env_now_us(flush->env) - begin_us;
-    atomic_store(&flush->state, FLUSH_ENDED);
+    flush->duration_us = env_now_us(job->env) - begin_us;
 }
 
 static void free_flush(struct flush *flush)
 {
-    if (flush) {
-        mem_free(flush->items);
-        mem_free(flush);
+    mem_free(flush->items);
+    mem_free(flush);
+}
+
+void store_flush_close(struct store *store)
+{
+    if (store->flush && store->flush->job.store) {
+        free_flush(store->flush);
     }
 }
 
@@ -235,10 +254,11 @@ static void settle_keys(struct store *store)
     for (size_t i = 0; i < store->flush->count; i++) {
         const struct flush_item *item = &store->flush->items[i];
         struct store_replica *replica = item->owner;
-        int64_t found = (int64_t)item->keys - replica->frozen_keys;
+        int64_t found = (int64_t)item->meta.keys - replica->frozen_keys;
         /* LMDB held what the meta record says when it was opened (I3), and we counted since. */
         CHECK(found >= 0 && (uint64_t)found <= replica->frozen_blind);
         replica->keys += found;
+        replica->digest = item->meta.digest;
         seen += replica->frozen_blind;
         new += (uint64_t)found;
         replica->frozen_blind = 0;
@@ -266,6 +286,7 @@ void store_flush_drop(struct store *store)
     store->is_committed = false;
     free_flush(store->flush);
     store->flush = NULL;
+    store_install_next(store);
     if (store->config.on_flushed) {
         store->config.on_flushed(store->config.ctx);
     }
@@ -306,19 +327,19 @@ static void flush_failed(struct store *store)
     }
     store->full = flush->status;
     flush->is_piecewise = true;
-    env_timer_start(store->config.env, &store->retry_timer, FLUSH_RETRY_US);
+    env_timer_start(store->config.env, &store->retry_timer, STORE_RETRY_US);
 }
 
-static void flush_done(struct env_job *job)
+static void flush_free(struct store_job *job)
+{
+    free_flush(container_of(job, struct flush, job));
+}
+
+static void flush_done(struct store_job *job)
 {
     struct flush *flush = container_of(job, struct flush, job);
-    struct store *store = flush->store;
-    if (!store) {
-        free_flush(flush);
-        return;
-    }
-    CHECK(store->flush == flush && atomic_load(&flush->state) == FLUSH_ENDED);
-    atomic_store(&flush->state, FLUSH_IDLE);
+    struct store *store = job->store;
+    CHECK(store->flush == flush);
     store->stats.used_bytes = flush->used_bytes ? flush->used_bytes : store->stats.used_bytes;
     if (flush->status == 0) {
         flush_succeeded(store);
@@ -331,8 +352,7 @@ static void flush_queue(struct flush *flush)
 {
     flush->status = 0;
     flush->err = (struct err){ 0 };
-    atomic_store(&flush->state, FLUSH_QUEUED);
-    env_job_start(flush->env, ENV_JOB_FLUSH, &flush->job);
+    store_job_start(&flush->job, ENV_JOB_FLUSH);
 }
 
 void store_flush_again(struct env_timer *timer)
@@ -343,7 +363,7 @@ void store_flush_again(struct env_timer *timer)
 
 void store_freeze(struct store *store)
 {
-    CHECK(store->frozen == NULL && store->flush == NULL); /* I1 */
+    CHECK(!store_is_flushing(store) && store->flush == NULL); /* I1, I8 */
     store->frozen = store->active;
     store->active = generation_new();
     LIST_FOR(link, &store->replicas)
@@ -357,7 +377,8 @@ void store_freeze(struct store *store)
         replica->frozen_blind = replica->blind;
         replica->frozen_has_attributes = replica->has_attributes;
         replica->blind = 0;
-        session_table_pack(&replica->sessions, &replica->frozen_sessions);
+        replica->sessions_packed = replica->sessions->count;
+        session_table_pack(replica->sessions, &replica->frozen_sessions);
     }
 }
 
@@ -365,25 +386,27 @@ static void make_item(struct store_replica *replica, struct flush_item *item)
 {
     item->owner = replica;
     item->dbi = replica->dbi;
-    item->group = replica->group;
-    item->replica = replica->id;
+    item->name = store_replica_name(replica);
     item->overlay = replica->frozen;
     item->sessions = buf_span(&replica->frozen_sessions);
-    store_meta_key(replica, item->meta_key);
-    put_u32(item->meta_value, STORE_FORMAT);
-    put_u64(item->meta_value + 8, replica->frozen_applied);
-    put_u64(item->meta_value + 16, replica->frozen_time);
-    put_u64(item->meta_value + 32, replica->frozen_has_attributes ? META_HAS_ATTRIBUTES : 0);
+    item->digest = replica->digest;
+    item->meta = (struct store_meta){ .generation = replica->generation,
+                                      .applied = replica->frozen_applied,
+                                      .time = replica->frozen_time,
+                                      .sessions = replica->sessions_packed,
+                                      .image_index = replica->image_index,
+                                      .image_term = replica->image_term,
+                                      .has_attributes = replica->frozen_has_attributes };
 }
 
 void store_flush_start(struct store *store)
 {
     CHECK(store->frozen != NULL && store->flush == NULL);
     struct flush *flush = MEM_NEW(struct flush);
+    store_job_init(&flush->job, store);
     flush->job.work = flush_work;
     flush->job.done = flush_done;
-    flush->store = store;
-    flush->env = store->config.env;
+    flush->job.free = flush_free;
     flush->lmdb = store->env;
     flush->meta = store->meta;
     flush->sessions = store->sessions;
@@ -403,30 +426,4 @@ void store_flush_start(struct store *store)
     }
     store->flush = flush;
     flush_queue(flush);
-}
-
-/* Lets go of the flush: what hasn't begun never will, what is being written is waited for. LMDB's
- * own writer lock is what we wait on: it is held for nearly all of the job. */
-void store_flush_detach(struct store *store)
-{
-    struct flush *flush = store->flush;
-    if (!flush) {
-        return;
-    }
-    store->flush = NULL;
-    flush->store = NULL;
-    if (atomic_load(&flush->state) == FLUSH_IDLE) {
-        free_flush(flush);
-        return;
-    }
-    int expected = FLUSH_QUEUED;
-    if (atomic_compare_exchange_strong(&flush->state, &expected, FLUSH_CANCELLED)) {
-        return; /* flush_done frees it */
-    }
-    while (atomic_load(&flush->state) != FLUSH_ENDED) {
-        MDB_txn *txn;
-        if (mdb_txn_begin(store->env, NULL, 0, &txn) == 0) {
-            mdb_txn_abort(txn);
-        }
-    }
 }

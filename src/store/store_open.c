@@ -47,16 +47,6 @@ int store_lmdb_error(struct err *err, int rc, const char *what)
 
 /* --- Opening */
 
-static void put_u32_sorted(uint8_t *at, uint32_t value)
-{
-    put_u32(at, __builtin_bswap32(value));
-}
-
-static void put_u64_sorted(uint8_t *at, uint64_t value)
-{
-    put_u64(at, __builtin_bswap64(value));
-}
-
 static void pack_identity(const struct store_config *config, uint8_t *out)
 {
     memcpy(out, STORE_MAGIC, 8);
@@ -191,8 +181,8 @@ static void set_defaults(struct store_config *config)
     config->quota_bytes = config->quota_bytes ? config->quota_bytes : config->map_bytes / 10 * 9;
     config->overlay_bytes_max =
         config->overlay_bytes_max ? config->overlay_bytes_max : OVERLAY_BYTES_DEFAULT;
-    config->databases_max =
-        config->databases_max ? config->databases_max : LIMIT_PARTITIONS_MAX + 16;
+    config->databases_max = config->databases_max ? config->databases_max
+                                                  : LIMIT_PARTITIONS_MAX + LIMIT_STORE_STAGES + 16;
 }
 
 int store_open(const struct store_config *config, struct store **out, struct err *err)
@@ -202,11 +192,16 @@ int store_open(const struct store_config *config, struct store **out, struct err
     set_defaults(&store->config);
     store->config.directory = mem_strdup(config->directory);
     store->logger = config->logger;
-    list_init(&store->replicas);
+    struct list *lists[] = { &store->replicas, &store->jobs,     &store->images,
+                             &store->stages,   &store->installs, &store->removals };
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        list_init(lists[i]);
+    }
     store->active = generation_new();
     store->blind_seen = store->blind_new = 1;
     store->release_timer.fire = store_release_more;
     store->retry_timer.fire = store_flush_again;
+    store->remove_timer.fire = store_remove_again;
     store->stats.quota_bytes = store->config.quota_bytes;
     int rc = env_dir_make(config->env, config->directory, err);
     rc = rc == 0 ? open_environment(store, err) : rc;
@@ -225,45 +220,36 @@ int store_open(const struct store_config *config, struct store **out, struct err
 
 /* --- Opening a replica */
 
-void store_meta_key(const struct store_replica *replica, uint8_t *out)
-{
-    out[0] = 'r';
-    put_u32_sorted(out + 1, replica->group);
-    put_u64_sorted(out + 5, replica->id);
-}
-
-uint32_t store_meta_checksum(const uint8_t *key, const uint8_t *value)
-{
-    return hash_crc32c(hash_crc32c(0, key, META_KEY_BYTES), value + 8, META_VALUE_BYTES - 8);
-}
-
 static int load_meta(struct store_replica *replica, MDB_txn *txn, struct err *err)
 {
-    uint8_t packed[META_KEY_BYTES];
-    store_meta_key(replica, packed);
-    MDB_val key = val_of(span_of(packed, sizeof packed)), value;
-    int rc = mdb_get(txn, replica->store->meta, &key, &value);
-    if (rc != 0 && rc != MDB_NOTFOUND) {
-        return store_lmdb_error(err, rc, "reading a replica's state");
+    struct store_meta meta = { 0 };
+    int rc = store_meta_read(txn, replica->store->meta, replica->group, replica->id, &meta, err);
+    if (rc != 0 && rc != ERR_NOT_FOUND) {
+        return rc;
     }
-    if (rc == 0) {
-        const uint8_t *at = value.mv_data;
-        if (value.mv_size < 4 || get_u32(at) != STORE_FORMAT) {
-            return err_set(err, ERR_FORMAT, "replica's state: unknown format");
-        }
-        if (value.mv_size != META_VALUE_BYTES ||
-            get_u32(at + 4) != store_meta_checksum(packed, at)) {
-            return err_set(err, ERR_CORRUPT, "replica's state: checksum does not match");
-        }
-        replica->applied = replica->flushed = get_u64(at + 8);
-        replica->time = get_u64(at + 16);
-        replica->keys = (int64_t)get_u64(at + 24);
-        replica->has_attributes = get_u64(at + 32) & META_HAS_ATTRIBUTES;
-    }
+    replica->applied = replica->flushed = meta.applied;
+    replica->time = meta.time;
+    replica->keys = (int64_t)meta.keys;
+    replica->sessions_packed = meta.sessions;
+    replica->digest = meta.digest;
+    replica->image_index = meta.image_index;
+    replica->image_term = meta.image_term;
+    replica->has_attributes = meta.has_attributes;
+    replica->generation = replica->generation_last = meta.generation;
+    return 0;
+}
+
+/* LMDB makes a database, and its handle, only in a write transaction. */
+static int open_data(struct store_replica *replica, MDB_txn *txn, struct err *err)
+{
+    char text[STORE_NAME_BYTES];
+    struct store_name name = store_replica_name(replica);
+    store_name_database(&name, text);
+    int rc = mdb_dbi_open(txn, text, MDB_CREATE, &replica->dbi);
     MDB_stat stat;
-    rc = mdb_stat(txn, replica->dbi, &stat);
+    rc = rc == 0 ? mdb_stat(txn, replica->dbi, &stat) : rc;
     if (rc != 0) {
-        return store_lmdb_error(err, rc, "reading a replica's size");
+        return store_lmdb_error(err, rc, "opening a replica's database");
     }
     if ((int64_t)stat.ms_entries != replica->keys) { /* I3 */
         return err_set(err, ERR_CORRUPT, "replica holds %llu keys, and should hold %lld",
@@ -272,19 +258,14 @@ static int load_meta(struct store_replica *replica, MDB_txn *txn, struct err *er
     return 0;
 }
 
-void store_session_prefix(uint32_t group, uint64_t replica, uint8_t *out)
-{
-    put_u32_sorted(out, group);
-    put_u64_sorted(out + 4, replica);
-}
-
-static int load_sessions(struct store_replica *replica, MDB_txn *txn, struct err *err)
+int store_load_sessions(MDB_txn *txn, MDB_dbi sessions, const struct store_name *name,
+                        struct session_table *table, struct err *err)
 {
     uint8_t packed[SESSION_KEY_PREFIX_BYTES];
-    store_session_prefix(replica->group, replica->id, packed);
+    store_name_sessions(name, packed);
     struct span prefix = span_of(packed, sizeof packed);
     MDB_cursor *cursor;
-    int rc = mdb_cursor_open(txn, replica->store->sessions, &cursor);
+    int rc = mdb_cursor_open(txn, sessions, &cursor);
     if (rc != 0) {
         return store_lmdb_error(err, rc, "reading sessions");
     }
@@ -294,31 +275,112 @@ static int load_sessions(struct store_replica *replica, MDB_txn *txn, struct err
          rc == 0 && loaded == 0 && span_has_prefix(span_of_val(key), prefix);
          rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
         struct span id = span_of((uint8_t *)key.mv_data + prefix.size, key.mv_size - prefix.size);
-        loaded = session_table_load(&replica->sessions, id, span_of_val(value), err);
+        loaded = session_table_load(table, id, span_of_val(value), err);
     }
     mdb_cursor_close(cursor);
     if (rc != 0 && rc != MDB_NOTFOUND) {
         return store_lmdb_error(err, rc, "reading sessions");
     }
-    session_table_load_end(&replica->sessions);
+    session_table_load_end(table);
     return loaded;
 }
 
-/* Opens the replica's database in a write transaction: LMDB allows making it only there. Nothing is
- * written when it exists. */
+static int load_sessions(struct store_replica *replica, MDB_txn *txn, struct err *err)
+{
+    struct store_name name = store_replica_name(replica);
+    int rc = store_load_sessions(txn, replica->store->sessions, &name, replica->sessions, err);
+    if (rc == 0 && replica->sessions->count != replica->sessions_packed) {
+        return err_set(err, ERR_CORRUPT, "replica holds %zu sessions, and should hold %llu",
+                       replica->sessions->count, (unsigned long long)replica->sessions_packed);
+    }
+    return rc;
+}
+
+/* Queues a generation for removal unless it is the replica's own. */
+static void found_generation(struct store_replica *replica, uint32_t generation)
+{
+    struct store_name name = store_replica_name(replica);
+    name.generation = generation;
+    if (generation != replica->generation) {
+        store_remove(replica->store, &name);
+    }
+    if (generation > replica->generation_last) {
+        replica->generation_last = generation;
+    }
+}
+
+/* Other generations' databases: their names stand in LMDB's main database. */
+static int find_leftover_data(struct store_replica *replica, MDB_txn *txn)
+{
+    struct store_name name = store_replica_name(replica);
+    char text[STORE_NAME_BYTES];
+    int size =
+        snprintf(text, sizeof text, "r%u.%016llx.", name.group, (unsigned long long)name.replica);
+    MDB_dbi main_dbi;
+    MDB_cursor *cursor;
+    int rc = mdb_dbi_open(txn, NULL, 0, &main_dbi);
+    rc = rc == 0 ? mdb_cursor_open(txn, main_dbi, &cursor) : rc;
+    if (rc != 0) {
+        return rc;
+    }
+    MDB_val key = { (size_t)size, text }, value;
+    uint32_t generation;
+    for (rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+         rc == 0 && store_name_parse(span_of_val(key), &name, &generation);
+         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        found_generation(replica, generation);
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Other generations' sessions, of which no data may be left. */
+static int find_leftover_sessions(struct store_replica *replica, MDB_txn *txn)
+{
+    struct store_name name = store_replica_name(replica);
+    uint8_t own[SESSION_KEY_PREFIX_BYTES], at[SESSION_KEY_PREFIX_BYTES];
+    store_name_sessions(&name, own);
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(txn, replica->store->sessions, &cursor);
+    if (rc != 0) {
+        return rc;
+    }
+    /* From generation to generation. */
+    for (uint64_t generation = 0; generation <= UINT32_MAX; generation++) {
+        name.generation = (uint32_t)generation;
+        store_name_sessions(&name, at);
+        MDB_val key = val_of(span_of(at, sizeof at)), value;
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        if (rc != 0 || key.mv_size != SESSION_KEY_BYTES ||
+            memcmp(key.mv_data, own, SESSION_KEY_PREFIX_BYTES - 4) != 0) {
+            break;
+        }
+        generation =
+            __builtin_bswap32(get_u32((uint8_t *)key.mv_data + SESSION_KEY_PREFIX_BYTES - 4));
+        found_generation(replica, (uint32_t)generation);
+    }
+    mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+static int find_leftovers(struct store_replica *replica, MDB_txn *txn, struct err *err)
+{
+    int rc = find_leftover_data(replica, txn);
+    rc = rc == 0 ? find_leftover_sessions(replica, txn) : rc;
+    return rc == 0 ? 0 : store_lmdb_error(err, rc, "looking for leftovers");
+}
+
 static int load_replica(struct store_replica *replica, struct err *err)
 {
-    char name[32];
-    snprintf(name, sizeof name, "r%u.%016llx", replica->group, (unsigned long long)replica->id);
     MDB_txn *txn;
     int rc = mdb_txn_begin(replica->store->env, NULL, 0, &txn);
     if (rc != 0) {
         return store_lmdb_error(err, rc, "opening a replica");
     }
-    rc = mdb_dbi_open(txn, name, MDB_CREATE, &replica->dbi);
-    rc = rc == 0 ? 0 : store_lmdb_error(err, rc, "opening a replica's database");
-    rc = rc == 0 ? load_meta(replica, txn, err) : rc;
+    rc = load_meta(replica, txn, err);
+    rc = rc == 0 ? open_data(replica, txn, err) : rc;
     rc = rc == 0 ? load_sessions(replica, txn, err) : rc;
+    rc = rc == 0 ? find_leftovers(replica, txn, err) : rc;
     if (rc != 0) {
         mdb_txn_abort(txn);
         return rc;
@@ -330,7 +392,8 @@ static int load_replica(struct store_replica *replica, struct err *err)
 void store_replica_free(struct store_replica *replica)
 {
     list_remove(&replica->link);
-    session_table_fini(&replica->sessions);
+    session_table_fini(replica->sessions);
+    mem_free(replica->sessions);
     buf_fini(&replica->frozen_sessions);
     mem_free(replica);
 }
@@ -351,7 +414,8 @@ int store_replica_open(struct store *store, uint32_t group, uint64_t id, uint64_
     replica->hash_seed = hash_seed;
     replica->prefix = prefix;
     replica->bits = bits;
-    session_table_init(&replica->sessions);
+    replica->sessions = MEM_NEW(struct session_table);
+    session_table_init(replica->sessions);
     int rc = load_replica(replica, err);
     if (rc != 0) {
         store_replica_free(replica);
@@ -359,6 +423,7 @@ int store_replica_open(struct store *store, uint32_t group, uint64_t id, uint64_
     }
     store_reader_reset(store); /* an older read transaction does not know the new database */
     list_append(&store->replicas, &replica->link);
+    store_remove_next(store);
     *out = replica;
     return 0;
 }

@@ -4,6 +4,11 @@
  *   store_open.c    LMDB's environment, the identity, opening replicas
  *   store_cursor.c  ordered walks over overlay and LMDB
  *   store_flush.c   freezing, and the job that writes what is frozen
+ *   store_image.c   sending what LMDB holds of a replica; the format of its chunks
+ *   store_stage.c   receiving that, and swapping it in
+ *   store_remove.c  removing replaced databases bit by bit
+ *   store_meta.c    a replica's meta record, names and prefixes
+ *   store_job.c     jobs that outlive the store
  *
  * Applying changes the overlay's active generation only. From time to time the active generation is
  * frozen, and a job on the flush thread writes it into LMDB: one transaction, one sorted walk per
@@ -30,16 +35,21 @@
  *       entries that are new below = the live keys; the flush, which counts, settles it.
  *   I6  The job touches: LMDB, the frozen overlays' nodes, the flush struct. Not the store, no
  *       reference counts.
+ *   I7  A replica's data and sessions bear a generation number, which its meta record names:
+ * writing that record swaps them. Anything of another generation is rubbish (or a stage, which is
+ *       rubbish to everybody else) and is removed. Generations are never used twice while a
+ *       trace of them is left.
+ *   I8  Flush and swap exclude one another: while one of them is on its way, store_is_flushing.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):
  *
  *   database     key                                value
  *   meta         "identity"                         magic 8, format 4, CRC32C 4, cluster id 16,
  *                                                   node id 8
- *   meta         'r', group 4, replica 8            format 4, CRC32C 4, applied index 8, time 8,
- *                                                   keys 8, flags 8 (1: has had attributes)
- *   sessions     group 4, replica 8, session id 16  session.c
- *   r%u.%016llx  the user's key                     record.c (group, replica id)
+ *   meta         'r', group 4, replica 8            store_meta.c
+ *   sessions     group 4, replica 8, generation 4,  session.c
+ *                session id 16
+ *   r%u.%016llx.%u  the user's key                  record.c (group, replica id, generation)
  *
  * What it does not do: decide when to flush (the node does), know what is durable in the log (the
  * node waits for it), split. */
@@ -47,17 +57,50 @@
 #define STORE_STORE_PRIVATE_H
 
 #include <lmdb.h>
+#include <stdatomic.h>
 
+#include "base/limits.h"
 #include "store/overlay.h"
 #include "store/session.h"
 #include "store/store.h"
 
 enum {
-    STORE_FORMAT = 1,
+    STORE_FORMAT = 2,
     META_KEY_BYTES = 13,
-    META_VALUE_BYTES = 40,
-    META_HAS_ATTRIBUTES = 1,
-    SESSION_KEY_PREFIX_BYTES = 12,
+    META_VALUE_BYTES = 80,
+    SESSION_KEY_PREFIX_BYTES = 16,
+    SESSION_KEY_BYTES = SESSION_KEY_PREFIX_BYTES + SESSION_ID_BYTES,
+    RECORD_BYTES_MIN = 24,        /* what store_record_digest needs of a record */
+    STORE_NAME_BYTES = 48,        /* of a replica's database, with the zero */
+    STORE_RETRY_US = 1000 * 1000, /* how long what found no room waits before it is tried again */
+};
+
+/* What a generation of a replica's data is called by. */
+struct store_name {
+    uint32_t group;
+    uint64_t replica;
+    uint32_t generation;
+};
+
+/* A replica's meta record, unpacked. */
+struct store_meta {
+    uint32_t generation; /* of data and sessions: I7 */
+    uint64_t applied, time, keys, sessions;
+    uint64_t digest; /* sum of store_record_digest over all records */
+    uint64_t image_index, image_term;
+    bool has_attributes;
+};
+
+/* A job of the store that may outlive it. */
+struct store_job {
+    struct env_job job;
+    atomic_int state;    /* enum store_job_state */
+    struct list link;    /* in store->jobs while started */
+    struct store *store; /* the loop's; NULL when the store was closed meanwhile */
+    struct env *env;
+    void (*work)(struct store_job *job); /* on the job's thread */
+    void (*done)(struct store_job *job); /* on the loop; not called once the store is closed */
+    void (*free)(struct store_job *job); /* called instead, after the job's end */
 };
 
 struct store_replica {
@@ -75,9 +118,14 @@ struct store_replica {
     uint64_t frozen_applied, frozen_time, frozen_blind;
     int64_t frozen_keys;
     bool frozen_has_attributes;
+    uint64_t sessions_packed; /* sessions when they were packed last: what LMDB gets, or has */
     uint64_t flushed;
+    uint64_t digest; /* at `flushed` */
+    uint64_t image_index, image_term;
+    uint32_t generation, generation_last; /* of its data; the last that was ever used */
+    struct store_stage *stage;
     struct overlay *active, *frozen; /* NULL: nothing in that generation */
-    struct session_table sessions;
+    struct session_table *sessions;
     struct buf frozen_sessions; /* packed changes, for the job */
 };
 
@@ -94,6 +142,15 @@ struct store {
     struct env_timer release_timer;
     struct flush *flush;
     struct env_timer retry_timer;
+    struct list jobs;     /* started, not ended: struct store_job */
+    struct list images;   /* open ones */
+    struct list stages;   /* open ones */
+    struct list installs; /* stages that wait for their swap, the first may be in it (I8) */
+    bool is_installing; /* the first of them is being written, or is and waits for the turn's end */
+    bool is_swapped;    /* ... is written, and waits for the turn's end */
+    struct list removals; /* generations that are to be removed; the first may be in work */
+    bool is_removing;
+    struct env_timer remove_timer;
     bool is_committed; /* the frozen generation is in LMDB and waits to be dropped */
     int full;          /* 0, or why the flush waits for room: ERR_STORE_FULL, ERR_DISK_FULL */
     MDB_txn *reader;
@@ -124,12 +181,40 @@ int store_lmdb_error(struct err *err, int rc, const char *what);
 /* Pages in use, in bytes: all that were ever used less those on the free list. LMDB's code. Any
  * thread. */
 int store_measure_used(MDB_env *env, uint64_t *used_bytes);
-/* The key of a replica's meta record: META_KEY_BYTES. */
-void store_meta_key(const struct store_replica *replica, uint8_t *out);
-uint32_t store_meta_checksum(const uint8_t *key, const uint8_t *value);
-/* What the keys of a replica's sessions begin with: SESSION_KEY_PREFIX_BYTES. */
-void store_session_prefix(uint32_t group, uint64_t replica, uint8_t *out);
+/* Reads a generation's sessions into an initialised table. */
+int store_load_sessions(MDB_txn *txn, MDB_dbi sessions, const struct store_name *name,
+                        struct session_table *table, struct err *err);
 void store_replica_free(struct store_replica *replica);
+
+/* --- store_meta.c */
+
+struct store_name store_replica_name(const struct store_replica *replica);
+/* The name of a generation's database: at most STORE_NAME_BYTES. */
+void store_name_database(const struct store_name *name, char *out);
+/* Is it the name of a database of this replica? Then *generation is its generation. */
+bool store_name_parse(struct span text, const struct store_name *of, uint32_t *generation);
+/* What the keys of a generation's sessions begin with: SESSION_KEY_PREFIX_BYTES. Those of all
+ * generations have all but the last 4 in common. */
+void store_name_sessions(const struct store_name *name, uint8_t *out);
+/* Reads and writes the meta record in a transaction. Read: 0, ERR_NOT_FOUND (without text),
+ * ERR_CORRUPT, ERR_FORMAT, ERR_IO. Write: LMDB's code. */
+int store_meta_read(MDB_txn *txn, MDB_dbi dbi, uint32_t group, uint64_t replica,
+                    struct store_meta *out, struct err *err);
+int store_meta_write(MDB_txn *txn, MDB_dbi dbi, uint32_t group, uint64_t replica,
+                     const struct store_meta *meta);
+/* A packed record's part in its replica's digest. Its checksum stands for value, time and
+ * attributes. */
+uint64_t store_record_digest(struct span key, struct span packed);
+
+/* --- store_job.c */
+
+enum store_job_state { STORE_JOB_IDLE, STORE_JOB_QUEUED, STORE_JOB_RUNNING, STORE_JOB_ENDED };
+void store_job_init(struct store_job *job, struct store *store);
+void store_job_start(struct store_job *job, enum env_job_class class);
+bool store_job_is_started(const struct store_job *job);
+/* Lets go of all jobs when the store is closed: what hasn't begun never will, what is being done is
+ * waited for. */
+void store_jobs_detach(struct store *store);
 
 /* --- store.c */
 
@@ -146,8 +231,50 @@ void store_release_more(struct env_timer *timer);
 void store_flush_again(struct env_timer *timer);
 /* The frozen generation is in LMDB: drops it. Nobody may hold what was lent (I2). */
 void store_flush_drop(struct store *store);
-/* Lets go of the flush when the store is closed: what hasn't begun never will, what is being
- * written is waited for. */
-void store_flush_detach(struct store *store);
+/* Frees a flush whose job is not under way; one that is frees itself. After store_jobs_detach. */
+void store_flush_close(struct store *store);
+
+/* --- store_image.c */
+
+enum store_chunk_kind { STORE_CHUNK_RECORD = 1, STORE_CHUNK_SESSION = 2 };
+/* What the last chunk says of the whole. */
+struct store_totals {
+    uint64_t keys, sessions, time, digest;
+    bool has_attributes;
+};
+/* An image's chunk, unpacked; all borrowed. */
+struct store_chunk {
+    uint32_t group;
+    uint64_t index;
+    struct span position, next;
+    bool is_last; /* then totals are set, and next is empty */
+    struct store_totals totals;
+    uint32_t items;
+    struct reader reader; /* for store_chunk_next */
+};
+int store_chunk_unpack(struct span bytes, struct store_chunk *out, struct err *err);
+/* Takes an item: enum store_chunk_kind, 0 at the end, ERR_CORRUPT. */
+int store_chunk_next(struct store_chunk *chunk, struct span *key, struct span *value);
+/* Ends the images' transactions when the store is closed; waits for a read that is under way. */
+void store_images_detach(struct store *store);
+/* Does an image still read this database? */
+bool store_image_uses(const struct store *store, const struct store_name *name);
+
+/* --- store_stage.c */
+
+/* Starts the next swap, if there is one and its time has come. */
+void store_install_next(struct store *store);
+/* The swap is written: puts it into effect. Nobody may hold what was lent. */
+void store_install_end(struct store *store);
+void store_stages_free(struct store *store);
+
+/* --- store_remove.c */
+
+/* Queues a generation for removal. */
+void store_remove(struct store *store, const struct store_name *name);
+/* Goes on with the queue unless it is at work: after something changed that it may wait for. */
+void store_remove_next(struct store *store);
+void store_remove_again(struct env_timer *timer);
+void store_removals_free(struct store *store);
 
 #endif

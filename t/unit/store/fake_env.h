@@ -53,7 +53,7 @@ static inline void fake_timer_start(struct env *env, struct env_timer *timer, ui
 
 static inline void fake_job_start(struct env *env, enum env_job_class class, struct env_job *job)
 {
-    CHECK(class == ENV_JOB_FLUSH);
+    CHECK(class == ENV_JOB_FLUSH || class == ENV_JOB_READ);
     list_append(&((struct fake_env *)env)->jobs, &job->link);
 }
 

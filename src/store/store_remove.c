@@ -1,0 +1,191 @@
+/* Removing generations that an image has replaced, or that never came to be (I7), bit by bit: a
+ * flush waits for no more than one step.
+ *
+ * What is left of a generation is found again when its replica is opened, so the queue needn't be
+ * durable. A generation that an image still reads waits until that is closed. */
+#include "store/store_private.h"
+
+#include "base/check.h"
+#include "base/logger.h"
+
+enum {
+    /* A database of so many pages goes at once: LMDB only lists their numbers. */
+    REMOVE_PAGES = 16384,
+    /* In a larger one, so many records go in one step. */
+    REMOVE_RECORDS = 8192,
+    REMOVE_SESSIONS = 8192,
+};
+
+struct removal {
+    struct store_job job;
+    struct list link; /* in store->removals */
+    struct store_name name;
+    MDB_env *lmdb;
+    MDB_dbi sessions;
+    /* Results of a step. */
+    int status;
+    struct err err;
+    bool is_done;
+};
+
+static void free_job(struct store_job *job)
+{
+    mem_free(container_of(job, struct removal, job));
+}
+
+/* Deletes up to `limit` pairs from where the cursor stands. */
+static int delete_some(MDB_cursor *cursor, struct span prefix, MDB_cursor_op first, unsigned limit,
+                       bool *is_empty)
+{
+    MDB_val key = val_of(prefix), value;
+    int rc = mdb_cursor_get(cursor, &key, &value, first);
+    unsigned count = 0;
+    while (rc == 0 && span_has_prefix(span_of_val(key), prefix) && count < limit) {
+        rc = mdb_cursor_del(cursor, 0);
+        rc = rc == 0 ? mdb_cursor_get(cursor, &key, &value, MDB_NEXT) : rc; /* the one behind */
+        count++;
+    }
+    *is_empty = count < limit;
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Deletes some, or the database itself: then *is_gone. */
+static int remove_data(struct removal *removal, MDB_txn *txn, bool *is_gone)
+{
+    char name[STORE_NAME_BYTES];
+    store_name_database(&removal->name, name);
+    MDB_dbi dbi;
+    MDB_stat stat;
+    int rc = mdb_dbi_open(txn, name, 0, &dbi);
+    *is_gone = rc == MDB_NOTFOUND;
+    if (rc != 0) {
+        return *is_gone ? 0 : rc;
+    }
+    rc = mdb_stat(txn, dbi, &stat);
+    if (rc != 0) {
+        return rc;
+    }
+    if (stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages <= REMOVE_PAGES) {
+        *is_gone = true;
+        return mdb_drop(txn, dbi, 1);
+    }
+    MDB_cursor *cursor;
+    rc = mdb_cursor_open(txn, dbi, &cursor);
+    if (rc == 0) {
+        bool is_empty;
+        rc = delete_some(cursor, span_of("", 0), MDB_FIRST, REMOVE_RECORDS, &is_empty);
+        mdb_cursor_close(cursor);
+    }
+    return rc;
+}
+
+static int remove_sessions(struct removal *removal, MDB_txn *txn, bool *is_gone)
+{
+    uint8_t prefix[SESSION_KEY_PREFIX_BYTES];
+    store_name_sessions(&removal->name, prefix);
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(txn, removal->sessions, &cursor);
+    if (rc == 0) {
+        rc = delete_some(cursor, span_of(prefix, sizeof prefix), MDB_SET_RANGE, REMOVE_SESSIONS,
+                         is_gone);
+        mdb_cursor_close(cursor);
+    }
+    return rc;
+}
+
+/* On the flush thread. */
+static void remove_work(struct store_job *job)
+{
+    struct removal *removal = container_of(job, struct removal, job);
+    MDB_txn *txn;
+    bool is_gone = false;
+    removal->is_done = false;
+    int rc = mdb_txn_begin(removal->lmdb, NULL, 0, &txn);
+    if (rc == 0) {
+        rc = remove_data(removal, txn, &is_gone);
+        if (rc == 0 && is_gone) {
+            rc = remove_sessions(removal, txn, &removal->is_done);
+        }
+        if (rc == 0) {
+            rc = mdb_txn_commit(txn);
+        } else {
+            mdb_txn_abort(txn);
+        }
+    }
+    removal->status =
+        rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "removing a replaced image");
+}
+
+/* What can't be removed stays, and takes room, until the replica is opened again. */
+static void remove_done(struct store_job *job)
+{
+    struct removal *removal = container_of(job, struct removal, job);
+    struct store *store = job->store;
+    store->is_removing = false;
+    if (removal->status == ERR_STORE_FULL || removal->status == ERR_DISK_FULL) {
+        env_timer_start(store->config.env, &store->remove_timer, STORE_RETRY_US);
+        return;
+    }
+    if (removal->status != 0) {
+        LOG_WARN(store->logger, "store: group=%u replica=%llx: %s", removal->name.group,
+                 (unsigned long long)removal->name.replica, removal->err.text);
+    }
+    if (removal->status != 0 || removal->is_done) {
+        list_remove(&removal->link);
+        mem_free(removal);
+    }
+    store_remove_next(store);
+}
+
+void store_remove_next(struct store *store)
+{
+    if (store->is_removing || store->remove_timer.due_us != 0) {
+        return;
+    }
+    LIST_FOR(link, &store->removals)
+    {
+        struct removal *removal = container_of(link, struct removal, link);
+        if (!store_image_uses(store, &removal->name)) {
+            store->is_removing = true;
+            store_job_start(&removal->job, ENV_JOB_FLUSH);
+            return;
+        }
+    }
+}
+
+void store_remove_again(struct env_timer *timer)
+{
+    store_remove_next(container_of(timer, struct store, remove_timer));
+}
+
+void store_remove(struct store *store, const struct store_name *name)
+{
+    LIST_FOR(link, &store->removals)
+    {
+        struct removal *removal = container_of(link, struct removal, link);
+        if (removal->name.group == name->group && removal->name.replica == name->replica &&
+            removal->name.generation == name->generation) {
+            return;
+        }
+    }
+    struct removal *removal = MEM_NEW(struct removal);
+    store_job_init(&removal->job, store);
+    removal->job.work = remove_work;
+    removal->job.done = remove_done;
+    removal->job.free = free_job;
+    removal->name = *name;
+    removal->lmdb = store->env;
+    removal->sessions = store->sessions;
+    list_append(&store->removals, &removal->link);
+}
+
+void store_removals_free(struct store *store)
+{
+    struct list *link;
+    while ((link = list_take_first(&store->removals)) != NULL) {
+        struct removal *removal = container_of(link, struct removal, link);
+        if (removal->job.store) {
+            mem_free(removal);
+        } /* else its job is under way, and frees it */
+    }
+}

@@ -1,0 +1,660 @@
+/* Images: a sender's replica becomes a receiver's, whatever happens on the way. Stories first, then
+ * a model: random content, random sizes of chunks, chunks that are damaged, repeated or stale,
+ * stages that are given up, processes that end at any point; after each the receiver holds exactly
+ * what it held before, or exactly what the sender held at the image's index. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "base/hash.h"
+#include "base/limits.h"
+
+#include "store_fixture.h"
+
+struct pair {
+    struct fixture from, to;
+    struct store_image *image;
+    struct store_stage *stage;
+    unsigned told; /* done() calls */
+    int status;
+    uint64_t random;
+};
+
+static uint64_t any(struct pair *pair, uint64_t below)
+{
+    return hash_u64(++pair->random) % below;
+}
+
+static int setup(void **state)
+{
+    struct pair *pair = calloc(1, sizeof *pair);
+    fixture_init(&pair->from);
+    fixture_init(&pair->to);
+    fixture_open(&pair->from);
+    fixture_open(&pair->to);
+    *state = pair;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct pair *pair = *state;
+    store_image_close(pair->image);
+    fixture_fini(&pair->from);
+    fixture_fini(&pair->to);
+    free(pair);
+    return 0;
+}
+
+static void on_done(void *ctx, int status, const struct err *err)
+{
+    struct pair *pair = ctx;
+    assert_true((status == 0) == (err == NULL));
+    assert_true(!err || err->code == status);
+    pair->told++;
+    pair->status = status;
+}
+
+static struct blob *read_chunk(struct pair *pair, struct span position, size_t bytes_max)
+{
+    struct buf buf = { 0 };
+    struct err err;
+    assert_int_equal(store_image_read(pair->image, position, bytes_max, &buf, &err), 0);
+    struct blob *blob = blob_new(buf.size);
+    memcpy(blob->data, buf.data, buf.size);
+    buf_fini(&buf);
+    return blob;
+}
+
+static int write_chunk(struct pair *pair, struct blob *chunk)
+{
+    unsigned told = pair->told;
+    store_stage_write(pair->stage, chunk, on_done, pair);
+    blob_unref(chunk);
+    fake_env_settle(&pair->to.env);
+    assert_int_equal(pair->told, told + 1);
+    return pair->status;
+}
+
+static void begin(struct pair *pair)
+{
+    assert_int_equal(store_image_open(pair->from.replica, &pair->image, NULL), 0);
+    assert_int_equal(
+        store_stage_open(pair->to.replica, store_image_index(pair->image), 5, &pair->stage, NULL),
+        0);
+}
+
+static void transfer(struct pair *pair, size_t bytes_max)
+{
+    while (!store_stage_is_complete(pair->stage)) {
+        assert_int_equal(
+            write_chunk(pair, read_chunk(pair, store_stage_position(pair->stage), bytes_max)), 0);
+    }
+}
+
+static int install(struct pair *pair)
+{
+    unsigned told = pair->told;
+    store_stage_install(pair->stage, on_done, pair);
+    fake_env_settle(&pair->to.env);
+    store_turn_end(pair->to.store);
+    fake_env_settle(&pair->to.env);
+    assert_int_equal(pair->told, told + 1);
+    return pair->status;
+}
+
+static void end(struct pair *pair)
+{
+    store_image_close(pair->image);
+    pair->image = NULL;
+    pair->stage = NULL;
+}
+
+/* A hash over all that a replica shows of its content. */
+static uint64_t content(struct fixture *fixture, uint64_t *keys)
+{
+    struct store_cursor *cursor;
+    struct span key;
+    struct record record;
+    uint64_t hash = 1;
+    *keys = 0;
+    assert_int_equal(store_cursor_open(fixture->replica, span_of(NULL, 0), span_of(NULL, 0), false,
+                                       &cursor, NULL),
+                     0);
+    while (store_cursor_next(cursor, &key, &record, NULL) == 1) {
+        hash = hash_u64(hash ^ hash_bytes(key.data, key.size));
+        hash = hash_u64(hash ^ hash_bytes(record.value.data, record.value.size));
+        hash = hash_u64(hash ^ record.version ^ hash_u64(record.time));
+        hash = hash_u64(hash ^ record.attributes.mask ^ hash_u64(record.attributes.mode + 1));
+        ++*keys;
+    }
+    store_cursor_close(cursor);
+    store_turn_end(fixture->store);
+    return hash;
+}
+
+struct state {
+    uint64_t applied, time, content, keys, image_index;
+};
+
+static struct state state_of(struct fixture *fixture)
+{
+    struct state state = { .applied = store_replica_applied(fixture->replica),
+                           .time = store_replica_time(fixture->replica),
+                           .image_index = store_replica_image_index(fixture->replica) };
+    state.content = content(fixture, &state.keys);
+    assert_int_equal(store_replica_keys(fixture->replica), state.keys);
+    store_turn_end(fixture->store);
+    return state;
+}
+
+static bool is_same(const struct state *a, const struct state *b)
+{
+    return a->applied == b->applied && a->time == b->time && a->content == b->content &&
+           a->keys == b->keys;
+}
+
+/* --- Stories */
+
+static void a_replica_becomes_the_senders(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    fixture_put(&pair->from, "b", "");
+    fixture_apply(&pair->from,
+                  (struct command){ .type = COMMAND_PUT,
+                                    .key = span_of_string("c"),
+                                    .value = span_of_string("3"),
+                                    .session = { 7, 8 },
+                                    .number = 1,
+                                    .lowest = 1,
+                                    .attributes = { .mask = ATTRIBUTE_MODE, .mode = 0640 } });
+    fixture_flush(&pair->from);
+    struct state sent = state_of(&pair->from);
+    fixture_put(&pair->from, "d", "not in the image: not flushed when it was taken");
+    fixture_put(&pair->to, "a", "old");
+    fixture_put(&pair->to, "z", "goes");
+
+    begin(pair);
+    fixture_flush(&pair->from); /* the image stays what it was */
+    assert_int_equal(store_image_index(pair->image), sent.applied);
+    assert_int_equal(store_image_time(pair->image), sent.time);
+    transfer(pair, 1 << 20);
+    assert_int_equal(install(pair), 0);
+    end(pair);
+    struct state got = state_of(&pair->to);
+    assert_true(is_same(&got, &sent));
+    assert_int_equal(store_replica_flushed(pair->to.replica), sent.applied);
+    assert_int_equal(store_replica_image_index(pair->to.replica), sent.applied);
+    assert_int_equal(store_replica_image_term(pair->to.replica), 5);
+
+    /* The session knows what it was answered, and attributes are inherited. */
+    pair->to.time = pair->from.time;
+    struct store_result result =
+        fixture_apply(&pair->to, (struct command){ .type = COMMAND_PUT,
+                                                   .key = span_of_string("c"),
+                                                   .session = { 7, 8 },
+                                                   .number = 1,
+                                                   .lowest = 1 });
+    assert_true(result.repeated);
+    assert_int_equal(result.version, 3);
+    fixture_put(&pair->to, "c", "4");
+    struct record record;
+    assert_int_equal(store_get(pair->to.replica, span_of_string("c"), &record, NULL), 0);
+    assert_int_equal(record.attributes.mode, 0640);
+
+    /* All of it is durable. */
+    store_turn_end(pair->to.store);
+    fixture_reopen(&pair->to);
+    got = state_of(&pair->to);
+    assert_true(is_same(&got, &sent));
+    assert_int_equal(store_replica_image_term(pair->to.replica), 5);
+}
+
+static void an_older_image_takes_a_replica_back(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    fixture_flush(&pair->from);
+    struct state sent = state_of(&pair->from);
+    begin(pair);
+    for (int i = 0; i < 10; i++) {
+        fixture_put(&pair->to, "a", "newer");
+        if (i == 4) {
+            fixture_flush(&pair->to);
+        }
+    }
+    transfer(pair, 1);
+    assert_int_equal(install(pair), 0);
+    end(pair);
+    struct state got = state_of(&pair->to);
+    assert_true(is_same(&got, &sent));
+    pair->to.time = pair->from.time;
+    fixture_put(&pair->to, "b", "goes on");
+    fixture_flush(&pair->to);
+    fixture_reopen(&pair->to);
+    assert_int_equal(store_replica_applied(pair->to.replica), sent.applied + 1);
+    assert_int_equal(store_replica_keys(pair->to.replica), 2);
+}
+
+/* The swap waits for a flush and for what was lent, and nobody starts a flush meanwhile. */
+static void a_swap_takes_its_turn(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "new");
+    fixture_flush(&pair->from);
+    begin(pair);
+    transfer(pair, 100);
+    fixture_put(&pair->to, "a", "old");
+    store_freeze(pair->to.store);
+    unsigned told = pair->told;
+    store_stage_install(pair->stage, on_done, pair);
+    assert_false(fake_env_work(&pair->to.env));
+    store_flush_start(pair->to.store);
+    assert_true(fake_env_work(&pair->to.env) && fake_env_finish(&pair->to.env));
+    assert_true(store_is_flushing(pair->to.store));
+
+    struct record record;
+    assert_int_equal(store_get(pair->to.replica, span_of_string("a"), &record, NULL), 0);
+    assert_true(fake_env_work(&pair->to.env) && fake_env_finish(&pair->to.env));
+    assert_int_equal(pair->told, told);
+    assert_memory_equal(record.value.data, "old", 3);
+    struct record again;
+    assert_int_equal(store_get(pair->to.replica, span_of_string("a"), &again, NULL), 0);
+    assert_memory_equal(again.value.data, "old", 3);
+    store_turn_end(pair->to.store);
+    assert_int_equal(pair->told, told + 1);
+    assert_false(store_is_flushing(pair->to.store));
+    assert_int_equal(store_get(pair->to.replica, span_of_string("a"), &record, NULL), 0);
+    assert_memory_equal(record.value.data, "new", 3);
+    store_turn_end(pair->to.store);
+    end(pair);
+}
+
+/* Neighbours in the same overlay and the same flush are not touched. */
+static void other_replicas_are_left_alone(void **state)
+{
+    struct pair *pair = *state;
+    struct store_replica *own = pair->to.replica, *other;
+    assert_int_equal(store_replica_open(pair->to.store, 2, 0xdef, 0, 0, 0, &other, NULL), 0);
+    pair->to.replica = other;
+    fixture_put(&pair->to, "a", "the other's");
+    pair->to.replica = own;
+    fixture_put(&pair->to, "a", "old");
+    fixture_put(&pair->from, "a", "new");
+    fixture_flush(&pair->from);
+    begin(pair);
+    transfer(pair, 100);
+    assert_int_equal(install(pair), 0);
+    end(pair);
+    fixture_flush(&pair->to);
+    struct record record;
+    assert_int_equal(store_get(other, span_of_string("a"), &record, NULL), 0);
+    assert_int_equal(record.value.size, 11);
+    assert_int_equal(store_get(own, span_of_string("a"), &record, NULL), 0);
+    assert_memory_equal(record.value.data, "new", 3);
+    store_turn_end(pair->to.store);
+}
+
+static void nothing_flushed_is_no_image(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    assert_int_equal(store_image_open(pair->from.replica, &pair->image, NULL), ERR_NOT_FOUND);
+    pair->image = NULL;
+}
+
+static void open_images_and_stages_are_bounded(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    fixture_flush(&pair->from);
+    struct store_image *images[LIMIT_STORE_IMAGES];
+    for (int i = 0; i < LIMIT_STORE_IMAGES; i++) {
+        assert_int_equal(store_image_open(pair->from.replica, &images[i], NULL), 0);
+    }
+    struct store_image *image;
+    assert_int_equal(store_image_open(pair->from.replica, &image, NULL), ERR_BUSY);
+    store_image_close(images[0]);
+    assert_int_equal(store_image_open(pair->from.replica, &images[0], NULL), 0);
+    for (int i = 0; i < LIMIT_STORE_IMAGES; i++) {
+        store_image_close(images[i]);
+    }
+    struct store_stage *stage;
+    assert_int_equal(store_stage_open(pair->to.replica, 9, 1, &pair->stage, NULL), 0);
+    assert_int_equal(store_stage_open(pair->to.replica, 9, 1, &stage, NULL), ERR_BUSY);
+    store_stage_abort(pair->stage);
+    assert_int_equal(store_stage_open(pair->to.replica, 9, 1, &pair->stage, NULL), 0);
+}
+
+static void positions_from_outside_are_checked(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    fixture_flush(&pair->from);
+    assert_int_equal(store_image_open(pair->from.replica, &pair->image, NULL), 0);
+    uint8_t bytes[600] = { 0 };
+    struct buf buf = { 0 };
+    buf_append(&buf, "x", 1);
+    assert_int_equal(store_image_read(pair->image, span_of(bytes, 1), 100, &buf, NULL),
+                     ERR_BAD_REQUEST);
+    bytes[0] = 1;
+    assert_int_equal(store_image_read(pair->image, span_of(bytes, 513), 100, &buf, NULL),
+                     ERR_BAD_REQUEST);
+    bytes[0] = 2;
+    assert_int_equal(store_image_read(pair->image, span_of(bytes, 16), 100, &buf, NULL),
+                     ERR_BAD_REQUEST);
+    assert_int_equal(buf.size, 1);
+    assert_int_equal(store_image_read(pair->image, span_of(bytes, 17), 100, &buf, NULL), 0);
+    buf_fini(&buf);
+}
+
+/* The store ends before those who use it. */
+static void an_image_outlives_its_store(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    fixture_flush(&pair->from);
+    assert_int_equal(store_image_open(pair->from.replica, &pair->image, NULL), 0);
+    fixture_close(&pair->from);
+    struct buf buf = { 0 };
+    assert_int_equal(store_image_read(pair->image, span_of(NULL, 0), 100, &buf, NULL), ERR_CLOSED);
+    buf_fini(&buf);
+    store_image_close(pair->image);
+    pair->image = NULL;
+    fixture_open(&pair->from);
+}
+
+static void fix_checksum(struct blob *chunk)
+{
+    uint32_t crc = hash_crc32c(0, chunk->data, 12);
+    put_u32(chunk->data + 12, hash_crc32c(crc, chunk->data + 16, chunk->size - 16));
+}
+
+/* A sender that says what is not so: the replica stays what it was. */
+static void totals_must_match(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "1");
+    fixture_flush(&pair->from);
+    fixture_put(&pair->to, "b", "2");
+    struct state old = state_of(&pair->to);
+    for (size_t back = 40; back > 8; back -= 8) {
+        begin(pair);
+        struct blob *chunk = read_chunk(pair, span_of(NULL, 0), 1 << 20);
+        chunk->data[chunk->size - back] ^=
+            back != 24; /* not the time: nothing to compare it with */
+        fix_checksum(chunk);
+        assert_int_equal(write_chunk(pair, chunk), 0);
+        if (back != 24) {
+            assert_int_equal(install(pair), ERR_CORRUPT);
+            struct state now = state_of(&pair->to);
+            assert_true(is_same(&now, &old));
+        } else {
+            store_stage_abort(pair->stage);
+        }
+        end(pair);
+    }
+    begin(pair);
+    transfer(pair, 1);
+    assert_int_equal(install(pair), 0);
+    end(pair);
+}
+
+/* A peer may send anything. */
+static void chunks_are_checked(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "b", "1");
+    fixture_put(&pair->from, "c", "2");
+    fixture_flush(&pair->from);
+    begin(pair);
+    struct blob *good = read_chunk(pair, span_of(NULL, 0), 1 << 20);
+    for (size_t i = 0; i < good->size; i++) {
+        struct blob *bad = blob_new(good->size);
+        memcpy(bad->data, good->data, good->size);
+        bad->data[i] ^= 1 + i % 255;
+        assert_int_equal(write_chunk(pair, bad), ERR_CORRUPT);
+        struct blob *cut = blob_new(i);
+        memcpy(cut->data, good->data, i);
+        assert_int_equal(write_chunk(pair, cut), ERR_CORRUPT);
+        /* With a right checksum: whatever it means now, it's no crash, and what gets in is seen at
+         * the end. */
+        bad = blob_new(good->size);
+        memcpy(bad->data, good->data, good->size);
+        bad->data[i] ^= 1 + i % 255;
+        fix_checksum(bad);
+        if (write_chunk(pair, bad) == 0) {
+            store_stage_abort(pair->stage);
+            fake_env_settle(&pair->to.env);
+            assert_int_equal(store_stage_open(pair->to.replica, store_image_index(pair->image), 5,
+                                              &pair->stage, NULL),
+                             0);
+        }
+    }
+    assert_int_equal(write_chunk(pair, good), 0);
+    assert_int_equal(install(pair), 0);
+    end(pair);
+    uint64_t keys;
+    assert_int_equal(content(&pair->to, &keys), content(&pair->from, &keys));
+}
+
+static void keys_of_another_partition_are_refused(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "b", "1");
+    fixture_flush(&pair->from);
+    uint64_t prefix = ~hash_key(0, span_of_string("b"));
+    assert_int_equal(store_image_open(pair->from.replica, &pair->image, NULL), 0);
+    fixture_close(&pair->to);
+    assert_int_equal(store_open(&pair->to.config, &pair->to.store, NULL), 0);
+    assert_int_equal(store_replica_open(pair->to.store, 1, 0xabc, 0, prefix >> 60 << 60, 4,
+                                        &pair->to.replica, NULL),
+                     0);
+    assert_int_equal(store_stage_open(pair->to.replica, 1, 5, &pair->stage, NULL), 0);
+    assert_int_equal(write_chunk(pair, read_chunk(pair, span_of(NULL, 0), 100)), ERR_CORRUPT);
+    store_stage_abort(pair->stage);
+}
+
+/* What was replaced or given up is gone in the end: the room is there again. */
+static void rubbish_is_removed(void **state)
+{
+    struct pair *pair = *state;
+    char key[16], value[1000];
+    memset(value, 'v', sizeof value);
+    for (unsigned i = 0; i < 3000; i++) {
+        snprintf(key, sizeof key, "key-%u", i);
+        fixture_apply(&pair->from, (struct command){ .type = COMMAND_PUT,
+                                                     .key = span_of_string(key),
+                                                     .value = span_of(value, sizeof value),
+                                                     .session = { i, 1 },
+                                                     .number = 1,
+                                                     .lowest = 1 });
+    }
+    fixture_flush(&pair->from);
+    uint64_t used = store_stats(pair->from.store)->used_bytes;
+    for (unsigned round = 0; round < 12; round++) {
+        begin(pair);
+        if (round % 3 == 1) {
+            assert_int_equal(write_chunk(pair, read_chunk(pair, span_of(NULL, 0), 1 << 20)), 0);
+            store_stage_abort(pair->stage);
+        } else {
+            transfer(pair, 100000);
+            if (round % 3 == 0) {
+                assert_int_equal(install(pair), 0);
+            } else {
+                fixture_reopen(&pair->to); /* forgotten by a process that ended */
+            }
+        }
+        end(pair);
+        fake_env_settle(&pair->to.env);
+    }
+    pair->to.time = pair->from.time;
+    fixture_put(&pair->to, "z", "1");
+    fixture_flush(&pair->to);
+    assert_true(store_stats(pair->to.store)->used_bytes < used + used / 4);
+}
+
+/* --- The model */
+
+static void change(struct pair *pair, struct fixture *fixture, unsigned commands)
+{
+    for (unsigned i = 0; i < commands; i++) {
+        char key[32], value[200];
+        snprintf(key, sizeof key, "k%llu", (unsigned long long)any(pair, 60));
+        memset(value, (int)('a' + any(pair, 26)), sizeof value);
+        struct command command = { .type = any(pair, 4) == 0 ? COMMAND_DELETE : COMMAND_PUT,
+                                   .key = span_of_string(key) };
+        if (command.type == COMMAND_PUT) {
+            command.value = span_of(value, any(pair, any(pair, 2) ? 10 : sizeof value));
+        }
+        if (any(pair, 3) == 0) {
+            command.session = (struct session_id){ any(pair, 30), 0 };
+            command.number = command.lowest = 1000 + store_replica_applied(fixture->replica);
+        }
+        if (any(pair, 20) == 0) {
+            command.attributes =
+                (struct attributes){ .mask = ATTRIBUTE_MODE, .mode = (uint32_t)any(pair, 512) };
+            command.type = COMMAND_PUT;
+        }
+        fixture_apply(fixture, command);
+    }
+    if (any(pair, 2)) {
+        fixture_flush(fixture);
+    }
+}
+
+/* Something goes wrong with a chunk on the way. */
+static void disturb(struct pair *pair)
+{
+    struct span position = store_stage_position(pair->stage);
+    struct blob *chunk = read_chunk(pair, position, 1 + any(pair, 3000));
+    if (any(pair, 2)) {
+        chunk->data[any(pair, chunk->size)] ^= 1u << any(pair, 8);
+        assert_int_equal(write_chunk(pair, chunk), ERR_CORRUPT);
+        return;
+    }
+    /* The same chunk twice. */
+    struct blob *twice = blob_ref(chunk);
+    assert_int_equal(write_chunk(pair, chunk), 0);
+    if (store_stage_is_complete(pair->stage)) {
+        blob_unref(twice);
+    } else {
+        assert_int_equal(write_chunk(pair, twice), ERR_BAD_REQUEST);
+    }
+}
+
+/* The receiver's process ends, perhaps in the middle of a job, or with one that is done but not
+ * told. */
+static void end_process(struct pair *pair)
+{
+    switch (any(pair, 3)) {
+    case 0:
+        fake_env_work(&pair->to.env);
+        break;
+    case 1:
+        fake_env_work(&pair->to.env);
+        fake_env_finish(&pair->to.env);
+        break;
+    default:
+        break;
+    }
+    fixture_reopen(&pair->to);
+    pair->stage = NULL;
+}
+
+/* One transfer with all that may happen to it. The receiver's state before is durable: a process
+ * that ends loses none of it. */
+static void model_round(struct pair *pair)
+{
+    change(pair, &pair->from, 1 + (unsigned)any(pair, 100));
+    fixture_flush(&pair->from);
+    struct state sent = state_of(&pair->from);
+    pair->to.time = store_replica_time(pair->to.replica) + 1000;
+    change(pair, &pair->to, 1 + (unsigned)any(pair, 50));
+    fixture_flush(&pair->to);
+    struct state old = state_of(&pair->to);
+    begin(pair);
+    change(pair, &pair->from, (unsigned)any(pair, 50));
+    while (pair->stage && !store_stage_is_complete(pair->stage)) {
+        uint64_t what = any(pair, 40);
+        if (what < 4) {
+            disturb(pair);
+        } else if (what == 4) {
+            store_stage_abort(pair->stage);
+            pair->stage = NULL;
+        } else if (what == 5) {
+            struct blob *chunk = read_chunk(pair, store_stage_position(pair->stage), 1000);
+            store_stage_write(pair->stage, chunk, on_done, pair);
+            blob_unref(chunk);
+            end_process(pair);
+        } else if (what == 6) {
+            struct blob *chunk = read_chunk(pair, store_stage_position(pair->stage), 1000);
+            unsigned told = pair->told;
+            store_stage_write(pair->stage, chunk, on_done, pair);
+            blob_unref(chunk);
+            store_stage_abort(pair->stage);
+            fake_env_settle(&pair->to.env);
+            assert_int_equal(pair->told, told);
+            pair->stage = NULL;
+        } else {
+            size_t bytes_max = 1 + any(pair, any(pair, 2) ? 100 : 5000);
+            assert_int_equal(
+                write_chunk(pair, read_chunk(pair, store_stage_position(pair->stage), bytes_max)),
+                0);
+        }
+    }
+    bool is_certain = true;
+    if (pair->stage && any(pair, 3) == 0) {
+        store_stage_install(pair->stage, on_done, pair);
+        end_process(pair);
+        is_certain = false;
+    } else if (pair->stage) {
+        assert_int_equal(install(pair), 0);
+    }
+    struct state now = state_of(&pair->to);
+    bool is_new = is_same(&now, &sent);
+    assert_true(is_new || ((!is_certain || !pair->stage) && is_same(&now, &old)));
+    assert_true(!is_new || store_replica_digest(pair->to.replica) != 0 || now.keys == 0);
+    assert_int_equal(now.image_index, is_new ? sent.applied : old.image_index);
+    end(pair);
+    if (any(pair, 3) == 0) {
+        fixture_reopen(&pair->to);
+        struct state again = state_of(&pair->to);
+        assert_true(is_same(&again, &now));
+    }
+}
+
+static void whatever_happens_it_is_old_or_new(void **state)
+{
+    struct pair *pair = *state;
+    for (uint64_t round = 0; round < 120; round++) {
+        pair->random = round * 1000003;
+        model_round(pair);
+    }
+}
+
+#define STORY(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        STORY(a_replica_becomes_the_senders),
+        STORY(an_older_image_takes_a_replica_back),
+        STORY(a_swap_takes_its_turn),
+        STORY(other_replicas_are_left_alone),
+        STORY(nothing_flushed_is_no_image),
+        STORY(open_images_and_stages_are_bounded),
+        STORY(positions_from_outside_are_checked),
+        STORY(an_image_outlives_its_store),
+        STORY(totals_must_match),
+        STORY(chunks_are_checked),
+        STORY(keys_of_another_partition_are_refused),
+        STORY(rubbish_is_removed),
+        STORY(whatever_happens_it_is_old_or_new),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
