@@ -7,6 +7,9 @@
  *             ├── PAUSED (backoff) ◀──── refused, link lost ──┤
  *             └────────── no answer for a while: also to another node, the first flight stays
  *
+ * How long a while is: CORE_HEDGE_US when the link doesn't come up, or says nothing at all, so that
+ * a machine that stands still costs little; else a third of the timeout.
+ *
  * What may be repeated: statuses that say that nothing was applied, and everything that was lost,
  * since a write keeps its session number and client time and the servers apply a number once.
  * At the deadline a write that was sent and not answered ends as unknown, never as failed. The same
@@ -294,7 +297,7 @@ static void operation_set_timer(struct core *core, struct operation *operation)
 static uint64_t operation_resend_us(const struct operation *operation)
 {
     uint64_t third = operation->timeout_us / 3;
-    return third > CORE_RESEND_MIN_US ? third : CORE_RESEND_MIN_US;
+    return third > CORE_HEDGE_US ? third : CORE_HEDGE_US;
 }
 
 static void operation_make_ready(struct core *core, struct operation *operation)
@@ -315,6 +318,24 @@ void call_wake(struct core *core, struct list *list, uint64_t count_max)
     }
 }
 
+/* When an operation that waits for an answer asks another node. Of a silent link after
+ * CORE_HEDGE_US, then after twice that (the other node may have passed it on to the one that stands
+ * still, and know better by then), and no more: beyond, patience, or an overloaded cluster would
+ * get its load many times. A large value may itself be what the link is silent for. */
+static uint64_t operation_ask_again_us(const struct operation *operation)
+{
+    uint64_t patient = operation->routed_us + operation_resend_us(operation);
+    uint64_t hedged = operation->routed_us + CORE_HEDGE_US;
+    if (operation->state == OPERATION_SENT && operation->flight_count > 0) {
+        uint8_t flights = operation->flight_count;
+        bool may_hedge =
+            flights < OPERATION_FLIGHTS && operation->value.size <= CORE_HEDGE_BYTES_MAX;
+        const struct link *link = operation->flights[flights - 1].flight->link;
+        hedged = may_hedge ? link->heard_us + ((uint64_t)CORE_HEDGE_US << (flights - 1)) : patient;
+    }
+    return hedged < patient ? hedged : patient;
+}
+
 static void operation_timer_fired(struct core *core, struct timer *timer)
 {
     struct operation *operation = container_of(timer, struct operation, timer);
@@ -323,13 +344,13 @@ static void operation_timer_fired(struct core *core, struct timer *timer)
         return;
     }
     bool is_waiting = operation->state == OPERATION_SENT || operation->state == OPERATION_QUEUED;
+    if (is_waiting) {
+        operation->retry_us = operation_ask_again_us(operation); /* the link was heard meanwhile */
+    }
     if (operation->state == OPERATION_PAUSED && core->now_us >= operation->retry_us) {
         operation_make_ready(core, operation);
     } else if (is_waiting && core->now_us >= operation->retry_us) {
-        if (operation->flight_count) {
-            operation->avoid =
-                operation->flights[operation->flight_count - 1].flight->link->node_id;
-        }
+        operation->avoid = operation->asked;
         operation->last_status = ERR_TIMEOUT;
         core->stats.retries++;
         operation_make_ready(core, operation);
@@ -404,10 +425,9 @@ static void operation_route(struct core *core, struct operation *operation)
         return;
     }
     operation_wait(operation, OPERATION_QUEUED, &link->queue);
-    operation->retry_us = core->now_us + operation_resend_us(operation);
-    if (link->state != LINK_READY && operation->retry_us > core->now_us + CORE_RESEND_MIN_US) {
-        operation->retry_us = core->now_us + CORE_RESEND_MIN_US;
-    }
+    operation->asked = link->node_id;
+    operation->routed_us = core->now_us;
+    operation->retry_us = operation_ask_again_us(operation);
     operation_set_timer(core, operation);
     link_connect(core, link);
 }

@@ -32,8 +32,10 @@ enum {
     CORE_SILENCE_US = 3000 * 1000,
     CORE_RETRY_MIN_US = 5 * 1000,
     CORE_RETRY_MAX_US = 200 * 1000,
-    /* Without an answer another node is asked after that, or a third of the timeout. */
-    CORE_RESEND_MIN_US = 300 * 1000,
+    /* A link that doesn't come up, or says nothing, so long: another node is asked too. Longer than what
+     * a loaded node takes for an answer, shorter than an election. Not for larger values. */
+    CORE_HEDGE_US = 300 * 1000,
+    CORE_HEDGE_BYTES_MAX = 64 << 10,
     CORE_REDIRECTS_AT_ONCE = 3, /* follow hints without waiting so often in a row */
     /* A write's client time must be recent: entries far past it are refused as unknown. After
      * so long without a word from the cluster, a new write first asks for the time. */
@@ -124,6 +126,9 @@ void link_connect(struct core *core, struct link *link);
 void link_fail(struct core *core, struct link *link, const char *reason);
 /* May be used or connected now. */
 bool link_is_usable(const struct link *link);
+/* Has been coming up, or owing answers in silence, for so long that another is the better choice: a
+ * machine that stands still accepts connections and says nothing. */
+bool link_is_doubtful(const struct core *core, const struct link *link);
 /* Queues a frame: head, message and small payload are copied; a large payload must stay where it is
  * until the step ends. */
 void link_send_frame(struct core *core, struct link *link, const struct frame *frame,
@@ -164,6 +169,7 @@ struct operation {
     struct cairn_attributes attributes;
     uint64_t number, client_time; /* session; number 0: not yet sent */
     uint64_t avoid;               /* node that failed last time; 0: none */
+    uint64_t asked, routed_us;    /* QUEUED, SENT: the node of the last attempt, and its time */
     uint64_t timeout_us;
     uint64_t retry_us;  /* PAUSED: ready again then; QUEUED and SENT: another node is asked then */
     struct timer timer; /* min(retry_us, deadline) */

@@ -86,6 +86,15 @@ bool link_is_usable(const struct link *link)
     return link->state != LINK_BACKOFF;
 }
 
+bool link_is_doubtful(const struct core *core, const struct link *link)
+{
+    if (link->state == LINK_CONNECTING || link->state == LINK_HELLO) {
+        return core->now_us + CORE_HELLO_TIMEOUT_US >= link->timer.due_us + CORE_HEDGE_US;
+    }
+    return link->state == LINK_READY && !list_is_empty(&link->sent) &&
+           core->now_us >= link->heard_us + CORE_HEDGE_US;
+}
+
 /* --- Coming up */
 
 void link_connect(struct core *core, struct link *link)

@@ -65,9 +65,10 @@ static struct link *topology_ready_link(struct core *core)
     return found;
 }
 
-static bool is_coming_up(const struct link *link)
+static bool is_coming_up(const struct core *core, const struct link *link)
 {
-    return link->state == LINK_CONNECTING || link->state == LINK_HELLO;
+    return (link->state == LINK_CONNECTING || link->state == LINK_HELLO) &&
+           !link_is_doubtful(core, link);
 }
 
 /* Connects the next endpoint or node in turn, unless one is on its way. False: all of them failed
@@ -78,7 +79,7 @@ static bool topology_connect_next(struct core *core)
     LIST_FOR(at, &core->links)
     {
         struct link *link = container_of(at, struct link, node);
-        if (is_coming_up(link)) {
+        if (is_coming_up(core, link)) {
             return true;
         }
         if (link->state == LINK_IDLE && !idle) {
@@ -105,8 +106,12 @@ void route_drive(struct core *core)
     if (!link || core->topology_failures) {
         topology_connect_next(core);
     }
-    if (!link) {
-        return; /* a link's timer or event brings us back */
+    if (!link) { /* a link's event or timer brings us back, or this */
+        if (!core->topology_timer.slot) {
+            core->topology_timer.fire = topology_timer_fired;
+            timer_set(core, &core->topology_timer, core->now_us + CORE_HEDGE_US);
+        }
+        return;
     }
     question->send = topology_send;
     question->answered = topology_answered;
@@ -335,22 +340,26 @@ struct link *route_node_link(struct core *core, size_t node_index)
 struct link *route_choose(struct core *core, size_t partition, uint64_t avoid)
 {
     struct link *preferred = core->node_links[route_preferred(core, partition)];
-    if (link_is_usable(preferred) && (preferred->node_id != avoid || avoid == 0)) {
+    if (link_is_usable(preferred) && !link_is_doubtful(core, preferred) &&
+        (preferred->node_id != avoid || avoid == 0)) {
         return preferred;
     }
     size_t count = core->topology->node_count;
     size_t start = core_random(core) % count;
     struct link *last = link_is_usable(preferred) ? preferred : NULL;
-    struct link *coming = NULL;
+    struct link *doubtful = NULL, *coming = NULL;
     for (size_t i = 0; i < count; i++) {
         struct link *link = core->node_links[(start + i) % count];
         if (!link_is_usable(link) || link->node_id == avoid) {
             continue;
         }
-        if (link->state == LINK_READY) {
+        if (link_is_doubtful(core, link)) {
+            doubtful = link;
+        } else if (link->state == LINK_READY) {
             return link;
+        } else {
+            coming = link;
         }
-        coming = link;
     }
-    return coming ? coming : last;
+    return coming ? coming : doubtful ? doubtful : last;
 }

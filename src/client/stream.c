@@ -276,7 +276,7 @@ static void source_ask(struct core *core, struct source *source)
         return;
     }
     uint64_t third = source->scan->timeout_us / 3;
-    source->retry_us = core->now_us + (third > CORE_RESEND_MIN_US ? third : CORE_RESEND_MIN_US);
+    source->retry_us = core->now_us + (third > CORE_HEDGE_US ? third : CORE_HEDGE_US);
     timer_set(core, &source->timer,
               source->retry_us < source->deadline_us ? source->retry_us : source->deadline_us);
     question_ask(core, &source->question, link);

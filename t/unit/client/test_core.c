@@ -183,6 +183,28 @@ static int drop_at_node(struct fake *fake, int node, const struct frame *frame)
                : FAKE_SERVE;
 }
 
+static int drop_all_at_node(struct fake *fake, int node, const struct frame *frame)
+{
+    return node == fake->rule_state ? FAKE_DROP : FAKE_SERVE;
+}
+
+static int drop_puts_of_a(struct fake *fake, int node, const struct frame *frame)
+{
+    return frame->verb == VERB_PUT ? FAKE_DROP : FAKE_SERVE;
+}
+
+static void note_done(void *arg, struct cairn_result *result)
+{
+    *(bool *)arg = true;
+}
+
+static uint64_t core_frames(struct fake *fake)
+{
+    struct cairn_stats stats;
+    core_stats(fake->core, &stats);
+    return stats.frames_sent;
+}
+
 static void a_node_that_does_not_answer_is_passed_by(void **state)
 {
     struct fake *fake = fake_new();
@@ -192,8 +214,50 @@ static void a_node_that_does_not_answer_is_passed_by(void **state)
     fake->rule = drop_at_node;
     uint64_t begin = fake->now_us;
     assert_int_equal(fake_put(fake, "a", "2"), 0); /* another node forwards it */
-    assert_true(fake->now_us - begin < 2500000);
+    assert_true(fake->now_us - begin <
+                400000); /* a silent link: soon, not after a third of the timeout */
     assert_int_equal(fake->writes[fake->write_count - 1].number, 2);
+    fake_free(fake);
+}
+
+/* A machine that stands still accepts connections and says nothing, not even hello. */
+static void a_new_client_passes_by_a_node_that_stands_still(void **state)
+{
+    struct fake *fake = fake_new_with("10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400", 5000);
+    fake->forwards = true;
+    fake->rule_state = 0;
+    fake->rule = drop_all_at_node;
+    uint64_t begin = fake->now_us;
+    for (int i = 0; i < 8; i++) { /* some of them led by the sleeper */
+        char key[2] = { (char)('a' + i), 0 };
+        assert_int_equal(fake_put(fake, key, "1"), 0);
+    }
+    assert_true(fake->now_us - begin < 1500000);
+    fake_free(fake);
+}
+
+/* A node that answers others and only takes long for one is asked once, until a third of the
+ * timeout. */
+static void a_slow_answer_is_waited_for(void **state)
+{
+    struct fake *fake = fake_new();
+    assert_int_equal(fake_put(fake, "a", "1"), 0);
+    fake->rule_state = fake->leaders[fake_group(fake, span_of_string("a"))];
+    fake->rule = drop_puts_of_a;
+    struct cairn_request put = fake_request(CAIRN_PUT, "a", "2");
+    bool is_done = false;
+    assert_int_equal(core_submit(fake->core, &put, note_done, &is_done, fake->now_us, NULL), 0);
+    uint64_t frames = core_frames(fake);
+    for (int i = 0; i < 10; i++) {
+        struct cairn_request get = fake_request(CAIRN_GET, "a", NULL);
+        struct cairn_result result;
+        assert_int_equal(fake_call(fake, &get, &result), 0);
+        cairn_result_free(&result);
+        bool never = false;
+        fake_run(fake, &never, 100);
+    }
+    assert_int_equal(core_frames(fake) - frames, 11);
+    assert_false(is_done);
     fake_free(fake);
 }
 
@@ -751,6 +815,8 @@ int main(void)
         cmocka_unit_test(a_write_after_a_long_rest_carries_a_recent_time),
         cmocka_unit_test(silence_is_unknown_for_writes_and_a_timeout_for_reads),
         cmocka_unit_test(a_node_that_does_not_answer_is_passed_by),
+        cmocka_unit_test(a_new_client_passes_by_a_node_that_stands_still),
+        cmocka_unit_test(a_slow_answer_is_waited_for),
         cmocka_unit_test(busy_is_repeated_with_growing_pauses),
         cmocka_unit_test(a_refusal_says_nothing_of_an_earlier_attempt),
         cmocka_unit_test(the_dead_are_told_apart_from_the_never_reached),
