@@ -9,6 +9,8 @@
 #include "base/mem.h"
 #include "node/node_private.h"
 
+enum { BOUNDS_EVERY = 31 }; /* steps: in each, one group or so of a node */
+
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx)
 {
     *checker = (struct checker){ .violated = violated, .ctx = ctx };
@@ -68,6 +70,18 @@ void checker_node_began(struct checker *checker, uint32_t node)
     }
 }
 
+void checker_node_ended(struct checker *checker, uint32_t node)
+{
+    checker->nodes[node] = NULL;
+}
+
+void checker_node_damaged(struct checker *checker, uint32_t node)
+{
+    for (uint32_t i = 0; i < checker->group_count; i++) {
+        checker->groups[i].kept[node] = (struct checker_kept){ 0 };
+    }
+}
+
 /* C1, C4 */
 static void check_leader(struct checker *checker, uint32_t node, uint32_t number,
                          const struct raft *raft)
@@ -123,13 +137,80 @@ static void check_commit(struct checker *checker, uint32_t node, uint32_t number
     group->committed = raft->commit > group->committed ? raft->commit : group->committed;
 }
 
-void checker_raft(struct checker *checker, uint32_t node, uint32_t number, const struct raft *raft)
+/* Has this node's disk the entry? Of one that does not run only the index is known. */
+static bool has_durable(const struct checker *checker, uint32_t node, uint32_t number,
+                        uint64_t index, uint64_t term)
+{
+    struct partition *partition =
+        checker->nodes[node] ? node_find_partition(checker->nodes[node], number) : NULL;
+    if (!partition) {
+        return checker->groups[number].kept[node].durable >= index;
+    }
+    const struct raft *raft = partition_raft(partition);
+    return raft->durable_index >= index &&
+           (index < raft->log_start || raft_term_at(raft, index) == term);
+}
+
+/* C7, C8 */
+static void check_leader_commit(struct checker *checker, uint32_t node, uint32_t number,
+                                const struct raft *raft)
+{
+    uint64_t term = raft_term_at(raft, raft->commit);
+    if (term != raft->term) {
+        checker_fail(checker, "leader n%u of group %u commits %lu of term %lu in term %lu",
+                     node + 1, number, raft->commit, term, raft->term);
+    }
+    int count = 0;
+    for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
+        count += has_durable(checker, i, number, raft->commit, term);
+    }
+    if (count * 2 <= raft->config.replica_count) {
+        checker_fail(checker, "n%u commits group %u index %lu, durable on %d of %d replicas",
+                     node + 1, number, raft->commit, count, raft->config.replica_count);
+    }
+}
+
+/* C9: the first look at a replica after its process began. */
+static void check_kept(struct checker *checker, uint32_t node, uint32_t number,
+                       const struct raft *raft)
+{
+    const struct checker_kept *kept = &group_of(checker, number)->kept[node];
+    if (raft->term < kept->led) {
+        checker_fail(checker, "n%u led group %u in term %lu and begins again in term %lu", node + 1,
+                     number, kept->led, raft->term);
+    }
+    if (kept->durable > raft->last_index ||
+        (kept->durable >= raft->log_start &&
+         raft_term_at(raft, kept->durable) != kept->durable_term)) {
+        checker_fail(checker,
+                     "n%u said that group %u is durable to index %lu of term %lu; it begins again "
+                     "with %lu..%lu, there of term %lu",
+                     node + 1, number, kept->durable, kept->durable_term, raft->log_start,
+                     raft->last_index, raft_term_at(raft, kept->durable));
+    }
+}
+
+static void keep(struct checker_kept *kept, const struct raft *raft)
+{
+    kept->durable = raft->durable_index;
+    kept->durable_term = raft_term_at(raft, raft->durable_index);
+    kept->led = raft->role == RAFT_LEADER ? raft->term : kept->led;
+}
+
+/* C1 to C4, C7 to C9 for one replica's core. */
+static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
+                       const struct raft *raft)
 {
     struct checker_group *group = group_of(checker, number);
     struct checker_seen *seen = &group->seen[node];
-    if (seen->term == raft->term && seen->commit == raft->commit && seen->role == (int)raft->role) {
+    if (seen->term == raft->term && seen->commit == raft->commit && seen->role == (int)raft->role &&
+        seen->durable == raft->durable_index) {
         return;
     }
+    if (seen->term == 0 && seen->commit == 0 && seen->durable == 0) {
+        check_kept(checker, node, number, raft);
+    }
+    keep(&group->kept[node], raft);
     if (raft->commit < seen->commit) {
         checker_fail(checker, "commit of group %u on n%u went back from %lu to %lu", number,
                      node + 1, seen->commit, raft->commit);
@@ -140,6 +221,8 @@ void checker_raft(struct checker *checker, uint32_t node, uint32_t number, const
     }
     if (raft->role == RAFT_LEADER && (seen->role != RAFT_LEADER || seen->term != raft->term)) {
         check_leader(checker, node, number, raft);
+    } else if (raft->role == RAFT_LEADER && raft->commit > seen->commit) {
+        check_leader_commit(checker, node, number, raft);
     }
     if (raft->commit > seen->commit) {
         check_commit(checker, node, number, raft, seen->commit + 1);
@@ -147,13 +230,34 @@ void checker_raft(struct checker *checker, uint32_t node, uint32_t number, const
     seen->term = raft->term;
     seen->commit = raft->commit;
     seen->role = (int)raft->role;
+    seen->durable = raft->durable_index;
+}
+
+/* C10 */
+static void check_bounds(struct checker *checker, uint32_t node, uint32_t number,
+                         const struct raft *raft)
+{
+    for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        const struct raft_progress *progress = &raft->progress[i];
+        if (progress->inflight_bytes > LIMIT_RAFT_INFLIGHT_BYTES + LIMIT_ENTRY_BYTES ||
+            progress->inflight_messages > LIMIT_RAFT_INFLIGHT_MESSAGES) {
+            checker_fail(checker, "n%u has %u bytes in %u messages in flight to one of group %u",
+                         node + 1, progress->inflight_bytes, progress->inflight_messages, number);
+        }
+    }
 }
 
 void checker_step(struct checker *checker, uint32_t node, struct node *of)
 {
+    checker->nodes[node] = of;
+    checker->steps++;
     for (size_t i = 0; i < of->partition_count; i++) {
         if (of->partitions[i]) {
-            checker_raft(checker, node, (uint32_t)i, partition_raft(of->partitions[i]));
+            const struct raft *raft = partition_raft(of->partitions[i]);
+            check_raft(checker, node, (uint32_t)i, raft);
+            if ((checker->steps + i) % BOUNDS_EVERY == 0) {
+                check_bounds(checker, node, (uint32_t)i, raft);
+            }
         }
     }
 }

@@ -5,7 +5,12 @@
  *   C3  log matching over committed entries: an index that was committed with a term has that term on every replica, for ever
  *   C4  leader completeness: who becomes leader has every committed entry
  *   C5  state machine equality: an index is applied with the same term and payload by every replica, each time it is applied
- *   C6  a running replica applies indices in order, without holes, and only committed ones */
+ *   C6  a running replica applies indices in order, without holes, and only committed ones
+ *   C7  a leader's commit index advances to entries of its own term only (Raft §5.4.2, figure 8)
+ *   C8  when it does, a majority of the group has the entry durable: what a client was told is on disks
+ *   C9  what a replica said to be durable is in its log when its process begins again (nothing but damage excuses it), and it
+ *       remembers the terms that it led
+ *   C10 per replica and follower, bytes and messages in flight are bounded (base/limits.h) */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 
@@ -27,8 +32,14 @@ struct checker_entry {
 
 /* What was last seen of one replica. */
 struct checker_seen {
-    uint64_t term, commit, applied;
+    uint64_t term, commit, applied, durable;
     int role;
+};
+
+/* What its disk must hold whatever happens to its process; 0: nothing known. */
+struct checker_kept {
+    uint64_t durable, durable_term;
+    uint64_t led; /* newest term in which it led, so that its vote for itself was durable */
 };
 
 struct checker_group {
@@ -38,25 +49,29 @@ struct checker_group {
     uint64_t committed;            /* highest index committed anywhere */
     struct hashtab leaders;        /* term → node index + 1 */
     struct checker_seen seen[CHECKER_NODES_MAX];
+    struct checker_kept kept[CHECKER_NODES_MAX];
 };
 
 struct checker {
     struct checker_group *groups;
     uint32_t group_count;
+    struct node *nodes[CHECKER_NODES_MAX]; /* those that run */
     /* Called with the first violation; later ones are counted only. */
     void (*violated)(void *ctx, const char *text);
     void *ctx;
-    uint64_t violations, elections, committed, applied;
+    uint64_t violations, elections, committed, applied, steps;
 };
 
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx);
 void checker_fini(struct checker *checker);
 /* A node's process began: what was seen of it before is no promise any more. */
 void checker_node_began(struct checker *checker, uint32_t node);
+/* It ended, or is about to be freed. */
+void checker_node_ended(struct checker *checker, uint32_t node);
+/* Its disk was made to lose what was durable (bits flipped, an old image of it put back): C9 does not hold this time. */
+void checker_node_damaged(struct checker *checker, uint32_t node);
 /* After a step of a node. */
 void checker_step(struct checker *checker, uint32_t node, struct node *of);
-/* The same for one replica's core. */
-void checker_raft(struct checker *checker, uint32_t node, uint32_t group, const struct raft *raft);
 /* From node_config.observe. */
 void checker_applied(struct checker *checker, uint32_t node, uint32_t group, uint64_t index, uint64_t term, struct span payload);
 void checker_fail(struct checker *checker, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -156,6 +156,7 @@ static bool is_stop_explained(const struct world_node *node)
 static void end_process(struct world_node *node, enum env_sim_end end)
 {
     env_sim_kill(node->env, end);
+    checker_node_ended(&node->world->checker, node->number);
     if (node->server) {
         server_abandon(node->server);
         node->server = NULL;
