@@ -35,6 +35,6 @@ END
 close $out;
 ($status, @lines) = check($folder);
 is $status, 1, 'a patch whose text is gone is refused';
-like "@lines", qr/^not ok 1/m, 'and named';
+like join('', @lines), qr/^not ok 1/m, 'and named';
 
 done_testing;
