@@ -152,7 +152,8 @@ sub simulate {
         '--expect-violation', split(' ', "$flags $option{'sim-flags'}"));
     my $took = time - $begin;
     scratch_remove();
-    my ($panic) = grep { /CHECK|panic:|Sanitizer|runtime error/ } @lines;
+    my ($panic) = grep { /^PANIC: |Sanitizer|runtime error/ } @lines;
+    my ($place) = map { /^  at (\S+ in \w+)/ ? " ($1)" : () } @lines;
     my ($found) = grep { /^seed \d+: (?:VIOLATION|PANIC)/ } @lines;
     my ($runs)  = map { /^(\d+) seeds in/ ? $1 : () } @lines;
     if ($status == 124 || $status == 137) {
@@ -162,7 +163,7 @@ sub simulate {
     return ($runs, $took, undef) if !$found;
     my ($seed, $text) = $found =~ /^seed (\d+): (?:VIOLATION )?(.*)/;
     $text =~ s/^at [\d.]+ s: //;
-    $text = $panic if $text =~ /^PANIC/ && defined $panic;
+    $text = $panic =~ s/\n//r . ($place // "") if $text =~ /^PANIC/ && defined $panic;
     $text =~ s/\s+$//;
     return ($runs, $took, "seed $seed: $text");
 }
