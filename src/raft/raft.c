@@ -86,7 +86,6 @@ struct raft_private {
     uint64_t now_ms; /* of the last tick */
     uint64_t election_deadline_ms;
     uint64_t campaign_sent_ms;
-    uint32_t votes; /* bit i: config.replicas[i] granted; the own bit only when it is durable */
     bool campaign_order; /* the campaign is by order of the leader */
     bool state_durable;  /* (term, vote) are durable as they stand */
     int self;            /* position in config.replicas */
@@ -364,7 +363,7 @@ static void become_follower(struct raft *raft, uint64_t term, uint64_t leader)
 
 static bool votes_suffice(const struct raft *raft)
 {
-    return __builtin_popcount(raft->private->votes) >= majority(raft);
+    return __builtin_popcount(raft->votes) >= majority(raft);
 }
 
 /* Asks everybody who has not granted yet. */
@@ -374,7 +373,7 @@ static void campaign_ask(struct raft *raft)
     bool pre = raft->role == RAFT_PRE_CANDIDATE;
     p->campaign_sent_ms = p->now_ms;
     for (int i = 0; i < raft->config.replica_count; i++) {
-        if (i == p->self || (p->votes >> i & 1)) {
+        if (i == p->self || (raft->votes >> i & 1)) {
             continue;
         }
         struct raft_message *ask =
@@ -391,7 +390,7 @@ static void become_candidate(struct raft *raft, bool by_order)
     struct raft_private *p = raft->private;
     enter_term(raft, raft->term + 1, raft->config.self);
     raft->role = RAFT_CANDIDATE;
-    p->votes = 0; /* the own vote counts when it is durable, see raft_state_durable */
+    raft->votes = 0; /* the own vote counts when it is durable, see raft_state_durable */
     p->campaign_order = by_order;
     reset_election_timer(raft);
     campaign_ask(raft); /* held until then */
@@ -404,7 +403,7 @@ static void become_pre_candidate(struct raft *raft)
     raft->leader = 0;
     raft->out.role_changed = true;
     p->ack_due = false;
-    p->votes = 1u << p->self;
+    raft->votes = 1u << p->self;
     reset_election_timer(raft);
     if (votes_suffice(raft)) {
         become_candidate(raft, false);
@@ -438,7 +437,7 @@ static void become_leader(struct raft *raft)
 
 static void count_vote(struct raft *raft, int voter)
 {
-    raft->private->votes |= 1u << voter;
+    raft->votes |= 1u << voter;
     if (!votes_suffice(raft)) {
         return;
     }

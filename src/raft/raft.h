@@ -204,6 +204,7 @@ struct raft {
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
     bool needs_image;                 /* own store is damaged: see raft_need_image */
     struct lease lease;               /* what clocks prove */
+    uint32_t votes;                   /* of its last campaign; bit i: config.replicas[i] granted, the own one only when durable */
     struct raft_effects out;
     struct raft_progress progress[LIMIT_REPLICAS];
     struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */

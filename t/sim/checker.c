@@ -8,8 +8,15 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "node/node_private.h"
+#include "raft/log_private.h"
+#include "sim/disk.h"
 
-enum { BOUNDS_EVERY = 31 }; /* steps: in each, one group or so of a node */
+enum {
+    BOUNDS_EVERY = 31, /* steps: in each, one group or so of a node */
+    /* A leader is deaf for an election timeout and a tick at most; the rest is for being looked at
+       rarely. */
+    DEAF_MAX_US = 3 * 1000 * 1000,
+};
 
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx)
 {
@@ -79,6 +86,42 @@ void checker_node_damaged(struct checker *checker, uint32_t node)
 {
     for (uint32_t i = 0; i < checker->group_count; i++) {
         checker->groups[i].kept[node] = (struct checker_kept){ 0 };
+        /* Whose votes are whose node's is not known here: the fewer. */
+        memset(checker->groups[i].votes, 0, sizeof checker->groups[i].votes);
+    }
+}
+
+static struct checker_vote *vote_of(struct checker_group *group, uint64_t replica)
+{
+    struct checker_vote *vote = group->votes;
+    while (vote->replica != 0 && vote->replica != replica) {
+        vote++;
+        CHECK(vote < group->votes + CHECKER_NODES_MAX);
+    }
+    return vote;
+}
+
+/* C12: what was promised to this leader. */
+static void note_votes(struct checker_group *group, const struct raft *raft)
+{
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        struct checker_vote *vote = vote_of(group, raft->config.replicas[i]);
+        if ((raft->votes >> i & 1) && raft->term > vote->term) {
+            *vote =
+                (struct checker_vote){ raft->config.replicas[i], raft->term, raft->config.self };
+        }
+    }
+}
+
+static void check_vote(struct checker *checker, uint32_t node, uint32_t number,
+                       const struct raft *raft)
+{
+    const struct checker_vote *vote = vote_of(group_of(checker, number), raft->config.self);
+    if (raft->term < vote->term || (raft->term == vote->term && raft->vote != vote->vote)) {
+        checker_fail(checker,
+                     "n%u gave its vote of group %u in term %lu to %lu, and now holds one in term "
+                     "%lu for %lu",
+                     node + 1, number, vote->term, vote->vote, raft->term, raft->vote);
     }
 }
 
@@ -94,6 +137,7 @@ static void check_leader(struct checker *checker, uint32_t node, uint32_t number
                      (unsigned long)(uintptr_t)was, node + 1);
     }
     checker->elections += !was;
+    note_votes(group, raft);
     /* Entries committed in later terms are no business of a leader of an earlier one. */
     for (uint64_t index = group->committed; index >= raft->log_start && index > 0; index--) {
         uint64_t term = entry_of(group, index)->term;
@@ -211,6 +255,7 @@ static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
         check_kept(checker, node, number, raft);
     }
     keep(&group->kept[node], raft);
+    check_vote(checker, node, number, raft);
     if (raft->commit < seen->commit) {
         checker_fail(checker, "commit of group %u on n%u went back from %lu to %lu", number,
                      node + 1, seen->commit, raft->commit);
@@ -247,6 +292,57 @@ static void check_bounds(struct checker *checker, uint32_t node, uint32_t number
     }
 }
 
+/* C11, for entries that became durable in this step, or all when the process has just begun. Those
+ * that an image brought stand in no log. */
+static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
+                       const struct raft *raft, const struct log *log)
+{
+    const struct checker_seen *seen = &group_of(checker, number)->seen[node];
+    const struct log_index *index = &log_group_find(log, number)->index;
+    uint64_t from = raft->durable_index < seen->durable ? raft->durable_index : seen->durable + 1;
+    for (uint64_t i = from > index->log_start ? from : index->log_start;
+         i <= raft->durable_index && i <= index->last_index; i++) {
+        const struct log_slot *slot = log_index_at(index, i);
+        uint64_t first = slot->at / LOG_RECORD_CONTENT,
+                 end = (slot->at + slot->size) / LOG_RECORD_CONTENT + 1;
+        if (slot->segment == 0 ||
+            !disk_file_is_durable(log_segment_find(log, slot->segment)->file,
+                                  first * LOG_RECORD_SECTOR, (end - first) * LOG_RECORD_SECTOR)) {
+            checker_fail(checker, "n%u holds group %u index %lu for durable, and its disk does not",
+                         node + 1, number, i);
+            return;
+        }
+    }
+}
+
+static bool is_deaf(const struct raft *raft, uint64_t now_us)
+{
+    int heard = 1;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        heard += peer->id != raft->config.self &&
+                 now_us / 1000 < peer->heard_ms + 2ull * raft->config.election_timeout_ms;
+    }
+    return heard <= raft->config.replica_count / 2;
+}
+
+void checker_look(struct checker *checker, uint32_t node, uint64_t now_us)
+{
+    struct node *of = checker->nodes[node];
+    for (size_t i = 0; of && i < of->partition_count; i++) {
+        const struct raft *raft = of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;
+        struct checker_seen *seen = &group_of(checker, (uint32_t)i)->seen[node];
+        if (!raft || raft->role != RAFT_LEADER || !is_deaf(raft, now_us)) {
+            seen->deaf_since_us = 0;
+        } else if (seen->deaf_since_us == 0) {
+            seen->deaf_since_us = now_us;
+        } else if (now_us - seen->deaf_since_us > DEAF_MAX_US) {
+            checker_fail(checker, "n%u leads group %zu and has heard no majority for long",
+                         node + 1, i);
+        }
+    }
+}
+
 void checker_step(struct checker *checker, uint32_t node, struct node *of)
 {
     checker->nodes[node] = of;
@@ -254,6 +350,9 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of)
     for (size_t i = 0; i < of->partition_count; i++) {
         if (of->partitions[i]) {
             const struct raft *raft = partition_raft(of->partitions[i]);
+            if (raft->durable_index != group_of(checker, (uint32_t)i)->seen[node].durable) {
+                check_disk(checker, node, (uint32_t)i, raft, of->log);
+            }
             check_raft(checker, node, (uint32_t)i, raft);
             if ((checker->steps + i) % BOUNDS_EVERY == 0) {
                 check_bounds(checker, node, (uint32_t)i, raft);

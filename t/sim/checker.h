@@ -10,7 +10,10 @@
  *   C8  when it does, a majority of the group has the entry durable: what a client was told is on disks
  *   C9  what a replica said to be durable is in its log when its process begins again (nothing but damage excuses it), and it
  *       remembers the terms that it led
- *   C10 per replica and follower, bytes and messages in flight are bounded (base/limits.h) */
+ *   C10 per replica and follower, bytes and messages in flight are bounded (base/limits.h)
+ *   C11 what a replica holds for durable is: a power loss at that moment would leave the sectors of its log
+ *   C12 who gave a leader its vote remembers that, whatever happens to its process
+ *   C13 a leader that hears no majority does not lead for long */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 
@@ -33,6 +36,7 @@ struct checker_entry {
 /* What was last seen of one replica. */
 struct checker_seen {
     uint64_t term, commit, applied, durable;
+    uint64_t deaf_since_us; /* a leader that hears no majority; 0: hears one */
     int role;
 };
 
@@ -40,6 +44,11 @@ struct checker_seen {
 struct checker_kept {
     uint64_t durable, durable_term;
     uint64_t led; /* newest term in which it led, so that its vote for itself was durable */
+};
+
+/* A vote that was counted. */
+struct checker_vote {
+    uint64_t replica, term, vote;
 };
 
 struct checker_group {
@@ -50,6 +59,7 @@ struct checker_group {
     struct hashtab leaders;        /* term → node index + 1 */
     struct checker_seen seen[CHECKER_NODES_MAX];
     struct checker_kept kept[CHECKER_NODES_MAX];
+    struct checker_vote votes[CHECKER_NODES_MAX]; /* the newest of each replica; replica 0: no more */
 };
 
 struct checker {
@@ -72,6 +82,8 @@ void checker_node_ended(struct checker *checker, uint32_t node);
 void checker_node_damaged(struct checker *checker, uint32_t node);
 /* After a step of a node. */
 void checker_step(struct checker *checker, uint32_t node, struct node *of);
+/* Now and then, of a node that is not paused: C13. */
+void checker_look(struct checker *checker, uint32_t node, uint64_t now_us);
 /* From node_config.observe. */
 void checker_applied(struct checker *checker, uint32_t node, uint32_t group, uint64_t index, uint64_t term, struct span payload);
 void checker_fail(struct checker *checker, const char *format, ...) __attribute__((format(printf, 2, 3)));

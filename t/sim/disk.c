@@ -650,6 +650,24 @@ int disk_file_resize(struct env_file *file, uint64_t size, struct err *err)
     return 0;
 }
 
+bool disk_file_is_durable(const struct env_file *file, uint64_t offset, uint64_t size)
+{
+    const struct inode *inode = file->inode;
+    const struct disk *disk = file->disk;
+    bool has_name = false;
+    for (size_t i = 0; disk && !has_name && i < disk->durable.count; i++) {
+        has_name = disk->durable.items[i].inode == inode;
+    }
+    bool is_durable = has_name && offset + size <= inode->durable_size;
+    for (uint64_t at = offset / SECTOR_BYTES; is_durable && at * SECTOR_BYTES < offset + size;
+         at++) {
+        const struct chunk *chunk =
+            at / CHUNK_SECTORS < inode->chunk_count ? inode->chunks[at / CHUNK_SECTORS] : NULL;
+        is_durable = !chunk || !(chunk->dirty >> at % CHUNK_SECTORS & 1);
+    }
+    return is_durable;
+}
+
 void disk_file_close(struct env_file *file)
 {
     if (file->disk) {

@@ -46,6 +46,8 @@ int disk_file_sync(struct env_file *file, struct err *err);
 int disk_file_size(struct env_file *file, uint64_t *out, struct err *err);
 int disk_file_resize(struct env_file *file, uint64_t size, struct err *err);
 void disk_file_close(struct env_file *file);
+/* For checkers: a power loss now leaves these bytes, and a name of the file. */
+bool disk_file_is_durable(const struct env_file *file, uint64_t offset, uint64_t size);
 int disk_rename(struct disk *disk, const char *from, const char *to, struct err *err);
 int disk_remove(struct disk *disk, const char *path, struct err *err);
 int disk_dir_make(struct disk *disk, const char *path, struct err *err);

@@ -30,6 +30,7 @@ enum {
     MAP_BYTES = 64 << 20,
     DISK_BYTES = 1 << 30,
     RESTART_MAX_US = 4 * SECOND_US,
+    LOOK_EVERY = 64, /* steps: what need not be seen at once */
 };
 
 struct world_node {
@@ -508,6 +509,9 @@ static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(st
         struct world_node *node = &world->nodes[owner->machine];
         if (node->server) {
             checker_step(&world->checker, node->number, server_node(node->server));
+            if (step % LOOK_EVERY == 0) {
+                checker_look(&world->checker, node->number, env_now_us(&node->env->env));
+            }
         }
     }
     return false;
