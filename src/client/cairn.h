@@ -116,7 +116,16 @@ struct cairn_meta {
 
 enum cairn_verb { CAIRN_GET, CAIRN_GET_META, CAIRN_PUT, CAIRN_DELETE, CAIRN_SETATTR };
 enum cairn_condition { CAIRN_ALWAYS, CAIRN_IF_ABSENT, CAIRN_IF_VERSION, CAIRN_IF_PRESENT };
+/* What a read may miss (docs/CONSISTENCY.md):
+ *   LINEARIZABLE  nothing that was answered before it began; rests on no clock. Costs the primary a round to a majority
+ *   LEASE         the same, as long as the nodes' monotonic clocks run within 20 % of each other's rate and none of them stands
+ *                 still; the primary answers alone while its lease lasts, else as LINEARIZABLE
+ *   STALE         any replica answers alone, with what was committed; the result tells how much may be missing. Two reads may be
+ *                 answered by different replicas, and the later one may see less */
 enum cairn_consistency { CAIRN_LINEARIZABLE, CAIRN_LEASE, CAIRN_STALE };
+/* When a write is answered: a majority has it durably; or every replica that can be reached has. */
+enum cairn_ack { CAIRN_ACK_MAJORITY, CAIRN_ACK_ALL };
+#define CAIRN_STALENESS_UNKNOWN UINT64_MAX
 
 /* One operation. A zeroed struct with verb and key is a plain one. Keys and values are bytes and are copied by the call. */
 struct cairn_request {
@@ -128,8 +137,13 @@ struct cairn_request {
     enum cairn_condition condition;     /* PUT, DELETE, SETATTR */
     uint64_t version;                   /* with CAIRN_IF_VERSION */
     struct cairn_attributes attributes; /* PUT, SETATTR: those in mask are set, others stay as they are */
-    enum cairn_consistency consistency; /* GET, GET_META; others than linearizable: CAIRN_UNSUPPORTED for now */
+    enum cairn_consistency consistency; /* GET, GET_META */
     uint32_t timeout_ms;                /* 0: the handle's */
+    uint64_t max_staleness_ms;          /* with CAIRN_STALE: a replica that may miss more than what was acknowledged so lately
+                                           asks the primary instead; 0: any */
+    /* PUT, DELETE, SETATTR. With CAIRN_ACK_ALL, CAIRN_UNKNOWN_OUTCOME may also mean: applied by a majority, and in the time
+     * given not every replica within reach confirmed. */
+    enum cairn_ack ack;
 };
 
 struct cairn_result {
@@ -139,6 +153,8 @@ struct cairn_result {
     struct cairn_meta meta; /* GET, GET_META: all of it. PUT, SETATTR: version and time. On CAIRN_EXISTS and
                                CAIRN_CONDITION_FAILED: version is the present one, 0 = absent */
     bool existed;           /* DELETE: there was something; a DELETE of nothing is status 0, existed false */
+    uint64_t staleness_ms;  /* CAIRN_STALE, also with CAIRN_NOT_FOUND: nothing that was acknowledged longer than this before the
+                               call is missing; 0: nothing at all; CAIRN_STALENESS_UNKNOWN */
 };
 
 /* Blocking. Returns result->status. result->value belongs to the result: call cairn_result_free. On failure see cairn_last_error. */
@@ -184,8 +200,9 @@ struct cairn_scan_options {
     uint32_t page_entries;   /* hint for one page; 0: the library's choice, growing */
     bool keys_only;
     bool meta_only;
-    enum cairn_consistency consistency;
+    enum cairn_consistency consistency; /* of each page */
     uint32_t timeout_ms;
+    uint64_t max_staleness_ms; /* as in cairn_request */
 };
 
 struct cairn_entry {
@@ -203,6 +220,8 @@ int cairn_scan_next(struct cairn_scan *scan, struct cairn_entry *entry);
  * for what is needed and calls back once when cairn_scan_try will not return CAIRN_BUSY (status 0) or the scan failed. */
 int cairn_scan_try(struct cairn_scan *scan, struct cairn_entry *entry);
 int cairn_scan_fetch(struct cairn_scan *scan, void (*done)(void *arg, int status), void *arg);
+/* The greatest staleness of the pages read so far, as in cairn_result. */
+uint64_t cairn_scan_staleness_ms(const struct cairn_scan *scan);
 /* Ends it at any time, also while a fetch is under way (its callback is not called). Must come before cairn_close. */
 void cairn_scan_close(struct cairn_scan *scan);
 

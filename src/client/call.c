@@ -40,13 +40,14 @@ static int request_check(const struct cairn_request *request)
     bool is_read = request->verb == CAIRN_GET || request->verb == CAIRN_GET_META;
     if ((unsigned)request->verb > CAIRN_SETATTR ||
         (unsigned)request->condition > CAIRN_IF_PRESENT ||
-        (unsigned)request->consistency > CAIRN_STALE ||
+        (unsigned)request->consistency > CAIRN_STALE || (unsigned)request->ack > CAIRN_ACK_ALL ||
+        (request->max_staleness_ms && request->consistency != CAIRN_STALE) ||
         (is_read && request->condition != CAIRN_ALWAYS) ||
         (request->value_size && (!request->value || request->verb != CAIRN_PUT)) ||
         request->attributes.mask >= 2 * CAIRN_ATTR_EXPIRES) {
         return ERR_USAGE;
     }
-    return request->consistency == CAIRN_LINEARIZABLE ? 0 : ERR_UNSUPPORTED;
+    return 0;
 }
 
 static uint8_t *operation_init(struct core *core, struct call *call, struct operation *operation,
@@ -57,6 +58,10 @@ static uint8_t *operation_init(struct core *core, struct call *call, struct oper
     operation->condition = (uint8_t)request->condition;
     operation->is_write = request->verb != CAIRN_GET && request->verb != CAIRN_GET_META;
     operation->version = request->version;
+    operation->consistency =
+        (uint8_t)(operation->is_write ? CAIRN_LINEARIZABLE : request->consistency);
+    operation->ack = (uint8_t)request->ack;
+    operation->max_staleness_ms = request->max_staleness_ms;
     operation->attributes = request->attributes;
     operation->key = span_of(bytes, request->key_size);
     memcpy(bytes, request->key, request->key_size);
@@ -415,8 +420,10 @@ static void operation_route(struct core *core, struct operation *operation)
         }
         operation->client_time = core->time;
     }
-    struct link *link =
-        route_choose(core, topology_locate(core->topology, operation->key), operation->avoid);
+    size_t partition = topology_locate(core->topology, operation->key);
+    struct link *link = operation->consistency == CAIRN_STALE
+                            ? route_choose_replica(core, partition, operation->avoid)
+                            : route_choose(core, partition, operation->avoid);
     operation->avoid = 0;
     if (!link) {
         operation->last_status = core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT;

@@ -333,6 +333,11 @@ int cairn_scan_next(struct cairn_scan *scan, struct cairn_entry *entry)
     }
 }
 
+uint64_t cairn_scan_staleness_ms(const struct cairn_scan *scan)
+{
+    return core_scan_staleness_ms(scan->scan);
+}
+
 void cairn_scan_close(struct cairn_scan *scan)
 {
     core_scan_close(scan->scan);

@@ -98,6 +98,7 @@ int core_open(const struct core_options *options, const struct core_transport *t
     core->transport_ctx = ctx;
     core->now_us = now_us;
     core->random = options->seed[2] ^ options->seed[3];
+    core->replica_bias = core_random(core);
     core->program = mem_strdup(options->program);
     core->timeout_ms = options->timeout_ms;
     core->session.id_high = options->seed[0];

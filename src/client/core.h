@@ -102,6 +102,7 @@ int core_scan_try(struct core_scan *scan, struct cairn_entry *entry);
  * fetch is under way. */
 int core_scan_fetch(struct core_scan *scan, void (*done)(void *arg, int status), void *arg,
                     uint64_t now_us);
+uint64_t core_scan_staleness_ms(const struct core_scan *scan);
 /* Ends it with this status; a fetch under way is forgotten. */
 void core_scan_fail(struct core_scan *scan, int status);
 void core_scan_close(struct core_scan *scan);

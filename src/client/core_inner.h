@@ -162,6 +162,8 @@ struct operation {
     bool may_have_happened;
     /* Its answer didn't fit beside others: not to be put into a MULTI again. */
     bool is_alone;
+    uint8_t consistency, ack;
+    uint64_t max_staleness_ms;
     uint16_t retries;
     int last_status; /* of the last attempt */
     struct span key, value;
@@ -209,9 +211,10 @@ void exchange_send_queue(struct core *core, struct link *link);
 /* An answer for operations. ERR_PROTOCOL: malformed. */
 int exchange_answered(struct core *core, struct flight *flight, const struct frame *frame);
 void exchange_lost(struct core *core, struct flight *flight);
-/* Unpacks the ErrorInfo of a refused frame: its hint is learned, its text becomes core->trouble.
- * Returns the version. */
-uint64_t exchange_error_info(struct core *core, const struct link *link, const struct frame *frame);
+/* Unpacks the ErrorInfo of a refused frame (in the core's arena; NULL: malformed): its hint is
+ * learned, its text becomes core->trouble. */
+Cairn__V1__ErrorInfo *exchange_error_info(struct core *core, const struct link *link,
+                                          const struct frame *frame);
 /* May the same request succeed later or elsewhere? */
 bool exchange_is_retryable(int status);
 void exchange_meta(const Cairn__V1__Meta *from, struct cairn_meta *to);
@@ -226,6 +229,11 @@ void route_learn(struct core *core, const Cairn__V1__Hint *hint);
 /* The link for a key of this partition, not that of node `avoid` unless there is no other; NULL:
  * none usable now. */
 struct link *route_choose(struct core *core, size_t partition, uint64_t avoid);
+/* As route_choose, for reads that any replica answers: each handle begins with another replica, and
+ * stays with it. */
+struct link *route_choose_replica(struct core *core, size_t partition, uint64_t avoid);
+/* Index into topology->nodes of the replica that a handle's stale reads go to first. */
+size_t route_preferred_replica(const struct core *core, size_t partition);
 /* Index into topology->nodes of the node to ask for a partition first. */
 size_t route_preferred(const struct core *core, size_t partition);
 struct link *route_node_link(struct core *core, size_t node_index);
@@ -260,6 +268,7 @@ struct core {
     void *transport_ctx;
     uint64_t now_us;
     uint64_t random;
+    uint64_t replica_bias; /* see route_choose_replica */
     char *program;
     uint32_t timeout_ms;
 

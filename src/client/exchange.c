@@ -16,6 +16,8 @@
 _Static_assert((uint64_t)LIMIT_MULTI_OPERATIONS *(LIMIT_KEY_BYTES + 200) < LIMIT_MESSAGE_BYTES,
                "a MULTI's message fits");
 
+enum { ACK_WORD_MS = 200 };
+
 /* --- Sending */
 
 struct packed_write {
@@ -44,10 +46,15 @@ static void pack_write(struct core *core, const struct operation *operation,
     out->attributes = attributes;
 }
 
+/* A write that waits for all replicas is given a little less, so that the word why it did not end
+ * comes in time. */
 static uint32_t deadline_ms(const struct core *core, const struct operation *operation)
 {
     uint64_t deadline = operation->call->progress_us + operation->timeout_us;
     uint64_t left_ms = deadline > core->now_us ? (deadline - core->now_us) / 1000 : 0;
+    if (operation->is_write && operation->ack == CAIRN_ACK_ALL) {
+        left_ms -= left_ms / 5 < ACK_WORD_MS ? left_ms / 5 : ACK_WORD_MS;
+    }
     return left_ms ? (uint32_t)(left_ms < UINT32_MAX ? left_ms : UINT32_MAX) : 1;
 }
 
@@ -62,6 +69,8 @@ static void send_read(struct core *core, struct link *link, struct frame *frame,
     Cairn__V1__GetRequest get = CAIRN__V1__GET_REQUEST__INIT;
     get.key = binary(operation->key);
     get.meta_only = operation->verb == CAIRN_GET_META;
+    get.consistency = (Cairn__V1__Consistency)operation->consistency;
+    get.max_staleness_ms = operation->max_staleness_ms;
     link_send_frame(core, link, frame, &get.base, NULL, 0);
 }
 
@@ -74,6 +83,7 @@ static void send_put(struct core *core, struct link *link, struct frame *frame,
     put.version = operation->version;
     put.attributes = write->attributes.mask ? &write->attributes : NULL;
     put.session = &write->session;
+    put.ack = (Cairn__V1__Ack)operation->ack;
     link_send_frame(core, link, frame, &put.base, &operation->value, 1);
 }
 
@@ -85,6 +95,7 @@ static void send_delete(struct core *core, struct link *link, struct frame *fram
     delete.condition = (Cairn__V1__Condition)operation->condition;
     delete.version = operation->version;
     delete.session = &write->session;
+    delete.ack = (Cairn__V1__Ack)operation->ack;
     link_send_frame(core, link, frame, &delete.base, NULL, 0);
 }
 
@@ -97,6 +108,7 @@ static void send_setattr(struct core *core, struct link *link, struct frame *fra
     setattr.condition = (Cairn__V1__Condition)operation->condition;
     setattr.version = operation->version;
     setattr.session = &write->session;
+    setattr.ack = (Cairn__V1__Ack)operation->ack;
     link_send_frame(core, link, frame, &setattr.base, NULL, 0);
 }
 
@@ -148,7 +160,10 @@ static void pack_operation(struct core *core, const struct operation *operation,
     out->value_size = (uint32_t)operation->value.size;
     out->condition = (Cairn__V1__Condition)operation->condition;
     out->version = operation->version;
+    out->consistency = (Cairn__V1__Consistency)operation->consistency;
+    out->max_staleness_ms = operation->max_staleness_ms;
     if (operation->is_write) {
+        out->ack = (Cairn__V1__Ack)operation->ack;
         struct packed_write *write = arena_alloc(&core->arena, sizeof *write);
         pack_write(core, operation, write);
         out->session = &write->session;
@@ -221,6 +236,8 @@ struct outcome {
     bool existed;
     const Cairn__V1__Meta *meta;
     struct span value;
+    uint64_t staleness_ms;
+    const char *text; /* NULL: nothing beyond the status */
 };
 
 void exchange_meta(const Cairn__V1__Meta *from, struct cairn_meta *to)
@@ -240,7 +257,8 @@ void exchange_meta(const Cairn__V1__Meta *from, struct cairn_meta *to)
     }
 }
 
-uint64_t exchange_error_info(struct core *core, const struct link *link, const struct frame *frame)
+Cairn__V1__ErrorInfo *exchange_error_info(struct core *core, const struct link *link,
+                                          const struct frame *frame)
 {
     Cairn__V1__ErrorInfo *info =
         cairn__v1__error_info__unpack(&core->allocator, frame->message.size, frame->message.data);
@@ -250,7 +268,7 @@ uint64_t exchange_error_info(struct core *core, const struct link *link, const s
     if (info) {
         route_learn(core, info->hint);
     }
-    return info ? info->version : 0;
+    return info;
 }
 
 bool exchange_is_retryable(int status)
@@ -266,6 +284,7 @@ static void operation_answer(struct operation *operation, const struct outcome *
     struct cairn_result *result =
         &operation->call->results[operation - operation->call->operations];
     result->existed = outcome->existed;
+    result->staleness_ms = outcome->staleness_ms;
     result->meta.version = outcome->version;
     result->meta.time_us = hlc_to_us(outcome->time);
     if (outcome->meta) {
@@ -328,6 +347,7 @@ static int read_get(struct core *core, const struct operation *operation, const 
         return ERR_PROTOCOL;
     }
     out->meta = get->meta;
+    out->staleness_ms = get->staleness_ms;
     out->value = frame->payload;
     if (operation->verb == CAIRN_GET && get->meta->size != frame->payload.size) {
         return ERR_PROTOCOL;
@@ -376,7 +396,9 @@ static int exchange_read_one(struct core *core, struct flight *flight, const str
             return status;
         }
     }
-    out->version = exchange_error_info(core, flight->link, frame);
+    Cairn__V1__ErrorInfo *info = exchange_error_info(core, flight->link, frame);
+    out->version = info ? info->version : 0;
+    out->staleness_ms = info ? info->staleness_ms : 0;
     return frame->status > 0 ? ERR_PROTOCOL : 0;
 }
 
@@ -397,6 +419,8 @@ static int exchange_read_multi(struct core *core, struct flight *flight, const s
                                         .time = result->time,
                                         .existed = result->existed,
                                         .meta = result->meta,
+                                        .staleness_ms = result->staleness_ms,
+                                        .text = result->text[0] ? result->text : NULL,
                                         .value = reader_span(&payload, result->value_size) };
         bool lacks_meta = operation && !operation->is_write && result->status == 0 && !result->meta;
         if (result->status > 0 || lacks_meta) {
@@ -412,12 +436,14 @@ static int exchange_read_multi(struct core *core, struct flight *flight, const s
     return 0;
 }
 
-static void exchange_note_trouble(struct core *core, const struct link *link, int status)
+static void exchange_note_trouble(struct core *core, const struct link *link,
+                                  const struct outcome *outcome)
 {
+    int status = outcome->status;
     if (status && status != ERR_NOT_FOUND && status != ERR_EXISTS &&
         status != ERR_CONDITION_FAILED) {
         snprintf(core->trouble, sizeof core->trouble, "%s: %s", link->address,
-                 err_info(status)->text);
+                 outcome->text ? outcome->text : err_info(status)->text);
     }
 }
 
@@ -442,7 +468,7 @@ int exchange_answered(struct core *core, struct flight *flight, const struct fra
     for (uint32_t i = 0; i < flight->count; i++) {
         if (flight->operations[i]) {
             if (flight->verb == VERB_MULTI && frame->status == 0) {
-                exchange_note_trouble(core, flight->link, outcomes[i].status);
+                exchange_note_trouble(core, flight->link, &outcomes[i]);
             }
             operation_conclude(core, flight->operations[i], flight, &outcomes[i]);
         }

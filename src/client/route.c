@@ -337,6 +337,32 @@ struct link *route_node_link(struct core *core, size_t node_index)
     return core->node_links[node_index];
 }
 
+/* The node of the partition's `number`-th replica in the order of this handle. */
+static size_t replica_node(const struct core *core, size_t partition, size_t number)
+{
+    const struct topology_partition *of = &core->topology->partitions[partition];
+    size_t at = (core->replica_bias + number) % (size_t)of->replica_count;
+    const struct topology_node *node = topology_find_node(core->topology, of->replicas[at].node_id);
+    return node ? (size_t)(node - core->topology->nodes) : 0;
+}
+
+size_t route_preferred_replica(const struct core *core, size_t partition)
+{
+    return replica_node(core, partition, 0);
+}
+
+struct link *route_choose_replica(struct core *core, size_t partition, uint64_t avoid)
+{
+    size_t count = (size_t)core->topology->partitions[partition].replica_count;
+    for (size_t i = 0; i < count; i++) {
+        struct link *link = core->node_links[replica_node(core, partition, i)];
+        if (link_is_usable(link) && (avoid == 0 || link->node_id != avoid)) {
+            return link;
+        }
+    }
+    return route_choose(core, partition, avoid);
+}
+
 struct link *route_choose(struct core *core, size_t partition, uint64_t avoid)
 {
     struct link *preferred = core->node_links[route_preferred(core, partition)];

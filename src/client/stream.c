@@ -54,6 +54,8 @@ struct core_scan {
     struct core *core;
     struct buf from, to, last; /* last: the key that was handed out last */
     bool is_reverse, keys_only, meta_only, is_built, has_last;
+    enum cairn_consistency consistency;
+    uint64_t max_staleness_ms, staleness_ms;
     uint64_t limit, handed_out;
     uint64_t timeout_us;
     uint32_t page_entries;
@@ -184,6 +186,14 @@ static void source_free(struct core_scan *scan, struct source *source)
     mem_free(source);
 }
 
+/* The node to ask for a group: the one that leads it, or for stale scans the handle's replica. */
+static size_t scan_home(const struct core_scan *scan, uint32_t group)
+{
+    size_t partition = route_find_group(scan->core, group);
+    return scan->consistency == CAIRN_STALE ? route_preferred_replica(scan->core, partition)
+                                            : route_preferred(scan->core, partition);
+}
+
 /* Deals groups out to one new source a node, all with this range. */
 static void sources_deal(struct core_scan *scan, const uint32_t *groups, size_t count,
                          struct span from, struct span to)
@@ -191,8 +201,7 @@ static void sources_deal(struct core_scan *scan, const uint32_t *groups, size_t 
     struct core *core = scan->core;
     struct source **by_node = mem_zalloc(core->topology->node_count * sizeof *by_node);
     for (size_t i = 0; i < count; i++) {
-        size_t partition = route_find_group(core, groups[i]);
-        size_t node = route_preferred(core, partition);
+        size_t node = scan_home(scan, groups[i]);
         if (!by_node[node]) {
             by_node[node] = source_new(scan, from, to);
         }
@@ -268,8 +277,10 @@ static void source_ask(struct core *core, struct source *source)
         source->deadline_us = core->now_us + source->scan->timeout_us;
         source->retries = 0;
     }
-    struct link *link =
-        route_choose(core, route_find_group(core, source->groups[0]), source->avoid);
+    size_t partition = route_find_group(core, source->groups[0]);
+    struct link *link = source->scan->consistency == CAIRN_STALE
+                            ? route_choose_replica(core, partition, source->avoid)
+                            : route_choose(core, partition, source->avoid);
     source->avoid = 0;
     if (!link) {
         source_failed(core, source, core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT);
@@ -305,6 +316,8 @@ static void source_send(struct core *core, struct question *question, uint64_t r
     request.page_bytes = (uint32_t)page_bytes;
     request.keys_only = scan->keys_only;
     request.meta_only = scan->meta_only;
+    request.consistency = (Cairn__V1__Consistency)scan->consistency;
+    request.max_staleness_ms = scan->max_staleness_ms;
     request.groups = source->groups;
     request.n_groups = source->group_count;
     uint64_t left_ms =
@@ -373,6 +386,9 @@ static int source_take_page(struct core *core, struct source *source, const stru
     for (size_t i = 0; i < page->response->n_hints; i++) {
         route_learn(core, page->response->hints[i]);
     }
+    if (page->response->staleness_ms > source->scan->staleness_ms) {
+        source->scan->staleness_ms = page->response->staleness_ms;
+    }
     bool has_more = frame->flags & FRAME_MORE;
     size_t count = page->response->n_entries;
     int status = 0;
@@ -428,11 +444,11 @@ static int source_answered(struct core *core, struct question *question, const s
  * this one. */
 static void source_split(struct core *core, struct source *source)
 {
-    size_t home = route_preferred(core, route_find_group(core, source->groups[0]));
+    size_t home = scan_home(source->scan, source->groups[0]);
     uint32_t *others = mem_alloc(source->group_count * sizeof *others);
     size_t other_count = 0, kept = 0;
     for (size_t i = 0; i < source->group_count; i++) {
-        if (route_preferred(core, route_find_group(core, source->groups[i])) == home) {
+        if (scan_home(source->scan, source->groups[i]) == home) {
             source->groups[kept++] = source->groups[i];
         } else {
             others[other_count++] = source->groups[i];
@@ -612,10 +628,9 @@ static int scan_set_range(struct core_scan *scan, const struct cairn_scan_option
 int core_scan_open(struct core *core, const struct cairn_scan_options *options, uint64_t now_us,
                    struct core_scan **out)
 {
-    if (options->consistency != CAIRN_LINEARIZABLE) {
-        return ERR_UNSUPPORTED;
-    }
-    if ((options->from_size && !options->from) || (options->to_size && !options->to) ||
+    if ((unsigned)options->consistency > CAIRN_STALE ||
+        (options->max_staleness_ms && options->consistency != CAIRN_STALE) ||
+        (options->from_size && !options->from) || (options->to_size && !options->to) ||
         (options->prefix_size && !options->prefix)) {
         return ERR_USAGE;
     }
@@ -634,6 +649,8 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
     scan->is_reverse = options->reverse;
     scan->keys_only = options->keys_only;
     scan->meta_only = options->meta_only;
+    scan->consistency = options->consistency;
+    scan->max_staleness_ms = options->max_staleness_ms;
     scan->limit = options->limit;
     scan->timeout_us =
         (uint64_t)(options->timeout_ms ? options->timeout_ms : core->timeout_ms) * 1000;
@@ -736,6 +753,11 @@ int core_scan_fetch(struct core_scan *scan, void (*done)(void *arg, int status),
     scan->arg = arg;
     scan->core->streams_dirty = true;
     return 0;
+}
+
+uint64_t core_scan_staleness_ms(const struct core_scan *scan)
+{
+    return scan->staleness_ms;
 }
 
 void core_scan_fail(struct core_scan *scan, int status)

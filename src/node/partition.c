@@ -6,15 +6,16 @@
  *    them; messages, applying and answers wait for the end of the turn, so that a turn costs one
  *    message per follower, whatever it proposed.
  *
- * I2 `inflight` is ordered by index, and every write in it stands in this log at (index, term). When
- *    a suffix is replaced, those who waited for it leave with ERR_UNKNOWN_OUTCOME: another replica
- *    may still hold the entry and be elected before the replacing one is committed. A former
+ * I2 `inflight` is ordered by index, and every write in it stands in this log at (index, term).
+ * When a suffix is replaced, those who waited for it leave with ERR_UNKNOWN_OUTCOME: another
+ * replica may still hold the entry and be elected before the replacing one is committed. A former
  *    leader's writes that were not replaced wait on, and get the truth when the index is applied.
  *
- * I3 A leader proposes only after its no-op is applied: then the store's time and sessions cover all
- *    that the log held, and times grow along the log across primaries.
+ * I3 A leader proposes only after its no-op is applied: then the store's time and sessions cover
+ * all that the log held, and times grow along the log across primaries.
  *
- * I4 Applied state is visible in the store before any answer leaves (Ongaro's thesis, section 6.4). */
+ * I4 Applied state is visible in the store before any answer leaves (Ongaro's thesis, section 6.4).
+ */
 #include "node/partition.h"
 
 #include "base/check.h"
@@ -48,6 +49,7 @@ struct partition {
     bool failed;
     struct list queued;                  /* writes not proposed yet */
     struct list inflight;                /* writes by index */
+    struct list acking;                  /* applied, by index; replicas within reach lack them */
     struct list early;                   /* reads that wait for the no-op */
     struct list reads;                   /* reads by sequence */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
@@ -149,6 +151,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
     partition->self = own->id;
     list_init(&partition->queued);
     list_init(&partition->inflight);
+    list_init(&partition->acking);
     list_init(&partition->early);
     list_init(&partition->reads);
     list_init(&partition->done_writes);
@@ -239,6 +242,7 @@ void partition_close(struct partition *partition)
     partition->is_closing = true;
     finish_all_writes(partition, &partition->queued, ERR_SHUTDOWN);
     finish_all_writes(partition, &partition->inflight, ERR_UNKNOWN_OUTCOME);
+    finish_all_writes(partition, &partition->acking, ERR_UNKNOWN_OUTCOME);
     finish_all_reads(partition, &partition->early, ERR_SHUTDOWN);
     finish_all_reads(partition, &partition->reads, ERR_SHUTDOWN);
     tell_done(partition);
@@ -388,7 +392,8 @@ static bool has_news(const struct raft *raft)
 void partition_tick(struct partition *partition, uint64_t now_ms)
 {
     raft_tick(&partition->raft, now_ms);
-    if (has_news(&partition->raft)) {
+    /* Who waits for all replicas may have outwaited one that is out of reach. */
+    if (has_news(&partition->raft) || !list_is_empty(&partition->acking)) {
         settle(partition, NULL, NULL);
     }
 }
@@ -519,7 +524,13 @@ static bool apply_entry(struct partition *partition, uint64_t index, struct blob
         CHECK(write->term == raft_term_at(&partition->raft, index)); /* I2 */
         list_remove(&write->link);
         drop_payload(write);
-        write->done(write, 0, &result); /* I4 */
+        if (write->ack_all) {
+            write->is_applied = true;
+            write->result = result;
+            list_append(&partition->acking, &write->link);
+        } else {
+            write->done(write, 0, &result); /* I4 */
+        }
     }
     return true;
 }
@@ -566,6 +577,24 @@ static void apply_committed(struct partition *partition)
     }
     if (partition->applied != before) {
         partition->host.applied(partition->host.ctx, partition);
+    }
+}
+
+/* Writes that wait for every replica within reach. When leadership is lost, nobody here can tell
+ * any more what the others hold. */
+static void settle_acks(struct partition *partition)
+{
+    if (partition->raft.role != RAFT_LEADER) {
+        finish_all_writes(partition, &partition->acking, ERR_UNKNOWN_OUTCOME);
+    }
+    while (!list_is_empty(&partition->acking)) {
+        struct partition_write *write =
+            container_of(partition->acking.next, struct partition_write, link);
+        if (!raft_is_everywhere(&partition->raft, write->index)) {
+            return;
+        }
+        list_remove(&write->link);
+        write->done(write, 0, &write->result);
     }
 }
 
@@ -754,6 +783,7 @@ void partition_turn(struct partition *partition)
     raft_effects_clear(raft);
     apply_committed(partition);
     raft_applied(raft, partition->applied);
+    settle_acks(partition);
     settle_reads(partition);
     tell_done(partition);
     if (!list_is_empty(&partition->reads) && raft->role == RAFT_LEADER) {
@@ -839,6 +869,27 @@ uint64_t partition_leader_node(const struct partition *partition)
         }
     }
     return 0;
+}
+
+bool partition_is_readable(const struct partition *partition)
+{
+    return !partition->failed && !partition->raft.needs_image;
+}
+
+bool partition_has_lease(const struct partition *partition)
+{
+    const struct raft *raft = &partition->raft;
+    return partition_is_readable(partition) && partition->applied >= raft->commit &&
+           raft_lease(raft, env_now_us(partition->host.env) / 1000) == 0;
+}
+
+uint64_t partition_staleness_ms(const struct partition *partition)
+{
+    uint64_t fresh_ms = partition->raft.lease.fresh_ms;
+    if (partition_has_lease(partition)) {
+        return 0;
+    }
+    return fresh_ms ? env_now_us(partition->host.env) / 1000 + 1 - fresh_ms : UINT64_MAX;
 }
 
 uint64_t partition_applied(const struct partition *partition)

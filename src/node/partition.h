@@ -21,9 +21,13 @@ struct partition_write {
     struct list link; /* in the partition's queue or ring; zeroed: not waiting */
     struct blob *payload; /* a packed command; the partition takes the reference */
     uint64_t index, term; /* once proposed */
+    bool ack_all;         /* done() waits until every replica within reach has it durably, too */
+    bool is_applied;      /* by a majority; waits for the others */
+    struct store_result result; /* then */
     int status;           /* the partition's, until done() */
     /* status 0: *result is the store's answer. ERR_NOT_PRIMARY, ERR_BUSY, ERR_STORE_FULL, ERR_DISK_FULL: nothing was or will be
-     * applied. ERR_UNKNOWN_OUTCOME: it was proposed and lost its place; it may still be applied. */
+     * applied. ERR_UNKNOWN_OUTCOME: it was proposed and lost its place, and may still be applied; or (ack_all) it is
+     * applied, and leadership was lost before all had it. */
     void (*done)(struct partition_write *write, int status, const struct store_result *result);
 };
 
@@ -81,6 +85,17 @@ void partition_close(struct partition *partition);
 
 void partition_write(struct partition *partition, struct partition_write *write);
 void partition_read(struct partition *partition, struct partition_read *read);
+/* Reads without asking other nodes. To be asked before the read, to choose the way, and again after it: what was read is as good
+ * as the later answer says. */
+
+/* The primary, and certainly still the only one: what stands in the store now is what a linearizable read may see. */
+bool partition_has_lease(const struct partition *partition);
+/* Everything that anybody acknowledged longer ago than this is in the store: ms, rounded up, at most a heartbeat's time or two
+ * behind at rest. UINT64_MAX: not known. For any replica. */
+uint64_t partition_staleness_ms(const struct partition *partition);
+/* The store is fit to be read at all. */
+bool partition_is_readable(const struct partition *partition);
+
 /* The waiting one is not interested any more: done() is not called. A proposed write may still be applied. */
 void partition_write_forget(struct partition *partition, struct partition_write *write);
 void partition_read_forget(struct partition *partition, struct partition_read *read);

@@ -215,6 +215,25 @@ struct link *request_link_to(struct request *request, uint32_t group, int *statu
     return link && link->peer.conn ? link : NULL;
 }
 
+struct link *request_link_to_replica(struct request *request, uint32_t group)
+{
+    struct node *node = request->node;
+    const struct topology_partition *partition = topology_find_group(node->topology, group);
+    if (!partition || (request->flags & FRAME_NO_FORWARD) || request->hops >= LIMIT_HOPS) {
+        return NULL;
+    }
+    for (int i = 0; i < partition->replica_count; i++) {
+        /* nodes begin at different ones, so that the load spreads */
+        int at = (int)((node->id + (uint64_t)i) % (uint64_t)partition->replica_count);
+        uint64_t node_id = partition->replicas[at].node_id;
+        struct link *link = node_id != node->id ? membership_find(node, node_id) : NULL;
+        if (link && link->peer.conn) {
+            return link;
+        }
+    }
+    return NULL;
+}
+
 void request_park(struct request *request)
 {
     if (!list_is_linked(&request->parked_link)) {

@@ -22,6 +22,11 @@ struct operation {
     uint64_t tried_node;      /* the link it was forwarded to last, 0 = none */
     bool maybe_applied;       /* an earlier try may have been applied; the session keeps a retry from doing it twice */
     bool has_session;
+    bool ack_all;
+    bool is_alone;            /* a read that asks nobody: judged again after it, see kv_settle */
+    bool was_read_here;
+    Cairn__V1__Consistency consistency; /* of a read; becomes linearizable when the weaker way is barred */
+    uint64_t max_staleness_ms;          /* 0: any */
     struct span key;          /* the request's arena */
     struct blob *command;     /* writes */
     struct partition *partition;
@@ -32,6 +37,8 @@ struct operation {
     struct store_result result;
     bool has_record;
     struct record record;     /* gets: what another node answered (arena), or is read at the end */
+    uint64_t staleness_ms;    /* stale gets */
+    const char *text;         /* more for people than the status says; NULL: nothing */
 };
 
 /* A question passed on to another node. */
@@ -70,6 +77,8 @@ void request_fail(struct request *request, int status, const char *text);
 /* Sends the answer and frees the request. message may be NULL. */
 void request_answer(struct request *request, int status, uint16_t flags, const ProtobufCMessage *message,
                     const struct conn_piece *pieces, size_t count);
+/* A link to a node that has a replica of the group; NULL: none now, or the request may not go further. */
+struct link *request_link_to_replica(struct request *request, uint32_t group);
 /* The partition's primary is not here: link to it, or NULL with *status: 0 = none known now (park), else the failure. */
 struct link *request_link_to(struct request *request, uint32_t group, int *status);
 void request_park(struct request *request);

@@ -9,7 +9,14 @@
  *
  * A read's value is taken at the very end, for all operations at once: what the store holds then is
  * committed and no older than what was confirmed, and spans borrowed from the store need not
- * outlive the turn. */
+ * outlive the turn.
+ *
+ * Reads by lease and stale ones need no leave of others (NEW → READABLE at once, is_alone). Whether
+ * they had the right to is judged again after the read, with the clock of that moment: a process
+ * that slept between finds out there. Who had not, and who is staler than allowed, goes the
+ * linearizable way instead. */
+#include <stdio.h>
+
 #include "base/check.h"
 #include "node/request_private.h"
 
@@ -90,15 +97,20 @@ static void take_operation(struct request *request, struct operation *operation,
     operation->request = request;
     operation->kind = from->kind;
     operation->key = span_of(from->key.data, from->key.len);
+    operation->consistency = from->consistency;
+    operation->max_staleness_ms = from->max_staleness_ms;
+    operation->ack_all = from->ack == CAIRN__V1__ACK__ALL;
     operation->state = OPERATION_NEW;
     int status = judge_key(from->key.len);
     if (status == 0 && value.size > LIMIT_VALUE_BYTES) {
         status = ERR_VALUE_TOO_LARGE;
     }
-    if (status == 0 && (from->condition > CAIRN__V1__CONDITION__PRESENT ||
-                        from->kind > CAIRN__V1__OPERATION__KIND__SETATTR ||
-                        (from->session && from->session->number != 0 &&
-                         from->session->lowest > from->session->number))) {
+    if (status == 0 &&
+        (from->condition > CAIRN__V1__CONDITION__PRESENT ||
+         from->kind > CAIRN__V1__OPERATION__KIND__SETATTR ||
+         from->consistency > CAIRN__V1__CONSISTENCY__STALE || from->ack > CAIRN__V1__ACK__ALL ||
+         (from->session && from->session->number != 0 &&
+          from->session->lowest > from->session->number))) {
         status = ERR_BAD_REQUEST;
     }
     if (status != 0) {
@@ -116,10 +128,6 @@ static void take_operation(struct request *request, struct operation *operation,
 static bool take_multi(struct request *request, const Cairn__V1__MultiRequest *message,
                        struct span payload)
 {
-    if (message->consistency != CAIRN__V1__CONSISTENCY__LINEARIZABLE) {
-        request_fail(request, ERR_UNSUPPORTED, "only linearizable reads for now");
-        return false;
-    }
     if (message->n_operations == 0 || message->n_operations > LIMIT_MULTI_OPERATIONS) {
         request_fail(request, message->n_operations ? ERR_LIMIT : ERR_BAD_REQUEST,
                      "bad number of operations");
@@ -147,22 +155,20 @@ static bool take_multi(struct request *request, const Cairn__V1__MultiRequest *m
 }
 
 /* The single verbs, as an operation. False: malformed. */
-static bool take_single(struct request *request, const struct frame *frame, Operation *out,
-                        int *status)
+static bool take_single(struct request *request, const struct frame *frame, Operation *out)
 {
     ProtobufCAllocator *allocator = &request->allocator;
     size_t size = frame->message.size;
     const uint8_t *data = frame->message.data;
     cairn__v1__operation__init(out);
-    *status = 0;
     if (frame->verb == VERB_GET) {
         Cairn__V1__GetRequest *get = cairn__v1__get_request__unpack(allocator, size, data);
         if (get) {
             out->kind = get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META
                                        : CAIRN__V1__OPERATION__KIND__GET;
             out->key = get->key;
-            *status =
-                get->consistency == CAIRN__V1__CONSISTENCY__LINEARIZABLE ? 0 : ERR_UNSUPPORTED;
+            out->consistency = get->consistency;
+            out->max_staleness_ms = get->max_staleness_ms;
         }
         return get != NULL;
     }
@@ -175,6 +181,7 @@ static bool take_single(struct request *request, const struct frame *frame, Oper
             out->version = put->version;
             out->attributes = put->attributes;
             out->session = put->session;
+            out->ack = put->ack;
         }
         return put != NULL;
     }
@@ -186,6 +193,7 @@ static bool take_single(struct request *request, const struct frame *frame, Oper
             out->condition = delete->condition;
             out->version = delete->version;
             out->session = delete->session;
+            out->ack = delete->ack;
         }
         return delete != NULL;
     }
@@ -197,6 +205,7 @@ static bool take_single(struct request *request, const struct frame *frame, Oper
         out->version = setattr->version;
         out->attributes = setattr->attributes;
         out->session = setattr->session;
+        out->ack = setattr->ack;
     }
     return setattr != NULL;
 }
@@ -220,13 +229,8 @@ void kv_start(struct request *request, const struct frame *frame)
         }
     } else {
         Operation operation;
-        int status;
-        if (!take_single(request, frame, &operation, &status)) {
+        if (!take_single(request, frame, &operation)) {
             request_fail(request, ERR_BAD_REQUEST, "malformed message");
-            return;
-        }
-        if (status != 0) {
-            request_fail(request, status, "only linearizable reads for now");
             return;
         }
         request->operations = &request->single;
@@ -283,6 +287,58 @@ static void own_command(struct operation *operation)
     }
 }
 
+static bool is_weak_read(const struct operation *operation)
+{
+    return is_read(operation) && operation->consistency != CAIRN__V1__CONSISTENCY__LINEARIZABLE;
+}
+
+static bool is_stale_read(const struct operation *operation)
+{
+    return is_read(operation) && operation->consistency == CAIRN__V1__CONSISTENCY__STALE;
+}
+
+/* Whether the replica here may answer (or has just rightly answered) this weak read by itself. */
+static bool may_read_alone(struct operation *operation, const struct partition *partition)
+{
+    if (!is_stale_read(operation)) {
+        return partition_has_lease(partition);
+    }
+    operation->staleness_ms = partition_staleness_ms(partition);
+    return partition_is_readable(partition) &&
+           (operation->max_staleness_ms == 0 ||
+            operation->staleness_ms <= operation->max_staleness_ms);
+}
+
+static const char *tell_staleness(struct operation *operation)
+{
+    enum { TEXT_BYTES = 160 };
+    char *text = request_alloc(operation->request, TEXT_BYTES);
+    if (operation->staleness_ms == UINT64_MAX) {
+        snprintf(text, TEXT_BYTES,
+                 "how stale the replica asked is, is not known, %lu ms were allowed, and no "
+                 "primary could be "
+                 "reached",
+                 operation->max_staleness_ms);
+    } else {
+        snprintf(text, TEXT_BYTES,
+                 "the replica asked is %lu ms stale, %lu ms were allowed, and no primary could be "
+                 "reached",
+                 operation->staleness_ms, operation->max_staleness_ms);
+    }
+    return text;
+}
+
+/* From now on it is a linearizable read. */
+static void bar_weak_way(struct operation *operation)
+{
+    if (is_stale_read(operation) && operation->max_staleness_ms != 0) {
+        operation->text = tell_staleness(operation);
+    }
+    operation->consistency = CAIRN__V1__CONSISTENCY__LINEARIZABLE;
+    operation->staleness_ms = 0;
+    operation->is_alone = false;
+}
+
 static void start_here(struct operation *operation, struct partition *partition)
 {
     operation->partition = partition;
@@ -294,6 +350,7 @@ static void start_here(struct operation *operation, struct partition *partition)
         own_command(operation);
         operation->state = OPERATION_WRITING;
         operation->write = (struct partition_write){ .payload = blob_ref(operation->command),
+                                                     .ack_all = operation->ack_all,
                                                      .done = on_write_done };
         partition_write(partition, &operation->write);
     }
@@ -307,6 +364,9 @@ static Operation *remake_operation(struct operation *operation, struct conn_piec
     cairn__v1__operation__init(out);
     out->kind = operation->kind;
     out->key = (ProtobufCBinaryData){ operation->key.size, (uint8_t *)operation->key.data };
+    out->consistency = operation->consistency;
+    out->max_staleness_ms = operation->max_staleness_ms;
+    out->ack = operation->ack_all ? CAIRN__V1__ACK__ALL : CAIRN__V1__ACK__MAJORITY;
     *piece = (struct conn_piece){ { NULL, 0 }, NULL };
     if (!operation->command) {
         return out;
@@ -360,6 +420,19 @@ static void forward_marked(struct request *request, struct link *link, struct op
     forward->count = count;
 }
 
+/* As request_link_to; a stale read goes to any replica. */
+static struct link *choose_link(struct operation *operation, int *status)
+{
+    if (is_stale_read(operation)) {
+        struct link *link = request_link_to_replica(operation->request, operation->group);
+        if (link) {
+            *status = 0;
+            return link;
+        }
+    }
+    return request_link_to(operation->request, operation->group, status);
+}
+
 /* Sends the new operations that go to `link` on their way, beginning with number `first`. */
 static void forward_to(struct request *request, struct link *link, size_t first)
 {
@@ -369,33 +442,54 @@ static void forward_to(struct request *request, struct link *link, size_t first)
     for (size_t i = first; i < request->operation_count; i++) {
         struct operation *operation = &request->operations[i];
         int status;
-        if (operation->state == OPERATION_NEW &&
-            request_link_to(request, operation->group, &status) == link) {
+        if (operation->state == OPERATION_NEW && choose_link(operation, &status) == link) {
             marked[count++] = operation;
         }
     }
     forward_marked(request, link, marked, count);
 }
 
+/* Begins what the replicas here can do. */
+static void dispatch_here(struct request *request)
+{
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        struct partition *partition = node_find_partition(request->node, operation->group);
+        if (operation->state != OPERATION_NEW || !partition) {
+            continue;
+        }
+        if (is_weak_read(operation) && may_read_alone(operation, partition)) {
+            operation->is_alone = true;
+            finish_operation(operation, 0);
+            continue;
+        }
+        if (is_stale_read(operation)) {
+            bar_weak_way(operation);
+        }
+        if (partition_is_primary(partition)) {
+            start_here(operation, partition);
+        }
+    }
+}
+
 void kv_dispatch(struct request *request)
 {
     bool must_park = false;
+    dispatch_here(request);
     for (size_t i = 0; i < request->operation_count; i++) {
         struct operation *operation = &request->operations[i];
         if (operation->state != OPERATION_NEW) {
             continue;
         }
-        struct partition *partition = node_find_partition(request->node, operation->group);
-        if (partition && partition_is_primary(partition)) {
-            start_here(operation, partition);
-            continue;
-        }
         int status;
-        struct link *link = request_link_to(request, operation->group, &status);
+        struct link *link = choose_link(operation, &status);
         if (status != 0) {
             finish_operation(operation, operation->maybe_applied ? ERR_UNKNOWN_OUTCOME : status);
         } else if (link) {
             forward_to(request, link, i);
+        } else if (operation->text && is_read(operation)) {
+            finish_operation(operation,
+                             ERR_UNAVAILABLE); /* too stale here: another replica may do better */
         } else {
             must_park = true;
         }
@@ -440,13 +534,25 @@ static void take_record(struct operation *operation, const OperationResult *from
     operation->has_record = true;
 }
 
+/* It is asked again, a read at the primary this time. */
+static void ask_again(struct operation *operation)
+{
+    if (is_stale_read(operation)) {
+        bar_weak_way(operation);
+        operation->text = NULL; /* the replica that was asked is not heard */
+    }
+    operation->state = OPERATION_NEW;
+    request_park(operation->request);
+}
+
 static void take_result(struct operation *operation, const OperationResult *from, struct span value)
 {
     if (is_try_again(from->status)) {
-        operation->state = OPERATION_NEW;
-        request_park(operation->request);
+        ask_again(operation);
         return;
     }
+    operation->staleness_ms = from->staleness_ms;
+    operation->text = from->text[0] ? from->text : NULL;
     operation->result = (struct store_result){ .status = from->status,
                                                .version = from->version,
                                                .time = from->time,
@@ -462,8 +568,7 @@ static void fail_forward(struct forward *forward, int status)
     for (size_t i = 0; i < forward->count; i++) {
         struct operation *operation = forward->operations[i];
         if (is_try_again(status)) {
-            operation->state = OPERATION_NEW;
-            request_park(operation->request);
+            ask_again(operation);
         } else {
             finish_operation(operation, status);
         }
@@ -516,8 +621,7 @@ void kv_forward_lost(struct forward *forward)
         struct operation *operation = forward->operations[i];
         if (is_read(operation) || operation->has_session) {
             operation->maybe_applied = !is_read(operation);
-            operation->state = OPERATION_NEW;
-            request_park(request);
+            ask_again(operation);
         } else {
             finish_operation(operation, ERR_UNKNOWN_OUTCOME);
         }
@@ -538,6 +642,10 @@ void kv_expire(struct request *request)
         case OPERATION_WRITING:
             if (operation->write.index != 0) {
                 status = ERR_UNKNOWN_OUTCOME;
+            }
+            if (operation->write.is_applied) {
+                operation->text =
+                    "applied by a majority; not every reachable replica confirmed in time";
             }
             partition_write_forget(operation->partition, &operation->write);
             break;
@@ -586,6 +694,7 @@ static void read_record(struct operation *operation)
     operation->status =
         store_get(partition_store(partition), operation->key, &operation->record, &err);
     operation->has_record = operation->status == 0;
+    operation->was_read_here = true;
     operation->state = OPERATION_DONE;
     if (operation->status != 0 && operation->status != ERR_NOT_FOUND) {
         LOG_ERROR(node->logger, "part=%u read failed: %s (%s)", operation->group, err.text,
@@ -624,6 +733,13 @@ static void count_operation(struct node *node, const struct operation *operation
     }
 }
 
+/* What is known beyond the status, if that is of the kind that it explains. */
+static const char *text_of(const struct operation *operation)
+{
+    bool fits = operation->status == ERR_UNAVAILABLE || operation->status == ERR_UNKNOWN_OUTCOME;
+    return fits ? operation->text : NULL;
+}
+
 static void answer_single(struct request *request)
 {
     struct operation *operation = &request->operations[0];
@@ -634,6 +750,10 @@ static void answer_single(struct request *request)
     if (status != 0 && !is_condition) {
         Cairn__V1__ErrorInfo info = CAIRN__V1__ERROR_INFO__INIT;
         info.hint = &hint;
+        info.staleness_ms = operation->staleness_ms;
+        if (text_of(operation)) {
+            info.text = (char *)text_of(operation);
+        }
         request_answer(request, status, 0, &info.base, NULL, 0);
         return;
     }
@@ -643,6 +763,7 @@ static void answer_single(struct request *request)
         kv_make_meta(request, &operation->record, &meta);
         response.meta = &meta;
         response.hint = &hint;
+        response.staleness_ms = operation->staleness_ms;
         struct conn_piece piece = { operation->record.value, NULL };
         bool has_value = operation->kind == CAIRN__V1__OPERATION__KIND__GET;
         request_answer(request, 0, 0, &response.base, &piece, has_value ? 1 : 0);
@@ -672,6 +793,10 @@ static OperationResult *make_result(struct request *request, struct operation *o
     out->version = operation->result.version;
     out->time = operation->result.time;
     out->existed = operation->result.existed;
+    out->staleness_ms = operation->staleness_ms;
+    if (text_of(operation)) {
+        out->text = (char *)text_of(operation);
+    }
     *piece = (struct conn_piece){ { NULL, 0 }, NULL };
     if (operation->has_record) {
         out->meta = request_alloc(request, sizeof *out->meta);
@@ -725,6 +850,34 @@ static void answer_multi(struct request *request)
     request_answer(request, 0, 0, &response.base, pieces, request->operation_count);
 }
 
+/* After the read: who read alone must have had the right to. False: some had not and are asked
+ * anew; all others are read once more with them. */
+static bool judge_alone(struct request *request)
+{
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        struct partition *partition = node_find_partition(request->node, operation->group);
+        if (operation->is_alone && !may_read_alone(operation, partition)) {
+            bar_weak_way(operation);
+            operation->has_record = operation->was_read_here = false;
+            operation->state = OPERATION_NEW;
+            request->unfinished++;
+        }
+    }
+    if (request->unfinished == 0) {
+        return true;
+    }
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        if (operation->was_read_here) {
+            operation->has_record = operation->was_read_here = false;
+            operation->state = OPERATION_READABLE;
+        }
+    }
+    request_park(request);
+    return false;
+}
+
 /* Answers when nothing is open any more. May free the request. */
 static void kv_settle(struct request *request)
 {
@@ -735,6 +888,11 @@ static void kv_settle(struct request *request)
         if (request->operations[i].state == OPERATION_READABLE) {
             read_record(&request->operations[i]);
         }
+    }
+    if (!judge_alone(request)) {
+        return;
+    }
+    for (size_t i = 0; i < request->operation_count; i++) {
         count_operation(request->node, &request->operations[i]);
     }
     if (is_multi(request)) {

@@ -5,6 +5,10 @@
  *   each part (partition): NEW → READING → READABLE, or NEW → FORWARDED → FETCHED; back to NEW and
  * parked when no primary is known all parts settled → merge → answer
  *
+ * Parts of a scan by lease or of a stale one are readable at once where the replica here may answer
+ * alone; as with single keys, that is judged again after the read, and who had not the right is
+ * read the linearizable way.
+ *
  * A fetched page that ends before its partitions do also ends the merged page: nothing behind its
  * last key is known. */
 #include "base/check.h"
@@ -18,6 +22,8 @@ struct scan_part {
     enum part_state state;
     struct partition *partition;
     struct partition_read read;
+    bool is_alone;        /* READABLE without leave of others: to be judged after the read */
+    bool is_linearizable; /* the weaker way is barred, or was not asked for */
 };
 
 /* One stream of the merge: a cursor here, or a page from elsewhere. */
@@ -41,6 +47,7 @@ struct scan {
     size_t part_count, unfinished;
     struct scan_source **pages; /* answers from elsewhere */
     size_t page_count;
+    uint64_t staleness_ms; /* of the parts read here */
 };
 
 static void scan_settle(struct request *request);
@@ -53,7 +60,11 @@ static bool add_part(struct request *request, uint32_t group)
     if (group == 0 || !topology_find_group(request->node->topology, group)) {
         return false;
     }
-    scan->parts[scan->part_count++] = (struct scan_part){ .request = request, .group = group };
+    scan->parts[scan->part_count++] = (struct scan_part){
+        .request = request,
+        .group = group,
+        .is_linearizable = scan->asked->consistency == CAIRN__V1__CONSISTENCY__LINEARIZABLE,
+    };
     return true;
 }
 
@@ -88,8 +99,8 @@ void scan_start(struct request *request, const struct frame *frame)
         request_fail(request, ERR_BAD_REQUEST, "malformed message");
         return;
     }
-    if (asked->consistency != CAIRN__V1__CONSISTENCY__LINEARIZABLE) {
-        request_fail(request, ERR_UNSUPPORTED, "only linearizable reads for now");
+    if (asked->consistency > CAIRN__V1__CONSISTENCY__STALE) {
+        request_fail(request, ERR_BAD_REQUEST, "unknown consistency");
         return;
     }
     if (asked->from.len > LIMIT_KEY_BYTES + 1 || asked->to.len > LIMIT_KEY_BYTES + 1) {
@@ -128,18 +139,55 @@ static void on_part_read(struct partition_read *read, int status)
     scan_settle(request);
 }
 
-/* Asks `link` for a page of all new parts that it leads, beginning with part number `first`. */
+static bool is_stale_part(const struct scan_part *part)
+{
+    return !part->is_linearizable &&
+           part->request->scan->asked->consistency == CAIRN__V1__CONSISTENCY__STALE;
+}
+
+/* Whether the replica here may answer (or has just rightly answered) for the part by itself. */
+static bool may_read_alone(const struct scan_part *part, const struct partition *partition)
+{
+    struct scan *scan = part->request->scan;
+    if (!is_stale_part(part)) {
+        return partition_has_lease(partition);
+    }
+    uint64_t staleness_ms = partition_staleness_ms(partition);
+    uint64_t most_ms = scan->asked->max_staleness_ms;
+    if (!partition_is_readable(partition) || (most_ms != 0 && staleness_ms > most_ms)) {
+        return false;
+    }
+    scan->staleness_ms = staleness_ms > scan->staleness_ms ? staleness_ms : scan->staleness_ms;
+    return true;
+}
+
+/* As request_link_to; a stale part goes to any replica. */
+static struct link *choose_link(const struct scan_part *part, int *status)
+{
+    struct link *link =
+        is_stale_part(part) ? request_link_to_replica(part->request, part->group) : NULL;
+    *status = 0;
+    return link ? link : request_link_to(part->request, part->group, status);
+}
+
+/* Asks `link` for a page of all new parts that it should answer, beginning with part number
+ * `first`, and as this is. */
 static void forward_parts(struct request *request, struct link *link, size_t first)
 {
     struct scan *scan = request->scan;
     Cairn__V1__ScanRequest message = *scan->asked;
     message.groups = request_alloc(request, scan->part_count * sizeof *message.groups);
     message.n_groups = 0;
+    bool is_linearizable = scan->parts[first].is_linearizable;
+    if (is_linearizable) {
+        message.consistency = CAIRN__V1__CONSISTENCY__LINEARIZABLE;
+    }
     struct scan_source *source = request_alloc(request, sizeof *source);
     for (size_t i = first; i < scan->part_count; i++) {
         struct scan_part *part = &scan->parts[i];
         int status;
-        if (part->state == PART_NEW && request_link_to(request, part->group, &status) == link) {
+        if (part->state == PART_NEW && part->is_linearizable == is_linearizable &&
+            choose_link(part, &status) == link) {
             message.groups[message.n_groups++] = part->group;
             part->state = PART_FORWARDED;
         }
@@ -150,25 +198,44 @@ static void forward_parts(struct request *request, struct link *link, size_t fir
     source->group_count = message.n_groups;
 }
 
+/* Begins what the replicas here can do. */
+static void dispatch_here(struct request *request)
+{
+    struct scan *scan = request->scan;
+    for (size_t i = 0; i < scan->part_count; i++) {
+        struct scan_part *part = &scan->parts[i];
+        struct partition *partition = node_find_partition(request->node, part->group);
+        if (part->state != PART_NEW || !partition) {
+            continue;
+        }
+        if (!part->is_linearizable && may_read_alone(part, partition)) {
+            part->is_alone = true;
+            part->state = PART_READABLE;
+            scan->unfinished--;
+            continue;
+        }
+        part->is_linearizable = part->is_linearizable || is_stale_part(part);
+        if (partition_is_primary(partition)) {
+            part->state = PART_READING;
+            part->partition = partition;
+            part->read = (struct partition_read){ .done = on_part_read };
+            partition_read(partition, &part->read);
+        }
+    }
+}
+
 void scan_dispatch(struct request *request)
 {
     struct scan *scan = request->scan;
     bool must_park = false;
+    dispatch_here(request);
     for (size_t i = 0; i < scan->part_count; i++) {
         struct scan_part *part = &scan->parts[i];
         if (part->state != PART_NEW) {
             continue;
         }
-        struct partition *partition = node_find_partition(request->node, part->group);
-        if (partition && partition_is_primary(partition)) {
-            part->state = PART_READING;
-            part->partition = partition;
-            part->read = (struct partition_read){ .done = on_part_read };
-            partition_read(partition, &part->read);
-            continue;
-        }
         int status;
-        struct link *link = request_link_to(request, part->group, &status);
+        struct link *link = choose_link(part, &status);
         if (status != 0) {
             request_fail(request, status, NULL);
             return;
@@ -193,6 +260,8 @@ static void set_parts(struct request *request, const struct scan_source *source,
         for (size_t j = 0; j < request->scan->part_count; j++) {
             struct scan_part *part = &request->scan->parts[j];
             if (part->group == source->groups[i] && part->state == PART_FORWARDED) {
+                part->is_linearizable =
+                    part->is_linearizable || (state == PART_NEW && is_stale_part(part));
                 part->state = state;
                 request->scan->unfinished -= state == PART_FETCHED;
             }
@@ -237,7 +306,10 @@ void scan_forward_answered(struct forward *forward, const struct frame *frame)
     } else if (!take_page(request, source, frame)) {
         request_fail(request, ERR_PROTOCOL, NULL);
     } else {
-        request->scan->pages[request->scan->page_count++] = source;
+        struct scan *scan = request->scan;
+        uint64_t staleness_ms = source->page->staleness_ms;
+        scan->staleness_ms = staleness_ms > scan->staleness_ms ? staleness_ms : scan->staleness_ms;
+        scan->pages[scan->page_count++] = source;
         set_parts(request, source, PART_FETCHED);
         scan_settle(request);
     }
@@ -262,6 +334,14 @@ void scan_drop(struct request *request)
 }
 
 /* --- The merge */
+
+/* The merge may have to be made once more. */
+static void rewind_pages(struct scan *scan)
+{
+    for (size_t i = 0; i < scan->page_count; i++) {
+        scan->pages[i]->page_at = scan->pages[i]->payload_at = 0;
+    }
+}
 
 struct merge {
     struct scan_source **heap;
@@ -432,6 +512,23 @@ static void close_sources(struct merge *merge)
     }
 }
 
+/* After the read: see may_read_alone. False: some parts are read anew. */
+static bool judge_alone(struct request *request)
+{
+    struct scan *scan = request->scan;
+    for (size_t i = 0; i < scan->part_count; i++) {
+        struct scan_part *part = &scan->parts[i];
+        if (part->is_alone &&
+            !may_read_alone(part, node_find_partition(request->node, part->group))) {
+            part->is_alone = false;
+            part->is_linearizable = true;
+            part->state = PART_NEW;
+            scan->unfinished++;
+        }
+    }
+    return scan->unfinished == 0;
+}
+
 /* All parts are there: merges and answers. Frees the request then. */
 static void scan_settle(struct request *request)
 {
@@ -450,6 +547,13 @@ static void scan_settle(struct request *request)
         status = fill_page(request, &merge, &response, &payload, &err);
     }
     close_sources(&merge);
+    if (status >= 0 && !judge_alone(request)) {
+        buf_fini(&payload);
+        rewind_pages(scan);
+        request_park(request);
+        return;
+    }
+    response.staleness_ms = scan->staleness_ms;
     if (status < 0) {
         LOG_ERROR(request->node->logger, "scan failed: %s (%s)", err.text, err_info(status)->name);
         request_fail(request, status, err.text);

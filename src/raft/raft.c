@@ -1495,6 +1495,20 @@ int raft_lease(const struct raft *raft, uint64_t now_ms)
     return holds ? 0 : ERR_UNAVAILABLE;
 }
 
+bool raft_is_everywhere(const struct raft *raft, uint64_t index)
+{
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        bool is_missing = i == raft->private->self
+                              ? raft->durable_index < index
+                              : peer->match < index && is_heard_lately(raft, peer->heard_ms);
+        if (is_missing) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void raft_applied(struct raft *raft, uint64_t applied)
 {
     lease_applied(&raft->lease, applied);

@@ -283,6 +283,10 @@ int raft_lease(const struct raft *raft, uint64_t now_ms);
  * acknowledged is applied here. */
 void raft_applied(struct raft *raft, uint64_t applied);
 
+/* Whether every replica that was heard within an election timeout, this one included, has the entry at index durably. For leaders:
+ * a replica whose answers are missing for so long counts as out of reach. */
+bool raft_is_everywhere(const struct raft *raft, uint64_t index);
+
 /* Hands leadership to a replica (0: the most caught-up one that was heard lately). Ends with transfer_done: when another leads,
  * or after an election timeout (still leader, proposals accepted again). ERR_NOT_PRIMARY; ERR_BUSY: one is under way;
  * ERR_BAD_REQUEST: `to` is no other member; ERR_UNAVAILABLE: no member to choose. */

@@ -180,6 +180,7 @@ static void slot_submit(struct slot *slot, uint64_t start_ns)
         request.value = worker->value;
         request.value_size = options->value_size;
     }
+    ctl_apply_consistency(worker->ctl, &request);
     worker->in_flight++;
     int status = cairn_submit(slot->cairn, &request, on_done, slot, NULL);
     if (status) {
@@ -298,6 +299,7 @@ static int worker_open(struct worker *worker, const struct bench_options *option
                        size_t index)
 {
     worker->options = options;
+    worker->ctl = ctl;
     worker->index = index;
     worker->random = options->seed * 1000003 + index;
     size_t clients =

@@ -111,6 +111,22 @@ bool ctl_flag(const struct ctl *ctl, const char *name)
     return ctl_option(ctl, name) != NULL;
 }
 
+void ctl_apply_consistency(const struct ctl *ctl, struct cairn_request *request)
+{
+    if (request->verb == CAIRN_GET || request->verb == CAIRN_GET_META) {
+        request->consistency = ctl->consistency;
+        request->max_staleness_ms = ctl->max_staleness_ms;
+    } else {
+        request->ack = ctl->ack;
+    }
+}
+
+void ctl_apply_scan_consistency(const struct ctl *ctl, struct cairn_scan_options *options)
+{
+    options->consistency = ctl->consistency;
+    options->max_staleness_ms = ctl->max_staleness_ms;
+}
+
 struct cairn *ctl_open(struct ctl *ctl)
 {
     if (!ctl->cairn) {
@@ -276,9 +292,45 @@ static int refuse_later(const char *what)
     return ctl_fail(CAIRN_UNSUPPORTED, "%s is not available yet", what);
 }
 
+static int apply_consistency(struct ctl *ctl, const char *text, const char *bound)
+{
+    static const char *const names[] = {
+        [CAIRN_LINEARIZABLE] = "linearizable", [CAIRN_LEASE] = "lease", [CAIRN_STALE] = "stale"
+    };
+    int found = text ? -1 : CAIRN_LINEARIZABLE;
+    for (int i = CAIRN_LINEARIZABLE; text && i <= CAIRN_STALE; i++) {
+        found = strcmp(text, names[i]) == 0 ? i : found;
+    }
+    if (found < 0) {
+        return ctl_usage("--consistency: \"%s\" is none of linearizable, lease, stale", text);
+    }
+    ctl->consistency = (enum cairn_consistency)found;
+    if (bound && found != CAIRN_STALE) {
+        return ctl_usage("--max-staleness goes with --consistency stale");
+    }
+    if (bound && !ctl_parse_duration_ms("--max-staleness", bound, &ctl->max_staleness_ms)) {
+        return CTL_USAGE_EXIT;
+    }
+    if (bound && ctl->max_staleness_ms == 0) {
+        return ctl_usage(
+            "--max-staleness must be at least 1ms; --consistency lease misses nothing");
+    }
+    return 0;
+}
+
+static int apply_ack(struct ctl *ctl, const char *text)
+{
+    bool is_all = text && strcmp(text, "all") == 0;
+    if (text && !is_all && strcmp(text, "majority") != 0) {
+        return ctl_usage("--ack: \"%s\" is none of majority, all", text);
+    }
+    ctl->ack = is_all ? CAIRN_ACK_ALL : CAIRN_ACK_MAJORITY;
+    return 0;
+}
+
 static int apply_globals(struct ctl *ctl, const struct parse *parse)
 {
-    static const char *const later[] = { "max-staleness", "user", "tls-ca", "tls-cert", "tls-key" };
+    static const char *const later[] = { "user", "tls-ca", "tls-cert", "tls-key" };
     const char *timeout = global(parse, "timeout");
     uint64_t timeout_ms = 5000;
     if (timeout && !ctl_parse_duration_ms("--timeout", timeout, &timeout_ms)) {
@@ -288,20 +340,11 @@ static int apply_globals(struct ctl *ctl, const struct parse *parse)
         return ctl_usage("--timeout must be longer than nothing");
     }
     ctl->timeout_ms = (uint32_t)timeout_ms;
-    const char *consistency = global(parse, "consistency");
-    if (consistency && (strcmp(consistency, "lease") == 0 || strcmp(consistency, "stale") == 0)) {
-        return refuse_later("--consistency lease or stale");
-    }
-    if (consistency && strcmp(consistency, "linearizable") != 0) {
-        return ctl_usage("--consistency: \"%s\" is none of linearizable, lease, stale",
-                         consistency);
-    }
-    const char *ack = global(parse, "ack");
-    if (ack && strcmp(ack, "all") == 0) {
-        return refuse_later("--ack all");
-    }
-    if (ack && strcmp(ack, "majority") != 0) {
-        return ctl_usage("--ack: \"%s\" is none of majority, all", ack);
+    int exit_code =
+        apply_consistency(ctl, global(parse, "consistency"), global(parse, "max-staleness"));
+    exit_code = exit_code ? exit_code : apply_ack(ctl, global(parse, "ack"));
+    if (exit_code) {
+        return exit_code;
     }
     for (size_t i = 0; i < sizeof later / sizeof later[0]; i++) {
         if (global(parse, later[i])) {

@@ -45,7 +45,9 @@ struct ctl {
 
     const char *endpoints; /* as resolved; owned */
     uint32_t timeout_ms;
-    enum cairn_consistency consistency;
+    enum cairn_consistency consistency; /* of reads */
+    uint64_t max_staleness_ms;          /* 0: any */
+    enum cairn_ack ack;                 /* of writes */
     enum ctl_output output;
     struct cairn *cairn; /* opened at first use */
 };
@@ -63,6 +65,10 @@ bool ctl_flag(const struct ctl *ctl, const char *name);
 /* Numbers and durations from text; false with a message on stderr. */
 bool ctl_parse_u64(const char *what, const char *text, uint64_t *out);
 bool ctl_parse_duration_ms(const char *what, const char *text, uint64_t *out);
+
+/* Puts --consistency, --max-staleness and --ack into a request or a scan. */
+void ctl_apply_consistency(const struct ctl *ctl, struct cairn_request *request);
+void ctl_apply_scan_consistency(const struct ctl *ctl, struct cairn_scan_options *options);
 
 /* The handle. Exits with 2 when the endpoints are malformed. */
 struct cairn *ctl_open(struct ctl *ctl);

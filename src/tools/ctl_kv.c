@@ -98,6 +98,7 @@ int ctl_put(struct ctl *ctl)
         }
         request.value = input;
     }
+    ctl_apply_consistency(ctl, &request);
     struct cairn_result result;
     int status = cairn_call(ctl_open(ctl), &request, &result);
     if (status == 0) {
@@ -121,7 +122,25 @@ static void print_record_json(const struct ctl *ctl, const struct cairn_request 
         ctl_json_bytes(object, "value", result->value, result->value_size);
     }
     ctl_json_meta(object, &result->meta);
+    if (ctl->consistency == CAIRN_STALE) {
+        bool is_known = result->staleness_ms != CAIRN_STALENESS_UNKNOWN;
+        json_object_set_new(object, "staleness_ms",
+                            is_known ? json_integer((json_int_t)result->staleness_ms)
+                                     : json_null());
+    }
     ctl_print_json(object, ctl->output == CTL_JSON);
+}
+
+static void print_staleness(const struct ctl *ctl, const struct cairn_result *result)
+{
+    if (ctl->consistency != CAIRN_STALE) {
+        return;
+    }
+    if (result->staleness_ms == CAIRN_STALENESS_UNKNOWN) {
+        printf("%-12s unknown\n", "staleness");
+    } else {
+        printf("%-12s %llu ms\n", "staleness", (unsigned long long)result->staleness_ms);
+    }
 }
 
 int ctl_get(struct ctl *ctl)
@@ -131,6 +150,7 @@ int ctl_get(struct ctl *ctl)
                                          wants_version || wants_meta ? CAIRN_GET_META : CAIRN_GET,
                                      .key = ctl->argv[0],
                                      .key_size = strlen(ctl->argv[0]) };
+    ctl_apply_consistency(ctl, &request);
     struct cairn_result result;
     int status = cairn_call(ctl_open(ctl), &request, &result);
     if (status) {
@@ -143,6 +163,7 @@ int ctl_get(struct ctl *ctl)
         print_record_json(ctl, &request, &result);
     } else if (wants_meta) {
         ctl_print_meta_table(request.key, request.key_size, &result.meta);
+        print_staleness(ctl, &result);
     } else {
         ctl_write(result.value, result.value_size);
     }
@@ -216,6 +237,9 @@ static void batch_add(struct batch *batch, enum cairn_verb verb, const void *key
 static int batch_send(struct ctl *ctl, struct batch *batch, uint64_t *done)
 {
     int exit_code = 0;
+    for (size_t i = 0; i < batch->count; i++) {
+        ctl_apply_consistency(ctl, &batch->requests[i]);
+    }
     int status = batch->count
                      ? cairn_call_many(ctl_open(ctl), batch->requests, batch->count, batch->results)
                      : 0;

@@ -193,6 +193,7 @@ int ctl_ls(struct ctl *ctl)
                                           .page_entries = listing.limit && listing.limit < 1024
                                                               ? (uint32_t)listing.limit
                                                               : 1024 };
+    ctl_apply_scan_consistency(ctl, &options);
     if (ctl->output == CTL_JSON) {
         listing.list = json_array();
     }
@@ -216,6 +217,7 @@ int ctl_scan(struct ctl *ctl)
                                           .reverse = ctl_flag(ctl, "reverse"),
                                           .limit = listing.limit,
                                           .keys_only = !listing.has_values };
+    ctl_apply_scan_consistency(ctl, &options);
     if (ctl->output == CTL_JSON) {
         listing.list = json_array();
     }

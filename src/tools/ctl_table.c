@@ -22,9 +22,9 @@ const struct ctl_option ctl_globals[] = {
       "nodes to begin with; else CAIRN_ENDPOINTS, else .cairn/env of this or a parent "
       "folder, else 127.0.0.1:7400" },
     { "timeout", 0, "DURATION", "longest wait without progress (5s); ms, s, m or h" },
-    { "consistency", 0, "LEVEL", "linearizable (default); lease and stale are not available yet" },
-    { "max-staleness", 0, "DURATION", "with --consistency stale; not available yet" },
-    { "ack", 0, "HOW", "majority (default); all is not available yet" },
+    { "consistency", 0, "LEVEL", "of reads: linearizable (default), lease or stale" },
+    { "max-staleness", 0, "DURATION", "with --consistency stale: may miss no more than what was acknowledged so lately" },
+    { "ack", 0, "HOW", "of writes: majority (default), or all replicas within reach" },
     { "output", 'o', "FORMAT", "table, json, jsonl or raw" },
     { "user", 0, "NAME", "not available yet" },
     { "tls-ca", 0, "FILE", "not available yet" },

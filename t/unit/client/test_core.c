@@ -432,9 +432,15 @@ static void bad_requests_are_refused_at_once(void **state)
     assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);
     request.attributes.mask = 0;
     request.verb = CAIRN_GET;
-    request.consistency = CAIRN_STALE;
-    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL),
-                     CAIRN_UNSUPPORTED);
+    request.consistency = CAIRN_STALE + 1;
+    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);
+    request.consistency = CAIRN_LEASE;
+    request.max_staleness_ms = 1; /* only stale reads have a bound */
+    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);
+    request.max_staleness_ms = 0;
+    request.ack = CAIRN_ACK_ALL + 1;
+    assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);
+    request.ack = CAIRN_ACK_MAJORITY;
     request.consistency = CAIRN_LINEARIZABLE;
     request.condition = CAIRN_IF_ABSENT;
     assert_int_equal(core_submit(fake->core, &request, fake_done, NULL, 0, NULL), CAIRN_USAGE);

@@ -393,8 +393,10 @@ static void bad_options_are_refused(void **state)
     struct fake *fake = fake_new();
     struct core_scan *scan;
     char key[600] = { 0 };
-    struct cairn_scan_options stale = { .consistency = CAIRN_STALE };
-    assert_int_equal(core_scan_open(fake->core, &stale, 0, &scan), CAIRN_UNSUPPORTED);
+    struct cairn_scan_options strange = { .consistency = CAIRN_STALE + 1 };
+    assert_int_equal(core_scan_open(fake->core, &strange, 0, &scan), CAIRN_USAGE);
+    struct cairn_scan_options bounded = { .consistency = CAIRN_LEASE, .max_staleness_ms = 1 };
+    assert_int_equal(core_scan_open(fake->core, &bounded, 0, &scan), CAIRN_USAGE);
     struct cairn_scan_options too_long = { .prefix = key, .prefix_size = 512 };
     assert_int_equal(core_scan_open(fake->core, &too_long, 0, &scan), CAIRN_KEY_TOO_LONG);
     struct cairn_scan_options nothing = { .from_size = 3 };
