@@ -27,7 +27,7 @@ struct totals {
     uint64_t faults[FAULT_COUNT];
     uint64_t calls, ok, refused, unknown, nothing, elections, committed, boots, jobs_cut,
         sectors_lost, sectors_torn, names_lost;
-    uint64_t recovery_us_max;
+    uint64_t recovery_us_max, writable_us_max;
     struct timespec begin;
 };
 
@@ -156,6 +156,9 @@ static void add(struct totals *totals, const struct world_report *report)
     if (report->recovery_us > totals->recovery_us_max) {
         totals->recovery_us_max = report->recovery_us;
     }
+    if (report->writable_us > totals->writable_us_max) {
+        totals->writable_us_max = report->writable_us;
+    }
 }
 
 static void run_seed(const struct arguments *arguments, uint64_t seed, struct totals *totals)
@@ -170,6 +173,9 @@ static void run_seed(const struct arguments *arguments, uint64_t seed, struct to
         return;
     }
     add(totals, &report);
+    if (report.undecided > 0) {
+        printf("seed %lu: %lu histories undecided\n", seed, report.undecided);
+    }
     if (report.violations > 0) {
         printf("seed %lu: VIOLATION %s\n", seed, report.violation);
         tell_replay(arguments, seed);
@@ -205,9 +211,10 @@ static void tell_totals(const struct totals *totals)
     printf("\ndisks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
            "operations lost\n",
            totals->jobs_cut, totals->sectors_lost, totals->sectors_torn, totals->names_lost);
-    printf("cluster: %lu starts, %lu elections, %lu entries committed, slowest recovery %.1f s\n",
+    printf("cluster: %lu starts, %lu elections, %lu entries committed, slowest recovery %.1f s, "
+           "of that %.1f s after all nodes were up\n",
            totals->boots, totals->elections, totals->committed,
-           (double)totals->recovery_us_max / 1e6);
+           (double)totals->recovery_us_max / 1e6, (double)totals->writable_us_max / 1e6);
     printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
            "%lu unknown, %lu not applied; "
            "%lu histories undecided\n",

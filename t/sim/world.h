@@ -41,7 +41,9 @@ struct world_report {
     char violation[512];
     uint64_t faults[FAULT_COUNT];
     uint64_t calls, ok, refused, unknown, nothing;
-    uint64_t elections, committed, boots, jobs_cut, sectors_lost, sectors_torn, names_lost, recovery_us;
+    uint64_t elections, committed, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
+    uint64_t recovery_us; /* from healing until the last node was up and every partition took writes */
+    uint64_t writable_us; /* of that, from the moment when all nodes were up and had found primaries */
     uint32_t nodes;
 };
 
