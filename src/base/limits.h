@@ -47,6 +47,8 @@ enum {
     LIMIT_STORE_IMAGES = 4,
     /* Images that are received at the same time: each is one more LMDB database, and a chunk in memory. More: ERR_BUSY. */
     LIMIT_STORE_STAGES = 8,
+    /* Damaged stores that are kept beside the one in use. More: the node refuses to start, the disk needs a look. */
+    LIMIT_STORE_ASIDE = 3,
     /* A configuration file. Larger: refused. */
     LIMIT_CONFIG_BYTES = 64 << 10,
     /* Nodes in one process (--in-process). */

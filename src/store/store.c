@@ -75,7 +75,8 @@ static int find_flushed(struct store_replica *replica, struct span key, struct s
                         struct err *err)
 {
     struct store *store = replica->store;
-    int rc = store_reader_begin(store, err);
+    int rc = store_refuse_stopped(replica, err);
+    rc = rc == 0 ? store_reader_begin(store, err) : rc;
     if (rc != 0) {
         return rc;
     }
@@ -85,18 +86,20 @@ static int find_flushed(struct store_replica *replica, struct span key, struct s
         return ERR_NOT_FOUND;
     }
     if (rc != 0) {
-        return store_lmdb_error(err, rc, "reading a key");
+        struct err own;
+        err = err ? err : &own;
+        return store_read_failed(replica, store_lmdb_error(err, rc, "reading a key"), true, err);
     }
     *bytes = span_of_val(value);
     return 0;
 }
 
-int store_report_damage(struct store_replica *replica, int rc, struct err *err)
+int store_read_failed(struct store_replica *replica, int rc, bool is_stopped, struct err *err)
 {
-    struct store *store = replica->store;
-    store->stats.checksum_failures++;
-    LOG_ERROR(store->logger, "store: damaged record group=%u replica=%llx: %s", replica->group,
-              (unsigned long long)replica->id, err ? err->text : err_info(rc)->text);
+    if (store_is_damage(rc)) {
+        replica->store->stats.checksum_failures++;
+        store_damage(replica, is_stopped, err ? err->text : err_info(rc)->text);
+    }
     return rc;
 }
 
@@ -107,6 +110,10 @@ int store_get(struct store_replica *replica, struct span key, struct record *out
     if (key.size == 0 || key.size > LIMIT_KEY_BYTES) {
         int code = key.size == 0 ? ERR_KEY_EMPTY : ERR_KEY_TOO_LONG;
         return err_set(err, code, "%s", err_info(code)->text);
+    }
+    int rc = store_refuse_stopped(replica, err);
+    if (rc != 0) {
+        return rc;
     }
     const struct overlay_node *node = overlay_find(replica->active, key);
     node = node ? node : overlay_find(replica->frozen, key);
@@ -119,13 +126,13 @@ int store_get(struct store_replica *replica, struct span key, struct record *out
         return 0;
     }
     struct span bytes;
-    int rc = find_flushed(replica, key, &bytes, err);
+    rc = find_flushed(replica, key, &bytes, err);
     if (rc != 0) {
         return rc == ERR_NOT_FOUND ? err_set(err, rc, "no such key") : rc;
     }
     store->has_lent = true;
     rc = record_unpack_checked(key, bytes, out, NULL, err);
-    return rc == 0 ? 0 : store_report_damage(replica, rc, err);
+    return rc == 0 ? 0 : store_read_failed(replica, rc, false, err);
 }
 
 /* How many of the active generation's blind entries are new keys. Nothing is frozen. */
@@ -212,7 +219,7 @@ static int present_from_lmdb(struct store_replica *replica, const struct command
         rc = record_unpack_checked(command->key, bytes, &record, &out->checksum, err);
     }
     if (rc != 0) {
-        return store_report_damage(replica, rc, err);
+        return store_read_failed(replica, rc, true, err);
     }
     out->exists = true;
     out->version = record.version;
@@ -432,6 +439,9 @@ int store_apply(struct store_replica *replica, uint64_t index, struct blob *payl
 {
     CHECK(index > replica->applied && (replica->applied == 0 || index == replica->applied + 1));
     struct store_result answer = { .version = index, .time = replica->time };
+    if (replica->is_stopped) {
+        return store_refuse_stopped(replica, err);
+    }
     if (!payload || payload->size == 0) {
         replica->applied = index;
         *result = answer;
@@ -545,6 +555,7 @@ void store_close(struct store *store)
     env_timer_stop(store->config.env, &store->retry_timer);
     env_timer_stop(store->config.env, &store->release_timer);
     env_timer_stop(store->config.env, &store->remove_timer);
+    list_remove(&store->damage_task.link);
     store_jobs_detach(store);
     store_images_detach(store);
     store_stages_free(store);

@@ -32,21 +32,32 @@ struct store_config {
     uint64_t overlay_bytes_max; /* admission refuses (ERR_BUSY) beyond it, both generations; 0: 512 MiB */
     uint32_t databases_max;    /* 0: LIMIT_PARTITIONS_MAX and some */
     bool no_sync;              /* the simulator only: LMDB on tmpfs, a flush is one atomic event */
-    /* A flush failed: the node must stop (disk full is not a failure: the flush is tried again later). */
+    /* A flush failed: the node must stop (disk full is not a failure: the flush is tried again later). After ERR_CORRUPT the next
+     * store_open fails with that. */
     void (*on_failure)(void *ctx, const struct err *err);
+    /* A replica was found damaged: once, until an image has made it whole. From the turn's deferred work; also for those that
+     * store_replica_open found damaged. May be NULL. */
+    void (*on_damaged)(void *ctx, struct store_replica *replica);
     /* A flush ended well; store_replica_flushed tells how far each replica is. */
     void (*on_flushed)(void *ctx);
     void *ctx;
 };
 
-/* ERR_CLUSTER_MISMATCH: the directory belongs to another cluster or node; ERR_FORMAT, ERR_CORRUPT, ERR_DISK_FULL, ERR_IO. */
+/* ERR_CLUSTER_MISMATCH: the directory belongs to another cluster or node; ERR_CORRUPT: it can't be used any more, see store_set_aside;
+ * ERR_FORMAT, ERR_DISK_FULL, ERR_IO. */
 int store_open(const struct store_config *config, struct store **out, struct err *err);
 /* Closes without flushing: the log has the rest. Waits for a flush that is being written; one that waits for its thread does nothing
  * when its turn comes (the env must still deliver its end, which frees it). */
 void store_close(struct store *store);
 
+/* After store_open's ERR_CORRUPT: moves the directory to DIRECTORY.damaged-N (*out: its path, the caller's to mem_free), so that store_open
+ * makes an empty one. Its replicas begin with applied 0: those whose log reaches down to its first entry come back from that, the
+ * others need an image. ERR_CORRUPT: LIMIT_STORE_ASIDE such directories are there already; ERR_IO. Blocks. */
+int store_set_aside(struct env *env, const char *directory, char **out, struct err *err);
+
 /* Opens (or makes) a replica's state. Blocks while a flush is being written; ends what was borrowed in this turn; no cursor may be open.
- * ERR_CORRUPT, ERR_FORMAT: what is stored can't be used; ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO. hash_seed, prefix (left-aligned) and
+ * What is damaged is no error: the replica is stopped (store_replica_is_stopped), its applied index as far as known, else 0.
+ * ERR_FORMAT: of another build; ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO. hash_seed, prefix (left-aligned) and
  * bits say which keys belong to it; bits 0 = all. */
 int store_replica_open(struct store *store, uint32_t group, uint64_t replica, uint64_t hash_seed, uint64_t prefix, uint32_t bits,
                        struct store_replica **out, struct err *err);
@@ -64,6 +75,16 @@ uint64_t store_replica_digest(const struct store_replica *replica);
 uint64_t store_replica_image_index(const struct store_replica *replica);
 uint64_t store_replica_image_term(const struct store_replica *replica);
 
+/* Damage: something of the replica in LMDB isn't what was written. Found by apply, get, cursors, images, scrub, flush and open; ends when an
+ * image is installed (store_stage_install). A damaged replica goes on as well as it can, as the last copy of something should, and
+ * never delivers what is damaged; but it may miss a key without noticing: where there are other replicas, don't serve from it. */
+bool store_replica_is_damaged(const struct store_replica *replica);
+/* It can't go on: apply met the damage, or LMDB itself is at a loss there. Applying and reading answer ERR_CORRUPT, flushes leave it
+ * out (store_replica_flushed stays, the log has the rest), store_replica_frozen says what is flushed. */
+bool store_replica_is_stopped(const struct store_replica *replica);
+/* The caller found that it differs from its peers. on_damaged comes. */
+void store_replica_mark_damaged(struct store_replica *replica, const char *why);
+
 /* What applying a command answered. */
 struct store_result {
     int status;        /* 0, ERR_EXISTS, ERR_CONDITION_FAILED, ERR_NOT_FOUND, ERR_UNKNOWN_OUTCOME, ERR_WRONG_PARTITION, ERR_BUSY */
@@ -75,7 +96,8 @@ struct store_result {
 
 /* Applies entry `index`, whose payload is `payload` (referenced if its value stays in the overlay). Indices come in order without
  * holes; time must be above the replica's. Deterministic: the same entries give the same state and results on every replica.
- * An empty payload is a no-op. ERR_CORRUPT, ERR_FORMAT: the node must stop; all else is in *result. */
+ * An empty payload is a no-op. ERR_CORRUPT, ERR_FORMAT, ERR_IO: nothing was applied; all else is in *result. If the replica is stopped
+ * then (store_replica_is_stopped), it needs an image; else the entry itself is bad, and the node must stop. */
 int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload, struct store_result *result, struct err *err);
 
 /* Would `bytes` more be admitted? 0, ERR_BUSY (overlay full, flush lags), ERR_STORE_FULL, ERR_DISK_FULL. For proposals; apply never
@@ -138,7 +160,8 @@ typedef void store_stage_done(void *ctx, int status, const struct err *err);
  * was. ERR_BUSY: LIMIT_STORE_STAGES are open, or the replica has one. */
 int store_stage_open(struct store_replica *replica, uint64_t index, uint64_t term, struct store_stage **out, struct err *err);
 /* Writes a chunk; one at a time (CHECK). References the chunk until done(): 0; ERR_CORRUPT: malformed or damaged, ERR_BAD_REQUEST: not
- * the one for store_stage_position or another image's, ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO: nothing is lost, ask again. */
+ * the one for store_stage_position or another image's, ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO: nothing is lost, ask again. If LMDB is damaged here, on_failure
+ * comes instead. */
 void store_stage_write(struct store_stage *stage, struct blob *chunk, store_stage_done *done, void *ctx);
 /* Where the next chunk must begin; empty: at the beginning. Borrowed until the next done(). */
 struct span store_stage_position(const struct store_stage *stage);
@@ -154,7 +177,7 @@ void store_stage_abort(struct store_stage *stage);
 
 struct store_stats {
     uint64_t gets, scans, applied, flushes, flush_us_total, flushed_operations, flushed_bytes, used_bytes, quota_bytes, keys,
-        overlay_bytes, checksum_failures, sessions;
+        overlay_bytes, checksum_failures, sessions, damages;
 };
 const struct store_stats *store_stats(struct store *store);
 

@@ -22,7 +22,10 @@ static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct er
 {
     int rc = mdb_cursor_get(cursor->lmdb, &cursor->key, &cursor->data, op);
     cursor->has_lmdb = rc == 0;
-    return rc == 0 || rc == MDB_NOTFOUND ? 0 : store_lmdb_error(err, rc, "scanning");
+    if (rc == 0 || rc == MDB_NOTFOUND) {
+        return 0;
+    }
+    return store_read_failed(cursor->replica, store_lmdb_error(err, rc, "scanning"), true, err);
 }
 
 /* Puts LMDB's cursor on the first key >= at; none: has_lmdb is false. A bound may be a byte longer
@@ -69,7 +72,8 @@ int store_cursor_open(struct store_replica *replica, struct span from, struct sp
 {
     struct store *store = replica->store;
     store->stats.scans++;
-    int rc = store_reader_begin(store, err);
+    int rc = store_refuse_stopped(replica, err);
+    rc = rc == 0 ? store_reader_begin(store, err) : rc;
     if (rc != 0) {
         return rc;
     }
@@ -189,7 +193,7 @@ int store_cursor_next(struct store_cursor *cursor, struct span *key, struct reco
             struct span bytes = span_of_val(cursor->data);
             rc = cursor->keys_only ? record_unpack(bytes, record, err)
                                    : record_unpack_checked(*key, bytes, record, NULL, err);
-            return rc == 0 ? 1 : store_report_damage(cursor->replica, rc, err);
+            return rc == 0 ? 1 : store_read_failed(cursor->replica, rc, false, err);
         }
         if (!overlay_entry(cursor->nodes[source])->is_deleted) {
             overlay_record(cursor->nodes[source], record);

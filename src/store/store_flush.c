@@ -19,6 +19,8 @@ struct flush_item {
     uint64_t digest;               /* before */
     struct store_meta meta;        /* the job fills in keys and digest */
     bool is_written;               /* in a transaction of its own, by an earlier try */
+    bool is_at_a_loss;             /* the last try failed in this replica's own database */
+    bool is_damaged;               /* ... and that is damage: left out */
 };
 
 /* What the job gets; immutable for the loop while it runs. */
@@ -115,16 +117,19 @@ static int write_sessions(MDB_txn *txn, MDB_dbi sessions, const struct flush_ite
 
 static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item)
 {
+    MDB_stat stat;
     item->meta.digest = item->digest;
     int rc = item->overlay ? write_overlay(txn, item, &item->meta.digest) : 0;
-    rc = rc == 0 ? write_sessions(txn, flush->sessions, item) : rc;
-    MDB_stat stat;
     rc = rc == 0 ? mdb_stat(txn, item->dbi, &stat) : rc;
     if (rc != 0) {
+        item->is_at_a_loss = true;
         return rc;
     }
     item->meta.keys = stat.ms_entries;
-    return store_meta_write(txn, flush->meta, item->name.group, item->name.replica, &item->meta);
+    rc = write_sessions(txn, flush->sessions, item);
+    return rc != 0 ? rc
+                   : store_meta_write(txn, flush->meta, item->name.group, item->name.replica,
+                                      &item->meta);
 }
 
 /* Writes items [first, end) in one transaction. */
@@ -154,18 +159,33 @@ static bool is_out_of_room(int code)
     return code == ERR_STORE_FULL || code == ERR_DISK_FULL;
 }
 
+/* Did the item fail for its own database's sake alone? If the list of free pages can't be walked,
+ * others would fail as well. */
+static bool is_own_damage(const struct flush *flush, const struct flush_item *item, int code)
+{
+    uint64_t used_bytes;
+    return code == ERR_CORRUPT && item->is_at_a_loss &&
+           store_measure_used(flush->lmdb, &used_bytes) == 0;
+}
+
 /* Gives every replica its own transaction: what one needs to copy, the next can use again. Goes on
- * behind a replica for which there is no room. */
+ * behind a replica for which there is no room, or which is damaged. */
 static int write_piecewise(struct flush *flush)
 {
     int first_code = 0;
     for (size_t i = 0; i < flush->count; i++) {
+        struct flush_item *item = &flush->items[i];
         struct err err;
-        int rc = flush->items[i].is_written ? 0 : write_items(flush, i, i + 1);
+        item->is_at_a_loss = false;
+        int rc = item->is_written || item->is_damaged ? 0 : write_items(flush, i, i + 1);
         if (rc == 0) {
             continue;
         }
         int code = store_lmdb_error(&err, rc, "flushing a replica");
+        if (is_own_damage(flush, item, code)) {
+            item->is_damaged = true;
+            continue;
+        }
         if (first_code == 0 || !is_out_of_room(code)) {
             first_code = code;
             flush->err = err;
@@ -183,7 +203,12 @@ static int write_all(struct flush *flush)
         return write_piecewise(flush);
     }
     int rc = flush->count > 0 ? write_items(flush, 0, flush->count) : 0;
-    return rc == 0 ? 0 : store_lmdb_error(&flush->err, rc, "flushing");
+    int code = rc == 0 ? 0 : store_lmdb_error(&flush->err, rc, "flushing");
+    if (code == ERR_CORRUPT) { /* whose is it? */
+        flush->is_piecewise = true;
+        return write_piecewise(flush);
+    }
+    return code;
 }
 
 /* LMDB says EIO for a write that was cut short, as it is when a disk becomes full. Where there may
@@ -247,21 +272,35 @@ static void release_generation(struct store *store, struct generation *generatio
     env_timer_start(store->config.env, &store->release_timer, 0);
 }
 
-/* The flush has counted: blind entries are no riddle any more (I5). */
-static void settle_keys(struct store *store)
+/* The flush has counted: blind entries are no riddle any more (I5). What doesn't fit with what the
+ * meta record said and we counted since is damage. Returns how many were new. */
+static uint64_t settle_replica(const struct flush_item *item)
+{
+    struct store_replica *replica = item->owner;
+    int64_t found = (int64_t)item->meta.keys - replica->frozen_keys;
+    uint64_t blind = replica->frozen_blind;
+    replica->keys += found;
+    replica->digest = item->meta.digest;
+    replica->flushed = item->meta.applied;
+    replica->frozen_blind = 0;
+    if (found < 0 || (uint64_t)found > blind) {
+        store_damage(replica, true, "a flush found other keys than there should be");
+        return 0;
+    }
+    return (uint64_t)found;
+}
+
+static void settle(struct store *store)
 {
     uint64_t seen = 0, new = 0;
     for (size_t i = 0; i < store->flush->count; i++) {
         const struct flush_item *item = &store->flush->items[i];
-        struct store_replica *replica = item->owner;
-        int64_t found = (int64_t)item->meta.keys - replica->frozen_keys;
-        /* LMDB held what the meta record says when it was opened (I3), and we counted since. */
-        CHECK(found >= 0 && (uint64_t)found <= replica->frozen_blind);
-        replica->keys += found;
-        replica->digest = item->meta.digest;
-        seen += replica->frozen_blind;
-        new += (uint64_t)found;
-        replica->frozen_blind = 0;
+        if (item->is_damaged) {
+            store_damage(item->owner, true, "LMDB can't write it");
+            continue;
+        }
+        seen += item->owner->frozen_blind;
+        new += settle_replica(item);
     }
     if (seen > 0) {
         store->blind_seen = seen;
@@ -273,12 +312,11 @@ static void settle_keys(struct store *store)
 void store_flush_drop(struct store *store)
 {
     store_reader_reset(store);
-    settle_keys(store);
+    settle(store);
     LIST_FOR(link, &store->replicas)
     {
         struct store_replica *replica = container_of(link, struct store_replica, link);
         replica->frozen = NULL;
-        replica->flushed = replica->frozen_applied;
         buf_fini(&replica->frozen_sessions);
     }
     release_generation(store, store->frozen);
@@ -318,6 +356,9 @@ static void flush_failed(struct store *store)
     struct flush *flush = store->flush;
     if (!is_out_of_room(flush->status)) {
         LOG_ERROR(store->logger, "store: flush failed: %s", flush->err.text);
+        if (flush->status == ERR_CORRUPT) {
+            store_condemn(store, &flush->err);
+        }
         store->config.on_failure(store->config.ctx, &flush->err);
         return;
     }
@@ -371,7 +412,7 @@ void store_freeze(struct store *store)
         struct store_replica *replica = container_of(link, struct store_replica, link);
         replica->frozen = replica->active;
         replica->active = NULL;
-        replica->frozen_applied = replica->applied;
+        replica->frozen_applied = replica->is_stopped ? replica->flushed : replica->applied;
         replica->frozen_time = replica->time;
         replica->frozen_keys = replica->keys;
         replica->frozen_blind = replica->blind;
@@ -420,7 +461,7 @@ void store_flush_start(struct store *store)
     LIST_FOR(link, &store->replicas)
     {
         struct store_replica *replica = container_of(link, struct store_replica, link);
-        if (replica->frozen_applied > replica->flushed) {
+        if (replica->frozen_applied > replica->flushed && !replica->is_stopped) {
             make_item(replica, &flush->items[flush->count++]);
         }
     }

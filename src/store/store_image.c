@@ -58,6 +58,9 @@ struct store_image {
 int store_image_open(struct store_replica *replica, struct store_image **out, struct err *err)
 {
     struct store *store = replica->store;
+    if (replica->is_damaged) {
+        return err_set(err, ERR_CORRUPT, "the replica is damaged");
+    }
     size_t count = 0;
     LIST_FOR(link, &store->images)
     {
@@ -112,6 +115,9 @@ void store_image_close(struct store_image *image)
     CHECK(atomic_load(&image->state) != IMAGE_READING);
     if (image->replica) {
         struct store *store = image->replica->store;
+        if (image->is_damaged) {
+            store_damage(image->replica, false, "found while an image was read");
+        }
         list_remove(&image->link);
         mdb_txn_abort(image->txn);
         store_remove_next(store);

@@ -30,6 +30,8 @@ int store_lmdb_error(struct err *err, int rc, const char *what)
     case MDB_CORRUPTED:
     case MDB_PAGE_NOTFOUND:
     case MDB_INVALID:
+    case MDB_CURSOR_FULL: /* the tree is deeper than any can be */
+    case MDB_PAGE_FULL:
         code = ERR_CORRUPT;
         break;
     case MDB_VERSION_MISMATCH:
@@ -199,11 +201,13 @@ int store_open(const struct store_config *config, struct store **out, struct err
     }
     store->active = generation_new();
     store->blind_seen = store->blind_new = 1;
+    store_damage_init(store);
     store->release_timer.fire = store_release_more;
     store->retry_timer.fire = store_flush_again;
     store->remove_timer.fire = store_remove_again;
     store->stats.quota_bytes = store->config.quota_bytes;
     int rc = env_dir_make(config->env, config->directory, err);
+    rc = rc == 0 ? store_check_condemned(config, err) : rc;
     rc = rc == 0 ? open_environment(store, err) : rc;
     rc = rc == 0 ? open_databases(store, err) : rc;
     if (rc == 0) {
@@ -301,7 +305,7 @@ static void found_generation(struct store_replica *replica, uint32_t generation)
 {
     struct store_name name = store_replica_name(replica);
     name.generation = generation;
-    if (generation != replica->generation) {
+    if (generation != replica->generation && !replica->is_damaged) {
         store_remove(replica->store, &name);
     }
     if (generation > replica->generation_last) {
@@ -370,23 +374,49 @@ static int find_leftovers(struct store_replica *replica, MDB_txn *txn, struct er
     return rc == 0 ? 0 : store_lmdb_error(err, rc, "looking for leftovers");
 }
 
-static int load_replica(struct store_replica *replica, struct err *err)
+/* LMDB's transaction, and what is done within. */
+static int in_transaction(struct store_replica *replica, struct err *err,
+                          int (*load)(struct store_replica *replica, MDB_txn *txn, struct err *err))
 {
     MDB_txn *txn;
     int rc = mdb_txn_begin(replica->store->env, NULL, 0, &txn);
     if (rc != 0) {
         return store_lmdb_error(err, rc, "opening a replica");
     }
-    rc = load_meta(replica, txn, err);
-    rc = rc == 0 ? open_data(replica, txn, err) : rc;
-    rc = rc == 0 ? load_sessions(replica, txn, err) : rc;
-    rc = rc == 0 ? find_leftovers(replica, txn, err) : rc;
+    rc = load(replica, txn, err);
     if (rc != 0) {
         mdb_txn_abort(txn);
         return rc;
     }
     rc = mdb_txn_commit(txn);
     return rc == 0 ? 0 : store_lmdb_error(err, rc, "opening a replica");
+}
+
+static int load(struct store_replica *replica, MDB_txn *txn, struct err *err)
+{
+    int rc = load_meta(replica, txn, err);
+    rc = rc == 0 ? open_data(replica, txn, err) : rc;
+    rc = rc == 0 ? load_sessions(replica, txn, err) : rc;
+    return rc == 0 ? find_leftovers(replica, txn, err) : rc;
+}
+
+/* A replica that can't be loaded is there all the same, stopped: it has no database (its own may be
+ * what is damaged; LMDB isn't asked for it again), and waits for an image. What is found of other
+ * generations only says which numbers not to use: if the meta record is unreadable, nobody knows
+ * which one was the replica's own, and somebody may want to look. It is removed when the replica
+ * is opened after an image was installed. */
+static int load_replica(struct store_replica *replica, struct err *err)
+{
+    struct err why;
+    int rc = in_transaction(replica, &why, load);
+    if (rc == 0 || rc != ERR_CORRUPT) {
+        err_set(err, rc, "%s", why.text);
+        return rc;
+    }
+    replica->dbi = 0;
+    store_damage(replica, true, why.text);
+    rc = in_transaction(replica, &why, find_leftovers);
+    return rc == ERR_CORRUPT ? 0 : rc;
 }
 
 void store_replica_free(struct store_replica *replica)

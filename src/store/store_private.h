@@ -6,6 +6,7 @@
  *   store_flush.c   freezing, and the job that writes what is frozen
  *   store_image.c   sending what LMDB holds of a replica; the format of its chunks
  *   store_stage.c   receiving that, and swapping it in
+ *   store_damage.c  what is done about damage
  *   store_remove.c  removing replaced databases bit by bit
  *   store_meta.c    a replica's meta record, names and prefixes
  *   store_job.c     jobs that outlive the store
@@ -112,9 +113,10 @@ struct store_replica {
     uint32_t bits;
     MDB_dbi dbi;
     uint64_t applied, time;
-    int64_t keys;        /* I5: without blind entries, so it may be below zero */
-    uint64_t blind;      /* blind entries in the active generation */
-    bool has_attributes; /* a record with attributes was ever made */
+    int64_t keys;                         /* I5: without blind entries, so it may be below zero */
+    uint64_t blind;                       /* blind entries in the active generation */
+    bool is_damaged, is_stopped, is_told; /* store_damage.c */
+    bool has_attributes;                  /* a record with attributes was ever made */
     uint64_t frozen_applied, frozen_time, frozen_blind;
     int64_t frozen_keys;
     bool frozen_has_attributes;
@@ -142,6 +144,7 @@ struct store {
     struct env_timer release_timer;
     struct flush *flush;
     struct env_timer retry_timer;
+    struct env_task damage_task;
     struct list jobs;     /* started, not ended: struct store_job */
     struct list images;   /* open ones */
     struct list stages;   /* open ones */
@@ -222,8 +225,8 @@ void store_jobs_detach(struct store *store);
 int store_reader_begin(struct store *store, struct err *err);
 /* Ends it; what was borrowed from it is gone. */
 void store_reader_reset(struct store *store);
-/* Counts and logs a damaged record; returns rc. */
-int store_report_damage(struct store_replica *replica, int rc, struct err *err);
+/* A read of LMDB failed with rc: marks the replica if that is damage. Returns rc. */
+int store_read_failed(struct store_replica *replica, int rc, bool is_stopped, struct err *err);
 
 /* --- store_flush.c */
 
@@ -233,6 +236,19 @@ void store_flush_again(struct env_timer *timer);
 void store_flush_drop(struct store *store);
 /* Frees a flush whose job is not under way; one that is frees itself. After store_jobs_detach. */
 void store_flush_close(struct store *store);
+
+/* --- store_damage.c */
+
+void store_damage_init(struct store *store);
+/* Marks a replica as damaged, or as stopped as well. */
+void store_damage(struct store_replica *replica, bool is_stopped, const char *text);
+/* 0, or ERR_CORRUPT when it is stopped. */
+int store_refuse_stopped(const struct store_replica *replica, struct err *err);
+/* Does one of our codes mean that what is stored is not what was written? */
+bool store_is_damage(int code);
+/* Something is damaged that all replicas need: the next store_open must fail. */
+void store_condemn(struct store *store, const struct err *why);
+int store_check_condemned(const struct store_config *config, struct err *err);
 
 /* --- store_image.c */
 

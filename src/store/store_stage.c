@@ -46,8 +46,7 @@ struct store_stage {
     /* What the job gives back. */
     int status;
     struct err err;
-    bool is_lmdb_damaged; /* LMDB says so: of the stage's database, or of all */
-    bool is_last;
+    bool is_lmdb_damaged;
     struct store_meta meta_after;
     struct session_table *table; /* the swap's */
 };
@@ -158,6 +157,17 @@ void store_stage_abort(struct store_stage *stage)
     }
 }
 
+/* True: LMDB is damaged, the node stops. */
+static bool check_lmdb(struct store_stage *stage)
+{
+    struct store *store = stage->store;
+    if (stage->is_lmdb_damaged) {
+        store_condemn(store, &stage->err);
+        store->config.on_failure(store->config.ctx, &stage->err);
+    }
+    return stage->is_lmdb_damaged;
+}
+
 /* Tells who waits. The stage may be gone afterwards. */
 static void tell(struct store_stage *stage, int status)
 {
@@ -170,6 +180,15 @@ static void tell(struct store_stage *stage, int status)
 }
 
 /* --- Writing a chunk */
+
+/* A failure of LMDB's. Damage here is the store's: a stage's own pages were written a moment ago.
+ */
+static int lmdb_failed(struct store_stage *stage, int rc, const char *what)
+{
+    int code = store_lmdb_error(&stage->err, rc, what);
+    stage->is_lmdb_damaged |= code == ERR_CORRUPT;
+    return code;
+}
 
 static int write_record(struct store_stage *stage, MDB_cursor *cursor, struct span key,
                         struct span value)
@@ -189,7 +208,7 @@ static int write_record(struct store_stage *stage, MDB_cursor *cursor, struct sp
         return err_set(&stage->err, ERR_CORRUPT, "image whose keys are not in order");
     }
     if (rc != 0) {
-        return store_lmdb_error(&stage->err, rc, "writing an image");
+        return lmdb_failed(stage, rc, "writing an image");
     }
     stage->meta_after.keys++;
     stage->meta_after.digest += store_record_digest(key, value);
@@ -207,7 +226,7 @@ static int write_session(struct store_stage *stage, MDB_txn *txn, struct span id
         return err_set(&stage->err, ERR_CORRUPT, "image with a session twice");
     }
     if (rc != 0) {
-        return store_lmdb_error(&stage->err, rc, "writing an image's sessions");
+        return lmdb_failed(stage, rc, "writing an image's sessions");
     }
     stage->meta_after.sessions++;
     return 0;
@@ -218,7 +237,7 @@ static int write_items(struct store_stage *stage, MDB_txn *txn, struct store_chu
     MDB_cursor *cursor;
     int rc = mdb_cursor_open(txn, stage->data, &cursor);
     if (rc != 0) {
-        return store_lmdb_error(&stage->err, rc, "writing an image");
+        return lmdb_failed(stage, rc, "writing an image");
     }
     struct span key, value;
     int code = 0, kind;
@@ -240,7 +259,11 @@ static int open_data(struct store_stage *stage, MDB_txn *txn)
 {
     char name[STORE_NAME_BYTES];
     store_name_database(&stage->name, name);
-    return stage->has_data ? 0 : mdb_dbi_open(txn, name, MDB_CREATE, &stage->data);
+    if (stage->has_data) {
+        return 0;
+    }
+    int rc = mdb_dbi_open(txn, name, MDB_CREATE, &stage->data);
+    return rc == 0 ? mdb_drop(txn, stage->data, 0) : rc; /* it is empty, unless LMDB is damaged */
 }
 
 static int write_chunk(struct store_stage *stage, struct store_chunk *chunk)
@@ -248,18 +271,18 @@ static int write_chunk(struct store_stage *stage, struct store_chunk *chunk)
     MDB_txn *txn;
     int rc = mdb_txn_begin(stage->lmdb, NULL, 0, &txn);
     if (rc != 0) {
-        return store_lmdb_error(&stage->err, rc, "writing an image");
+        return lmdb_failed(stage, rc, "writing an image");
     }
     rc = open_data(stage, txn);
     int code = rc == 0 ? write_items(stage, txn, chunk)
-                       : store_lmdb_error(&stage->err, rc, "making a database for an image");
+                       : lmdb_failed(stage, rc, "making a database for an image");
     if (code != 0) {
         mdb_txn_abort(txn);
         return code;
     }
     rc = mdb_txn_commit(txn);
     stage->has_data |= rc == 0;
-    return rc == 0 ? 0 : store_lmdb_error(&stage->err, rc, "writing an image");
+    return rc == 0 ? 0 : lmdb_failed(stage, rc, "writing an image");
 }
 
 static int check_chunk(struct store_stage *stage, const struct store_chunk *chunk)
@@ -285,7 +308,6 @@ static void write_work(struct store_job *job)
         struct store_chunk reading = chunk;
         stage->status = write_chunk(stage, &reading);
     }
-    stage->is_last = chunk.is_last;
 }
 
 /* The chunk is in: what comes next stands in it. */
@@ -304,6 +326,9 @@ static void advance(struct store_stage *stage)
 static void write_done(struct store_job *job)
 {
     struct store_stage *stage = container_of(job, struct store_stage, job);
+    if (check_lmdb(stage)) {
+        return;
+    }
     if (stage->is_aborted) {
         drop_stage(stage);
         return;
@@ -335,7 +360,7 @@ static int check_totals(struct store_stage *stage, MDB_txn *txn)
     MDB_stat stat;
     int rc = mdb_stat(txn, stage->data, &stat);
     if (rc != 0) {
-        return store_lmdb_error(&stage->err, rc, "measuring an image");
+        return lmdb_failed(stage, rc, "measuring an image");
     }
     const struct store_totals *totals = &stage->totals;
     if (stage->meta.keys != totals->keys || stat.ms_entries != totals->keys ||
@@ -364,7 +389,7 @@ static int swap(struct store_stage *stage, MDB_txn *txn)
     stage->meta_after.has_attributes = stage->totals.has_attributes;
     int rc = store_meta_write(txn, stage->meta_dbi, stage->name.group, stage->name.replica,
                               &stage->meta_after);
-    return rc == 0 ? 0 : store_lmdb_error(&stage->err, rc, "installing an image");
+    return rc == 0 ? 0 : lmdb_failed(stage, rc, "installing an image");
 }
 
 /* On the flush thread. */
@@ -374,7 +399,7 @@ static void install_work(struct store_job *job)
     MDB_txn *txn;
     int rc = mdb_txn_begin(stage->lmdb, NULL, 0, &txn);
     if (rc != 0) {
-        stage->status = store_lmdb_error(&stage->err, rc, "installing an image");
+        stage->status = lmdb_failed(stage, rc, "installing an image");
         return;
     }
     stage->table = MEM_NEW(struct session_table);
@@ -383,7 +408,7 @@ static void install_work(struct store_job *job)
     if (stage->status != 0) {
         mdb_txn_abort(txn);
     } else if ((rc = mdb_txn_commit(txn)) != 0) {
-        stage->status = store_lmdb_error(&stage->err, rc, "installing an image");
+        stage->status = lmdb_failed(stage, rc, "installing an image");
     }
 }
 
@@ -416,6 +441,9 @@ static void install_done(struct store_job *job)
     struct store_stage *stage = container_of(job, struct store_stage, job);
     struct store *store = job->store;
     CHECK(store->is_installing && first_install(store) == stage);
+    if (check_lmdb(stage)) {
+        return;
+    }
     if (stage->status != 0) {
         install_failed(stage);
         return;
@@ -449,6 +477,7 @@ static void take_over(struct store_replica *replica, struct store_stage *stage)
     replica->sessions_packed = meta->sessions;
     stage->table = NULL;
     replica->stage = NULL;
+    replica->is_damaged = replica->is_stopped = replica->is_told = false;
 }
 
 void store_install_end(struct store *store)

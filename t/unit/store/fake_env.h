@@ -3,7 +3,9 @@
 #ifndef T_UNIT_STORE_FAKE_ENV_H
 #define T_UNIT_STORE_FAKE_ENV_H
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -18,6 +20,7 @@ struct fake_env {
     uint64_t now_us;
     struct list jobs;     /* started, not worked */
     struct list finished; /* worked, done not called */
+    struct list deferred;
     struct env_timer *timers[8];
 };
 
@@ -69,6 +72,52 @@ static inline int fake_dir_sync(struct env *env, const char *path, struct err *e
     return 0;
 }
 
+static inline int fake_dir_list(struct env *env, const char *path,
+                                void (*each)(void *ctx, const char *name), void *ctx,
+                                struct err *err)
+{
+    (void)env;
+    DIR *dir = opendir(path);
+    if (!dir) {
+        return err_set(err, errno == ENOENT ? ERR_NOT_FOUND : ERR_IO, "opendir %s", path);
+    }
+    for (struct dirent *entry; (entry = readdir(dir)) != NULL;) {
+        if (entry->d_name[0] != '.') {
+            each(ctx, entry->d_name);
+        }
+    }
+    closedir(dir);
+    return 0;
+}
+
+static inline int fake_file_open(struct env *env, const char *path, int flags,
+                                 struct env_file **out, struct err *err)
+{
+    (void)env, (void)flags;
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    *out = (struct env_file *)(intptr_t)fd;
+    return fd > 0 ? 0 : err_set(err, ERR_IO, "open %s", path);
+}
+
+static inline void fake_file_close(struct env_file *file)
+{
+    close((int)(intptr_t)file);
+}
+
+static inline int fake_file_rename(struct env *env, const char *from, const char *to,
+                                   struct err *err)
+{
+    (void)env;
+    return rename(from, to) == 0 ? 0 : err_set(err, ERR_IO, "rename %s", from);
+}
+
+static inline void fake_defer(struct env *env, struct env_task *task)
+{
+    if (!list_is_linked(&task->link)) {
+        list_append(&((struct fake_env *)env)->deferred, &task->link);
+    }
+}
+
 static inline void fake_env_init(struct fake_env *fake)
 {
     static const struct env_ops ops = { .now_us = fake_now_us,
@@ -76,11 +125,17 @@ static inline void fake_env_init(struct fake_env *fake)
                                         .timer_start = fake_timer_start,
                                         .timer_stop = fake_timer_stop,
                                         .job_start = fake_job_start,
+                                        .defer = fake_defer,
+                                        .file_open = fake_file_open,
+                                        .file_close = fake_file_close,
+                                        .file_rename = fake_file_rename,
                                         .dir_make = fake_dir_make,
+                                        .dir_list = fake_dir_list,
                                         .dir_sync = fake_dir_sync };
     *fake = (struct fake_env){ .env.ops = &ops, .now_us = 1000 };
     list_init(&fake->jobs);
     list_init(&fake->finished);
+    list_init(&fake->deferred);
 }
 
 /* Does the oldest started job's work; its end is still to come. False: there is none. */
@@ -106,6 +161,16 @@ static inline bool fake_env_finish(struct fake_env *fake)
     struct env_job *job = container_of(link, struct env_job, link);
     job->done(job);
     return true;
+}
+
+/* Runs what was deferred. */
+static inline void fake_env_turn(struct fake_env *fake)
+{
+    struct list *link;
+    while ((link = list_take_first(&fake->deferred)) != NULL) {
+        struct env_task *task = container_of(link, struct env_task, link);
+        task->run(task);
+    }
 }
 
 /* Lets time pass and fires what is due. */
@@ -150,6 +215,8 @@ static inline void fake_remove_directory(char *path)
     snprintf(name, sizeof name, "%s/data.mdb", path);
     unlink(name);
     snprintf(name, sizeof name, "%s/lock.mdb", path);
+    unlink(name);
+    snprintf(name, sizeof name, "%s/condemned", path);
     unlink(name);
     rmdir(path);
     free(path);

@@ -14,7 +14,7 @@ struct fixture {
     struct store *store;
     struct store_replica *replica;
     uint64_t time; /* of the last command */
-    unsigned flushed, failed;
+    unsigned flushed, failed, damaged;
     int failure;
 };
 
@@ -28,6 +28,12 @@ static inline void fixture_on_failure(void *ctx, const struct err *err)
     struct fixture *fixture = ctx;
     fixture->failed++;
     fixture->failure = err->code;
+}
+
+static inline void fixture_on_damaged(void *ctx, struct store_replica *replica)
+{
+    CHECK(store_replica_is_damaged(replica));
+    ((struct fixture *)ctx)->damaged++;
 }
 
 static inline void fixture_init(struct fixture *fixture)
@@ -45,6 +51,7 @@ static inline void fixture_init(struct fixture *fixture)
                                              .no_sync = true,
                                              .on_failure = fixture_on_failure,
                                              .on_flushed = fixture_on_flushed,
+                                             .on_damaged = fixture_on_damaged,
                                              .ctx = fixture };
 }
 
@@ -87,6 +94,7 @@ static inline struct store_result fixture_apply(struct fixture *fixture, struct 
                          &result, &err);
     if (rc != 0) {
         printf("# apply: %s\n", err.text);
+        fflush(stdout);
     }
     CHECK(rc == 0);
     blob_unref(blob);
@@ -114,6 +122,26 @@ static inline void fixture_flush(struct fixture *fixture)
     store_flush_start(fixture->store);
     fake_env_settle(&fixture->env);
     store_turn_end(fixture->store);
+}
+
+/* Changes one byte of every copy of `text` in the data file. */
+static inline unsigned fixture_damage(struct fixture *fixture, const char *text)
+{
+    char path[128];
+    snprintf(path, sizeof path, "%s/data.mdb", fixture->config.directory);
+    int fd = open(path, O_RDWR);
+    off_t size = lseek(fd, 0, SEEK_END);
+    char *data = malloc((size_t)size), *at = data;
+    CHECK(pread(fd, data, (size_t)size, 0) == size);
+    unsigned count = 0;
+    while ((at = memmem(at, (size_t)(data + size - at), text, strlen(text))) != NULL) {
+        *at ^= 1;
+        CHECK(pwrite(fd, at, 1, at - data) == 1);
+        count++;
+    }
+    free(data);
+    close(fd);
+    return count;
 }
 
 static inline void fixture_reopen(struct fixture *fixture)
