@@ -172,7 +172,7 @@ isnt($exit, 0, 'which does not pass for success');
 ($exit, $out) = $two->cairn('-o', 'json', 'status', 'n1');
 my ($failures) = $out =~ /store_checksum_failures"?\s*:\s*"?(\d+)/;
 cmp_ok($failures // 0, '>=', 2, 'status counts them');
-like($two->log_text(1), qr/error.*damaged record group=\d+/, 'the log names the partition');
+like($two->log_text(1), qr/error.*replica damaged group=\d+/, 'the log names the partition');
 is(($two->cairn('put', 'victim', 'new'))[0], 0, 'the key can be written');
 is(($two->cairn('get', 'victim'))[1], 'new', 'and is whole again');
 is($two->stop(1), 0, 'the daemon lived through all this');
