@@ -40,6 +40,8 @@ enum {
     LIMIT_RAFT_HELD_MESSAGES = 32,
     /* One log entry: a value with its command's head. */
     LIMIT_ENTRY_BYTES = LIMIT_VALUE_BYTES + (4 << 10),
+    /* Images that a node receives at a time: each has a stage in the store and a piece in memory. More wait. */
+    LIMIT_IMAGES_RECEIVED = 4,
     /* The log: segment size, soft size of a batch (one entry may exceed it). */
     LIMIT_LOG_SEGMENT_BYTES = 32 << 20,
     LIMIT_LOG_BATCH_BYTES = 1 << 20,

@@ -582,12 +582,18 @@ static void link_on_frame(void *ctx, struct conn *conn, const struct frame *fram
         }
         break;
     case FRAME_REQUEST:
-        if (link->peer.conn) {
+        if (link->peer.conn && frame->verb == VERB_IMAGE) {
+            images_question(node->images, link, frame);
+        } else if (link->peer.conn) {
             request_start(node, &link->origin, frame);
         }
         break;
     case FRAME_RESPONSE:
-        request_forward_answered(link, frame);
+        if (link->peer.conn && frame->verb == VERB_IMAGE) {
+            images_answer(node->images, link, frame);
+        } else {
+            request_forward_answered(link, frame);
+        }
         break;
     default:
         conn_close(conn);

@@ -8,10 +8,7 @@
 #include "base/check.h"
 #include "node/node_private.h"
 
-enum {
-    STOP_TIMEOUT_US = 3 * 1000 * 1000,
-    CLOCK_AHEAD_US = 500 * 1000
-};
+enum { STOP_TIMEOUT_US = 3 * 1000 * 1000, CLOCK_AHEAD_US = 500 * 1000 };
 
 static void node_turn(struct env_task *task);
 static void node_tick(struct env_timer *timer);
@@ -155,10 +152,12 @@ static void consider_flush(struct node *node)
     }
     uint64_t operations = store_active_operations(node->store);
     bool is_idle = env_now_us(node->env) - node->last_write_us > node->config.flush_idle_ms * 1000;
-    if (operations > 0 && (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
-                           log_live_bytes(node->log) >= node->config.log_bytes)) {
+    if (operations > 0 &&
+        (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
+         node->flush_is_wanted || log_live_bytes(node->log) >= node->config.log_bytes)) {
         store_freeze(node->store);
         node->flush_is_waiting = true;
+        node->flush_is_wanted = false;
         continue_flush(node);
     }
 }
@@ -202,6 +201,17 @@ static void on_role_changed(void *ctx, struct partition *partition)
     if (partition_group(partition) == 0 && partition_is_primary(partition)) {
         publish_topology(node);
     }
+}
+
+static void on_image_wanted(void *ctx, struct partition *partition,
+                            const struct raft_image_want *want)
+{
+    images_want(((struct node *)ctx)->images, partition, want);
+}
+
+static void on_image_offered(void *ctx, struct partition *partition, const struct raft_image *image)
+{
+    images_offered(((struct node *)ctx)->images, partition, image);
 }
 
 static void on_partition_failed(void *ctx, struct partition *partition, const struct err *err)
@@ -345,6 +355,8 @@ static int open_partitions(struct node *node, struct err *err)
         .applied = on_applied,
         .observe = node->config.observe ? on_observe : NULL,
         .role_changed = on_role_changed,
+        .image_wanted = on_image_wanted,
+        .image_offered = on_image_offered,
         .failed = on_partition_failed,
         .ctx = node,
     };
@@ -424,6 +436,7 @@ int node_open_cluster(struct node *node, struct err *err)
     node->wanted = mem_zalloc(node->partition_count * sizeof *node->wanted);
     node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
     node->scratch = MEM_NEW(struct partition_scratch);
+    node->images = images_new(node);
     /* The store first: a wrong one is refused before the log is recovered, which writes. */
     int status = open_store(node, err);
     if (status == 0) {
@@ -452,6 +465,8 @@ static void copy_config(struct node *node, const struct node_config *config)
     own->heartbeat_ms = config->heartbeat_ms ? config->heartbeat_ms : 100;
     own->flush_bytes = config->flush_bytes ? config->flush_bytes : 128 << 20;
     own->flush_idle_ms = config->flush_idle_ms ? config->flush_idle_ms : 2000;
+    own->image_bytes_per_second =
+        config->image_bytes_per_second ? config->image_bytes_per_second : 64 << 20;
     own->log_bytes = config->log_bytes ? config->log_bytes : 512 << 20;
 }
 
@@ -531,6 +546,7 @@ void node_abandon(struct node *node)
             partition_close(node->partitions[i]);
         }
     }
+    images_free(node->images);
     if (node->store) {
         store_close(node->store);
     }
@@ -570,6 +586,9 @@ void node_link_down(struct node *node, struct link *link)
 {
     peer_down(&link->peer);
     request_link_lost(link);
+    if (node->images) {
+        images_link_lost(node->images, link);
+    }
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->partitions[i]) {
             partition_peer_reset(node->partitions[i], link->node_id);
@@ -720,6 +739,7 @@ static void node_tick(struct env_timer *timer)
     env_timer_start(node->env, &node->tick, NODE_TICK_US);
     if (node->log) {
         tick_partitions(node);
+        images_tick(node->images);
         consider_flush(node);
     }
     if (node->ticks % NODE_SWEEP_TICKS == 0 || !list_is_empty(&node->parked)) {

@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/version.h"
 #include "cluster/topology.h"
+#include "node/images.h"
 #include "node/node.h"
 #include "node/partition.h"
 #include "node/request.h"
@@ -95,6 +96,8 @@ struct node {
 
     uint64_t last_write_us;        /* for the idle flush */
     bool flush_is_waiting;         /* frozen, waits for the log */
+    bool flush_is_wanted;          /* by an image that must be newer */
+    struct images *images;
 
     bool is_stopping, is_stopped, has_failed;
     uint64_t stop_deadline_us;

@@ -15,7 +15,10 @@
  * all that the log held, and times grow along the log across primaries.
  *
  * I4 Applied state is visible in the store before any answer leaves (Ongaro's thesis, section 6.4).
- */
+ *
+ * I5 While an image takes the store's place nothing is applied and no log is cut. The store's swap
+ *    is the durable step; core and log follow at once or, if the process dies between, at the next
+ *    start (restore_reset). */
 #include "node/partition.h"
 
 #include "base/check.h"
@@ -46,6 +49,7 @@ struct partition {
     bool is_awake;      /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
+    bool is_installing; /* I5 */
     bool failed;
     struct list queued;                  /* writes not proposed yet */
     struct list inflight;                /* writes by index */
@@ -115,6 +119,38 @@ static void make_raft_config(const struct partition *partition, struct raft_conf
     }
 }
 
+/* Where a replica dies between the store's swap and the log's reset, the log is not that store's:
+ * it ends below the image, or holds another entry at its index. Then the reset is made up for.
+ *
+ * Nothing committed is lost by it. All up to the image's index is in the image. What the log holds
+ * behind an index where it contradicts a committed entry can't be committed, nor was it ever
+ * acknowledged to a leader that could have counted it. And a log that ends below holds nothing
+ * behind. A log that holds the image's last entry is left alone: then what stands behind counts. */
+static void restore_reset(struct partition *partition, struct raft_start *start)
+{
+    uint64_t index = store_replica_image_index(partition->store);
+    uint64_t term = store_replica_image_term(partition->store);
+    if (index < start->log_start) {
+        return; /* none ever was, or the log was reset or cut since */
+    }
+    uint64_t own_term = 0;
+    for (size_t i = 0; index <= start->last_index && i < start->run_count; i++) {
+        own_term = start->runs[i].first <= index ? start->runs[i].term : own_term;
+    }
+    if (own_term == term) {
+        return;
+    }
+    LOG_INFO(partition->host.logger,
+             "part=%u an image of index=%lu term=%lu was installed; the log begins anew behind it",
+             partition->group.group, index, term);
+    log_reset(partition->host.log, partition->group.group, index + 1, term);
+    *start = (struct raft_start){ .term = start->term,
+                                  .vote = start->vote,
+                                  .log_start = index + 1,
+                                  .start_term = term,
+                                  .last_index = index };
+}
+
 /* The store may be ahead of nothing: an applied index beyond the durable log is damage. */
 static int check_start(const struct partition *partition, const struct raft_start *start,
                        struct err *err)
@@ -162,6 +198,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
     if (status == 0) {
         if (start) {
             raft_start = start->raft;
+            restore_reset(partition, &raft_start);
         }
         status = check_start(partition, &raft_start, err);
     }
@@ -540,7 +577,7 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
 {
     struct partition *partition = ctx;
     partition->apply_is_reading = false;
-    if (status != 0) {
+    if (status != 0 && first == partition->applied + 1) { /* else an image made it needless */
         struct err err;
         err_set(&err, status, "part=%u index=%lu: cannot read a committed entry from the log",
                 partition->group.group, first);
@@ -548,7 +585,7 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
     }
     for (uint32_t i = 0; i < count; i++) {
         if (first + i == partition->applied + 1 && first + i <= partition->raft.commit &&
-            !partition->failed) {
+            !partition->is_installing && !partition->failed) {
             apply_entry(partition, first + i, payloads[i]);
         }
         blob_unref(payloads[i]);
@@ -560,7 +597,7 @@ static void apply_committed(struct partition *partition)
 {
     uint64_t before = partition->applied;
     while (partition->applied < partition->raft.commit && !partition->apply_is_reading &&
-           !partition->failed) {
+           !partition->is_installing && !partition->failed) {
         uint64_t next = partition->applied + 1;
         struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
         if (!payload) {
@@ -652,12 +689,7 @@ static void send_messages(struct partition *partition, struct blob **fetched,
     struct raft *raft = &partition->raft;
     for (size_t i = 0; i < raft->out.message_count; i++) {
         const struct raft_message *message = &raft->out.messages[i];
-        uint64_t node_id = 0;
-        for (int j = 0; j < partition->group.replica_count; j++) {
-            if (partition->group.replicas[j].id == message->to) {
-                node_id = partition->group.replicas[j].node_id;
-            }
-        }
+        uint64_t node_id = partition_node_of(partition, message->to);
         CHECK(node_id != 0 && message->count <= LIMIT_RAFT_APPEND_ENTRIES);
         /* An append of a term that is over may name entries that were replaced since. */
         if (message->count > 0 &&
@@ -742,7 +774,7 @@ static void cut_log(struct partition *partition)
 {
     struct raft *raft = &partition->raft;
     uint64_t cut = raft->cut < raft->flushed ? raft->cut : raft->flushed;
-    if (cut >= raft->log_start && cut <= partition->applied) {
+    if (cut >= raft->log_start && cut <= partition->applied && !partition->is_installing) {
         log_cut(partition->host.log, partition->group.group, cut + 1, raft_term_at(raft, cut));
         raft_log_cut(raft, cut + 1);
     }
@@ -757,6 +789,17 @@ static void note_role(struct partition *partition)
     LOG_DEBUG(partition->host.logger, "part=%u term=%lu role=%s leader=%lu", partition->group.group,
               raft->term, raft_role_name(raft->role), raft->leader);
     partition->host.role_changed(partition->host.ctx, partition);
+}
+
+static void tell_images(struct partition *partition)
+{
+    const struct raft_effects *out = &partition->raft.out;
+    for (int i = 0; i < out->image_count; i++) {
+        partition->host.image_wanted(partition->host.ctx, partition, &out->images[i]);
+    }
+    if (out->image_offered && !partition->is_installing) {
+        partition->host.image_offered(partition->host.ctx, partition, &out->image);
+    }
 }
 
 void partition_turn(struct partition *partition)
@@ -780,6 +823,7 @@ void partition_turn(struct partition *partition)
             "part=%u term=%lu a leader contradicts what is committed here; its message was dropped",
             partition->group.group, raft->term);
     }
+    tell_images(partition);
     raft_effects_clear(raft);
     apply_committed(partition);
     raft_applied(raft, partition->applied);
@@ -796,7 +840,7 @@ void partition_turn(struct partition *partition)
     cut_log(partition);
 }
 
-/* --- Leadership by choice */
+/* --- Images */
 
 static const struct raft_progress *find_progress(const struct raft *raft, uint64_t replica)
 {
@@ -807,6 +851,66 @@ static const struct raft_progress *find_progress(const struct raft *raft, uint64
     }
     return NULL;
 }
+
+int partition_image_offer(struct partition *partition, uint64_t to, uint64_t index, uint64_t id)
+{
+    int status = raft_image_offer(&partition->raft, to, index, id);
+    settle(partition, NULL, NULL);
+    return status;
+}
+
+void partition_image_withdraw(struct partition *partition, uint64_t to)
+{
+    raft_image_withdraw(&partition->raft, to);
+    settle(partition, NULL, NULL);
+}
+
+bool partition_image_is_offered(const struct partition *partition, uint64_t to, uint64_t id)
+{
+    const struct raft_progress *progress = find_progress(&partition->raft, to);
+    return partition->raft.role == RAFT_LEADER && progress && progress->image_id == id;
+}
+
+bool partition_image_begin(struct partition *partition, uint64_t index, uint64_t term)
+{
+    CHECK(!partition->is_installing);
+    partition->is_installing = raft_image_may_install(&partition->raft, index, term);
+    return partition->is_installing;
+}
+
+/* Writes up to the image's index are in it, or will never be: who waited for them must ask again
+ * (I2). */
+static void drop_covered(struct partition *partition, uint64_t index)
+{
+    LIST_FOR_SAFE(node, &partition->inflight)
+    {
+        struct partition_write *write = container_of(node, struct partition_write, link);
+        if (write->index <= index) {
+            finish_write(partition, write, ERR_UNKNOWN_OUTCOME);
+        }
+    }
+}
+
+void partition_image_installed(struct partition *partition, uint64_t index, uint64_t term)
+{
+    CHECK(partition->is_installing && store_replica_applied(partition->store) == index);
+    partition->is_installing = false;
+    partition->applied = index;
+    drop_covered(partition, index);
+    if (!raft_image_installed(&partition->raft, index, term)) {
+        drop_replaced(partition, index + 1);
+        log_reset(partition->host.log, partition->group.group, index + 1, term);
+    }
+    settle(partition, NULL, NULL);
+}
+
+void partition_image_failed(struct partition *partition)
+{
+    partition->is_installing = false;
+    partition_wake(partition);
+}
+
+/* --- Leadership by choice */
 
 bool partition_prefer(struct partition *partition, uint64_t now_ms)
 {
@@ -861,14 +965,19 @@ bool partition_is_primary(const struct partition *partition)
     return partition->raft.role == RAFT_LEADER;
 }
 
-uint64_t partition_leader_node(const struct partition *partition)
+uint64_t partition_node_of(const struct partition *partition, uint64_t replica)
 {
     for (int i = 0; i < partition->group.replica_count; i++) {
-        if (partition->group.replicas[i].id == partition->raft.leader) {
+        if (partition->group.replicas[i].id == replica) {
             return partition->group.replicas[i].node_id;
         }
     }
     return 0;
+}
+
+uint64_t partition_leader_node(const struct partition *partition)
+{
+    return partition_node_of(partition, partition->raft.leader);
 }
 
 bool partition_is_readable(const struct partition *partition)

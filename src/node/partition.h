@@ -68,6 +68,10 @@ struct partition_host {
     /* Every applied entry, for the simulator's checkers; NULL in production. */
     void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
     void (*role_changed)(void *ctx, struct partition *partition);
+    /* Primary: a replica needs an image of this one's store, and none is on offer to it. Repeated with every heartbeat. */
+    void (*image_wanted)(void *ctx, struct partition *partition, const struct raft_image_want *want);
+    /* The primary offers an image that is needed here. Repeated with every heartbeat. */
+    void (*image_offered)(void *ctx, struct partition *partition, const struct raft_image *image);
     /* Entries cannot be read or applied: the node must stop. */
     void (*failed)(void *ctx, struct partition *partition, const struct err *err);
     void *ctx;
@@ -115,6 +119,20 @@ void partition_turn(struct partition *partition);
 /* Hands leadership over: to the preferred replica if that is another node and caught up (returns whether it began), or to any. */
 bool partition_prefer(struct partition *partition, uint64_t now_ms);
 int partition_resign(struct partition *partition);
+
+/* Images (see raft.h; moving them is node/images.c's). Primary: the image `id` of `index` is open for a replica. ERR_NOT_PRIMARY,
+ * ERR_BAD_REQUEST: close it. */
+int partition_image_offer(struct partition *partition, uint64_t to, uint64_t index, uint64_t id);
+void partition_image_withdraw(struct partition *partition, uint64_t to);
+/* Whether image `id` is still on offer to the replica; if not, it is to be closed. */
+bool partition_image_is_offered(const struct partition *partition, uint64_t to, uint64_t id);
+/* Follower: a whole image has arrived. False: not needed any more, or not now. True: nothing is applied until one of the two that
+ * follow: the store has swapped, or could not. */
+bool partition_image_begin(struct partition *partition, uint64_t index, uint64_t term);
+void partition_image_installed(struct partition *partition, uint64_t index, uint64_t term);
+void partition_image_failed(struct partition *partition);
+/* Node of a replica of this group; 0: none. */
+uint64_t partition_node_of(const struct partition *partition, uint64_t replica);
 
 uint32_t partition_group(const struct partition *partition);
 const struct raft *partition_raft(const struct partition *partition);
