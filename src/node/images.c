@@ -334,6 +334,10 @@ static void on_installed(void *ctx, int status, const struct err *err)
         LOG_INFO(node->logger, "part=%u image=%lu index=%lu bytes=%lu ms=%lu installed",
                  receiving->group, image->id, image->index, receiving->bytes,
                  (env_now_us(node->env) - receiving->begun_us) / 1000);
+        if (node->config.observe_image) {
+            node->config.observe_image(node->config.ctx, receiving->group, image->index,
+                                       image->term);
+        }
         partition_image_installed(partition, image->index, image->term);
         receiving_free(receiving);
         return;

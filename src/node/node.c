@@ -162,6 +162,34 @@ static void consider_flush(struct node *node)
     }
 }
 
+/* A log that outgrows its budget though the store was flushed is pinned by replicas that are dead
+ * or far behind. They are spared as long as there is room: an image costs more than entries. Half a
+ * budget above it only the own store counts, and with twice the budget no image on its way either:
+ * so the log is bounded whatever the others do. */
+static enum raft_cut cut_level_of(const struct node *node)
+{
+    uint64_t live = log_live_bytes(node->log), least = log_live_bytes_least(node->log);
+    uint64_t budget = node->config.log_bytes > least ? node->config.log_bytes : least;
+    return live <= budget           ? RAFT_CUT_SPARING
+           : live <= budget / 2 * 3 ? RAFT_CUT_HEARD
+           : live <= budget * 2     ? RAFT_CUT_OWN
+                                    : RAFT_CUT_ALL;
+}
+
+/* Groups at rest have no turns of their own. */
+static void consider_cut(struct node *node)
+{
+    node->cut_level = cut_level_of(node);
+    if (node->cut_level == RAFT_CUT_SPARING || node->ticks % NODE_CUT_TICKS != 0) {
+        return;
+    }
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i]) {
+            partition_cut_log(node->partitions[i]);
+        }
+    }
+}
+
 /* --- Partitions ask */
 
 static void on_partition_wake(void *ctx, struct partition *partition)
@@ -349,6 +377,7 @@ static int open_partitions(struct node *node, struct err *err)
         .election_timeout_ms = node->config.election_timeout_ms,
         .heartbeat_ms = node->config.heartbeat_ms,
         .hlc = &node->hlc,
+        .cut_level = &node->cut_level,
         .wake = on_partition_wake,
         .send = on_partition_send,
         .read_wanted = on_read_wanted,
@@ -741,6 +770,7 @@ static void node_tick(struct env_timer *timer)
         tick_partitions(node);
         images_tick(node->images);
         consider_flush(node);
+        consider_cut(node);
     }
     if (node->ticks % NODE_SWEEP_TICKS == 0 || !list_is_empty(&node->parked)) {
         request_sweep(node);

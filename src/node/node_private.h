@@ -21,6 +21,7 @@
 enum {
     NODE_TICK_US = 10 * 1000,
     NODE_SWEEP_TICKS = 5,        /* deadlines and parked requests: every fifth tick */
+    NODE_CUT_TICKS = 10,         /* logs of groups at rest, when there is little room: every tenth tick */
     NODE_PREFER_TICKS = 20,      /* preferred primaries: every twentieth tick */
     NODE_PREFER_AT_ONCE = 16,    /* transfers begun per look */
     LINK_RETRY_US = 100 * 1000,
@@ -98,6 +99,7 @@ struct node {
     bool flush_is_waiting;         /* frozen, waits for the log */
     bool flush_is_wanted;          /* by an image that must be newer */
     struct images *images;
+    enum raft_cut cut_level;
 
     bool is_stopping, is_stopped, has_failed;
     uint64_t stop_deadline_us;

@@ -769,14 +769,14 @@ static void start_fetches(struct partition *partition)
     out->fetch_count = 0;
 }
 
-/* Cuts the log below what every replica's store holds. */
-static void cut_log(struct partition *partition)
+void partition_cut_log(struct partition *partition)
 {
     struct raft *raft = &partition->raft;
-    uint64_t cut = raft->cut < raft->flushed ? raft->cut : raft->flushed;
+    uint64_t cut = raft_cut_at(raft, *partition->host.cut_level);
     if (cut >= raft->log_start && cut <= partition->applied && !partition->is_installing) {
         log_cut(partition->host.log, partition->group.group, cut + 1, raft_term_at(raft, cut));
         raft_log_cut(raft, cut + 1);
+        settle(partition, NULL, NULL);
     }
 }
 
@@ -837,7 +837,7 @@ void partition_turn(struct partition *partition)
         partition->applied >= raft->noop_index) {
         partition_wake(partition);
     }
-    cut_log(partition);
+    partition_cut_log(partition);
 }
 
 /* --- Images */

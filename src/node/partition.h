@@ -56,6 +56,7 @@ struct partition_host {
     uint32_t election_timeout_ms, heartbeat_ms;
     struct partition_scratch *scratch;
     uint64_t *hlc; /* the node's newest hybrid logical time */
+    const enum raft_cut *cut_level; /* how far logs are to be cut */
     /* The partition has work for the end of this turn. Called once until partition_turn. */
     void (*wake)(void *ctx, struct partition *partition);
     /* Sends a Raft message to the node that holds replica message->to; entries as peer_send takes them. */
@@ -114,6 +115,8 @@ void partition_flushed(struct partition *partition);
 void partition_peer_reset(struct partition *partition, uint64_t node_id);
 /* Emits the question of a read round to a node, if reads wait for which no majority has been asked yet. */
 void partition_read_round(struct partition *partition, uint64_t node_id);
+/* Cuts its log as far as cut_level allows; a turn does so too. */
+void partition_cut_log(struct partition *partition);
 /* End of the turn: proposes, sends, applies, answers. */
 void partition_turn(struct partition *partition);
 /* Hands leadership over: to the preferred replica if that is another node and caught up (returns whether it began), or to any. */

@@ -1235,6 +1235,11 @@ uint64_t log_live_bytes(const struct log *log)
     return sum;
 }
 
+uint64_t log_live_bytes_least(const struct log *log)
+{
+    return (LOG_CHAIN_MAX + 2) * log->config.segment_bytes;
+}
+
 int log_admit(const struct log *log, size_t bytes)
 {
     if (log->is_failed) {

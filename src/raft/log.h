@@ -85,6 +85,8 @@ void log_cut(struct log *log, uint32_t group, uint64_t log_start, uint64_t start
 void log_reset(struct log *log, uint32_t group, uint64_t start_index, uint64_t start_term);
 /* Bytes on disk in segments that hold something needed; the node flushes the store when this passes its limit. */
 uint64_t log_live_bytes(const struct log *log);
+/* So much it may take though hardly an entry is needed: what quiet groups hold is moved only beyond some segments. */
+uint64_t log_live_bytes_least(const struct log *log);
 /* Room left: ERR_DISK_FULL when appending another `bytes` could fail for want of space (a segment stays in reserve for what must
  * be written: votes, cuts), ERR_BUSY when too much waits for the disk, ERR_IO after a failure. */
 int log_admit(const struct log *log, size_t bytes);

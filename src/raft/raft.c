@@ -1326,6 +1326,32 @@ void raft_log_cut(struct raft *raft, uint64_t log_start)
     }
 }
 
+/* What the replica still needs of the log, given that there is little room. */
+static uint64_t cut_below_peer(const struct raft *raft, const struct raft_progress *peer,
+                               enum raft_cut level)
+{
+    if (peer->state == RAFT_IMAGING) {
+        bool is_pinned = peer->image_id != 0 && level < RAFT_CUT_ALL;
+        return is_pinned ? peer->image_index : UINT64_MAX;
+    }
+    bool is_spared = level == RAFT_CUT_HEARD && is_heard_lately(raft, peer->heard_ms);
+    return is_spared ? peer->match : UINT64_MAX;
+}
+
+uint64_t raft_cut_at(const struct raft *raft, enum raft_cut level)
+{
+    uint64_t cut = raft->flushed;
+    if (level == RAFT_CUT_SPARING || raft->needs_image) { /* a damaged store holds nothing */
+        cut = min_u64(cut, raft->cut);
+    }
+    for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        if (i != raft->private->self) {
+            cut = min_u64(cut, cut_below_peer(raft, &raft->progress[i], level));
+        }
+    }
+    return cut;
+}
+
 void raft_peer_reset(struct raft *raft, uint64_t replica)
 {
     struct raft_progress *peer = find_peer(raft, replica);

@@ -247,6 +247,16 @@ void raft_log_cut(struct raft *raft, uint64_t log_start);
 /* The connection to the replica broke or came back: what is in flight there may be lost; probe again. */
 void raft_peer_reset(struct raft *raft, uint64_t replica);
 
+/* How far the log may be cut, by how much room is left for it. What a lower level spares costs others an image. */
+enum raft_cut {
+    RAFT_CUT_SPARING,  /* what no replica's store needs, dead ones' included */
+    RAFT_CUT_HEARD,    /* what no replica needs that was heard lately and is being sent entries */
+    RAFT_CUT_OWN,      /* what the own store holds, but not behind an image on offer */
+    RAFT_CUT_ALL,      /* what the own store holds */
+};
+/* Newest index that may be cut; below log_start: nothing. Only entries that the own store has flushed. */
+uint64_t raft_cut_at(const struct raft *raft, enum raft_cut level);
+
 /* Images. A follower whose next entries are cut, or whose store is damaged, gets an image of the leader's store. The core says
  * who needs one (out.images) and tells the follower what is on offer; fetching it, piece by piece, is between the drivers.
  *

@@ -385,3 +385,19 @@ void checker_applied(struct checker *checker, uint32_t node, uint32_t number, ui
     entry->hash = hash;
     seen->applied = index;
 }
+
+/* C3: an image holds committed entries only. What is applied next is the entry behind it. */
+void checker_image(struct checker *checker, uint32_t node, uint32_t number, uint64_t index,
+                   uint64_t term)
+{
+    struct checker_group *group = group_of(checker, number);
+    struct checker_entry *entry = entry_of(group, index);
+    if (index > group->committed || (entry->term != 0 && entry->term != term)) {
+        checker_fail(checker,
+                     "n%u installs an image of group %u index %lu term %lu, committed are %lu "
+                     "entries, there of term %lu",
+                     node + 1, number, index, term, group->committed, entry->term);
+    }
+    group->seen[node].applied = index;
+    checker->images++;
+}

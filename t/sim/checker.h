@@ -69,7 +69,7 @@ struct checker {
     /* Called with the first violation; later ones are counted only. */
     void (*violated)(void *ctx, const char *text);
     void *ctx;
-    uint64_t violations, elections, committed, applied, steps;
+    uint64_t violations, elections, committed, applied, images, steps;
 };
 
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx);
@@ -86,6 +86,8 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of);
 void checker_look(struct checker *checker, uint32_t node, uint64_t now_us);
 /* From node_config.observe. */
 void checker_applied(struct checker *checker, uint32_t node, uint32_t group, uint64_t index, uint64_t term, struct span payload);
+/* From node_config.observe_image. */
+void checker_image(struct checker *checker, uint32_t node, uint32_t group, uint64_t index, uint64_t term);
 void checker_fail(struct checker *checker, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 #endif

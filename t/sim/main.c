@@ -25,7 +25,7 @@ enum { RUN_SECONDS_MAX = 300 };
 struct totals {
     uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps;
     uint64_t faults[FAULT_COUNT];
-    uint64_t calls, ok, refused, unknown, nothing, elections, committed, boots, jobs_cut,
+    uint64_t calls, ok, refused, unknown, nothing, elections, committed, images, boots, jobs_cut,
         sectors_lost, sectors_torn, names_lost;
     uint64_t recovery_us_max, writable_us_max;
     struct timespec begin;
@@ -147,6 +147,7 @@ static void add(struct totals *totals, const struct world_report *report)
     totals->unknown += report->unknown;
     totals->nothing += report->nothing;
     totals->elections += report->elections;
+    totals->images += report->images;
     totals->committed += report->committed;
     totals->boots += report->boots;
     totals->jobs_cut += report->jobs_cut;
@@ -211,9 +212,9 @@ static void tell_totals(const struct totals *totals)
     printf("\ndisks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
            "operations lost\n",
            totals->jobs_cut, totals->sectors_lost, totals->sectors_torn, totals->names_lost);
-    printf("cluster: %lu starts, %lu elections, %lu entries committed, slowest recovery %.1f s, "
+    printf("cluster: %lu starts, %lu elections, %lu entries committed, images installed %lu, slowest recovery %.1f s, "
            "of that %.1f s after all nodes were up\n",
-           totals->boots, totals->elections, totals->committed,
+           totals->boots, totals->elections, totals->committed, totals->images,
            (double)totals->recovery_us_max / 1e6, (double)totals->writable_us_max / 1e6);
     printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
            "%lu unknown, %lu not applied; "

@@ -35,6 +35,7 @@ enum {
     MAP_BYTES = 64 << 20,
     DISK_BYTES = 1 << 30,
     LOOK_EVERY = 64, /* steps: what need not be seen at once */
+    ABSENCE_MAX_US = 40 * SECOND_US,
 };
 
 struct world_node {
@@ -45,6 +46,7 @@ struct world_node {
     struct disk *disk;
     struct server *server; /* NULL: not running */
     struct logger logger;
+    bool is_absent;   /* for long */
     bool is_stopping; /* it told that it stopped; to be buried */
     int stop_status;
     char stop_text[256];
@@ -86,6 +88,7 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_POWER, "power loss"),
     NAME(FAULT_CRASH_ALL, "crash of all"),
     NAME(FAULT_POWER_ALL, "power loss of all"),
+    NAME(FAULT_ABSENCE, "long absence"),
     NAME(FAULT_RESTART, "restart in order"),
     NAME(FAULT_PAUSE, "pause"),
     NAME(FAULT_ISOLATE, "isolation"),
@@ -138,6 +141,12 @@ static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term,
 {
     struct world_node *node = ctx;
     checker_applied(&node->world->checker, node->number, group, index, term, payload);
+}
+
+static void on_observe_image(void *ctx, uint32_t group, uint64_t index, uint64_t term)
+{
+    struct world_node *node = ctx;
+    checker_image(&node->world->checker, node->number, group, index, term);
 }
 
 static void on_stopped(void *ctx, int status, const char *text)
@@ -200,6 +209,7 @@ static void run_boot(struct schedule_event *event)
 {
     struct world_node *node = container_of(event, struct world_node, boot);
     LOG_INFO(&node->world->logger, "world: %s starts", node->name);
+    node->is_absent = false;
     env_sim_boot(node->env);
     checker_node_began(&node->world->checker, node->number);
     schedule_add(&node->world->schedule, &node->start, node->world->schedule.now_us);
@@ -226,6 +236,7 @@ static void run_start(struct schedule_event *event)
         .map_bytes = MAP_BYTES,
         .store_no_sync = true,
         .observe = on_observe,
+        .observe_image = on_observe_image,
         .on_stopped = on_stopped,
         .ctx = node,
     };
@@ -417,6 +428,18 @@ static bool strike_disk(struct world *world, enum world_fault fault)
     return true;
 }
 
+static bool strike_absence(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    if (node->env->is_dead) {
+        return false;
+    }
+    end_process(node, ENV_SIM_CRASH);
+    node->is_absent = true;
+    boot_later(node, random_between(&world->nemesis, RESTART_MAX_US, ABSENCE_MAX_US));
+    return true;
+}
+
 static bool strike_pause(struct world *world)
 {
     struct world_node *node = draw_node(world);
@@ -457,6 +480,8 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_all(world, ENV_SIM_CRASH);
     case FAULT_POWER_ALL:
         return strike_all(world, ENV_SIM_POWER_LOSS);
+    case FAULT_ABSENCE:
+        return strike_absence(world);
     case FAULT_RESTART:
         return strike_restart(world);
     case FAULT_PAUSE:
@@ -731,6 +756,10 @@ static void heal(struct world *world)
         disk_faults(node->disk)->full = false;
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
         node->env->ambush = NULL;
+        if (node->is_absent) {
+            schedule_remove(&world->schedule, &node->boot);
+            boot_later(node, draw_restart(world));
+        }
     }
 }
 
@@ -843,6 +872,7 @@ void world_run(const struct world_options *options, struct world_report *report)
     report->nothing = world->workload.stats.nothing;
     report->elections = world->checker.elections;
     report->committed = world->checker.committed;
+    report->images = world->checker.images;
     fini_world(world);
     mem_free(world);
 }

@@ -11,6 +11,7 @@ enum world_fault {
     FAULT_POWER,         /* one machine loses power */
     FAULT_CRASH_ALL,
     FAULT_POWER_ALL,
+    FAULT_ABSENCE,       /* a process is gone for so long that logs are cut behind its back */
     FAULT_RESTART,       /* a node is stopped in order and started again */
     FAULT_PAUSE,         /* a process stands still (SIGSTOP) */
     FAULT_ISOLATE,       /* one machine is cut off from all, or from the other nodes */
@@ -41,7 +42,7 @@ struct world_report {
     char violation[512];
     uint64_t faults[FAULT_COUNT];
     uint64_t calls, ok, refused, unknown, nothing;
-    uint64_t elections, committed, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
+    uint64_t elections, committed, images, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
     uint64_t recovery_us; /* from healing until the last node was up and every partition took writes */
     uint64_t writable_us; /* of that, from the moment when all nodes were up and had found primaries */
     uint32_t nodes;

@@ -347,7 +347,8 @@ static void do_store(struct model *m, int id)
         if (draw(m, 2)) {
             world_cut_log(m->world, id);
         } else { /* over its budget: whoever needs that gets an image */
-            world_cut_log_at(m->world, id, node->disk_flushed + 1 - draw(m, 3));
+            enum raft_cut level = (enum raft_cut)draw(m, RAFT_CUT_ALL + 1);
+            world_cut_log_at(m->world, id, raft_cut_at(&node->raft, level) + 1);
         }
         m->cuts += node->raft.log_start > before;
     }

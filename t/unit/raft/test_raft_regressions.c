@@ -1012,6 +1012,53 @@ static void a_damaged_store_refuses_an_image_below_its_log(void **state)
     world_free(w);
 }
 
+/* What pins a log: dead replicas only while there is room, then those that are being served, then
+ * an image on its way; in the end the own store alone decides. */
+static void the_log_is_cut_as_far_as_there_is_need(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    world_isolate(w, 3, true);
+    world_propose(w, 1, 4);
+    world_settle(w);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    struct raft *leader = world_raft(w, 1);
+    world_flush_store(w, 1);
+    assert_int_equal(leader->flushed, 5);
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_SPARING), 0);
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_HEARD), 1); /* 3 was heard lately */
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_OWN), 5);
+    for (int i = 0; i < 6; i++) {
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_tick(w, 2, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_SPARING), 0);
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_HEARD), 5);
+    assert_int_equal(raft_cut_at(world_raft(w, 2), RAFT_CUT_ALL), 0); /* it has flushed nothing */
+    /* It comes back; while its image is on the way, the log behind that stays. */
+    world_cut_log_at(w, 1, 6);
+    world_isolate(w, 3, false);
+    raft_peer_reset(leader, 3);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    world_offer_images(w, 1);
+    world_propose(w, 1, 3);
+    world_settle(w);
+    world_flush_store(w, 1);
+    assert_int_equal(leader->flushed, 8);
+    assert_int_equal(leader->progress[2].image_index, 5);
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_OWN), 5);
+    assert_int_equal(raft_cut_at(leader, RAFT_CUT_ALL), 8);
+    world_cut_log_at(w, 1, 9);
+    assert_int_equal(leader->progress[2].image_id, 0); /* given up: the log can't follow it */
+    /* A store that needs an image vouches for nothing. */
+    world_damage(w, 2);
+    assert_int_equal(raft_cut_at(world_raft(w, 2), RAFT_CUT_ALL), 0);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1049,6 +1096,7 @@ int main(void)
         cmocka_unit_test(r19_a_silent_follower_costs_no_image),
         cmocka_unit_test(a_damaged_store_is_healed_beside_the_log),
         cmocka_unit_test(a_damaged_store_refuses_an_image_below_its_log),
+        cmocka_unit_test(the_log_is_cut_as_far_as_there_is_need),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
