@@ -304,14 +304,31 @@ static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
          i <= raft->durable_index && i <= index->last_index; i++) {
         const struct log_slot *slot = log_index_at(index, i);
         uint64_t first = slot->at / LOG_RECORD_CONTENT,
-                 end = (slot->at + slot->size) / LOG_RECORD_CONTENT + 1;
-        if (slot->segment == 0 ||
-            !disk_file_is_durable(log_segment_find(log, slot->segment)->file,
-                                  first * LOG_RECORD_SECTOR, (end - first) * LOG_RECORD_SECTOR)) {
-            checker_fail(checker, "n%u holds group %u index %lu for durable, and its disk does not",
-                         node + 1, number, i);
+                 end = (slot->at + slot->size + LOG_RECORD_CONTENT - 1) / LOG_RECORD_CONTENT;
+        bool is_held =
+            slot->segment != 0 &&
+            (slot->size == 0 /* no sector is its own */ ||
+             disk_file_is_durable(log_segment_find(log, slot->segment)->file,
+                                  first * LOG_RECORD_SECTOR, (end - first) * LOG_RECORD_SECTOR)) &&
+            (!slot->blob || hash_crc32c(0, slot->blob->data, slot->blob->size) == slot->crc);
+        if (!is_held) {
+            checker_fail(checker,
+                         "n%u holds group %u index %lu for durable, and its disk does not (segment "
+                         "%x, sectors %lu to %lu)",
+                         node + 1, number, i, slot->segment, first, end - 1);
             return;
         }
+    }
+}
+
+/* C11: the core must not know better than the log. */
+static void check_told(struct checker *checker, uint32_t node, uint32_t number,
+                       const struct raft *raft, const struct log *log)
+{
+    const struct log_group *group = log_group_find(log, number);
+    if (raft->durable_index > group->durable_index) {
+        checker_fail(checker, "n%u holds group %u for durable to %lu, its log only to %lu",
+                     node + 1, number, raft->durable_index, group->durable_index);
     }
 }
 
@@ -356,6 +373,7 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of)
             check_raft(checker, node, (uint32_t)i, raft);
             if ((checker->steps + i) % BOUNDS_EVERY == 0) {
                 check_bounds(checker, node, (uint32_t)i, raft);
+                check_told(checker, node, (uint32_t)i, raft, of->log);
             }
         }
     }
