@@ -78,6 +78,13 @@ struct world {
     uint32_t fault_interval_us;
     uint64_t trouble_us;
     struct schedule_event strike, heal_links;
+    struct world_reigns {
+        uint32_t group;
+        uint64_t until_us; /* 0: not under way */
+        uint64_t term;     /* the newest whose leader was seen */
+        struct world_node *leader;
+        struct schedule_event end; /* of its reign */
+    } reigns;
 };
 
 /* --- What people see */
@@ -100,6 +107,7 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_WRITE_FAILS, "failed write"),
     NAME(FAULT_SYNC_FAILS, "failed sync"),
     NAME(FAULT_CLOCK_JUMP, "clock jump"),
+    NAME(FAULT_REIGNS, "short reigns"),
 };
 #undef NAME
 
@@ -462,6 +470,65 @@ static bool strike_restart(struct world *world)
     return true;
 }
 
+/* Short reigns. An entry that its leader alone holds, a second leader with another one at the same
+ * index, the first one back again: what Raft's figure 8 takes four elections for happens only if
+ * leaders fall at the right moments. So one group is watched for some seconds, and whoever begins
+ * to lead it is cut off from the other nodes (clients reach it still, and fill its log), or killed,
+ * between at once and some ms later; the one that was cut off before comes back. */
+static bool strike_reigns(struct world *world)
+{
+    struct world_reigns *reigns = &world->reigns;
+    if (world->checker.group_count == 0) {
+        return false;
+    }
+    reigns->group = (uint32_t)random_below(&world->nemesis, world->checker.group_count);
+    reigns->until_us =
+        world->schedule.now_us + random_between(&world->nemesis, 3 * SECOND_US, 12 * SECOND_US);
+    reigns->term = 0;
+    return true;
+}
+
+/* After a step of a node. */
+static void watch_reigns(struct world *world, struct world_node *node)
+{
+    struct world_reigns *reigns = &world->reigns;
+    struct partition *partition =
+        node->server ? node_find_partition(server_node(node->server), reigns->group) : NULL;
+    if (!partition || !partition_is_primary(partition) ||
+        partition_raft(partition)->term <= reigns->term) {
+        return;
+    }
+    static const uint32_t delays_us[] = { 1, 1000, 5000, 100000 };
+    reigns->term = partition_raft(partition)->term;
+    reigns->leader = node;
+    schedule_add(&world->schedule, &reigns->end,
+                 world->schedule.now_us +
+                     random_below(&world->nemesis, delays_us[random_below(&world->nemesis, 4)]));
+}
+
+static void run_reign_end(struct schedule_event *event)
+{
+    struct world *world = container_of(event, struct world, reigns.end);
+    struct world_node *node = world->reigns.leader;
+    network_unblock_all(&world->network);
+    if (random_percent(&world->nemesis, 20)) {
+        if (!node->env->is_dead) {
+            LOG_INFO(&world->logger, "world: the reign of %s ends by a crash", node->name);
+            end_process(node, ENV_SIM_CRASH);
+            boot_later(node, 50000 + random_below(&world->nemesis, 300000));
+        }
+        return;
+    }
+    LOG_INFO(&world->logger, "world: the reign of %s ends", node->name);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (i != node->number) {
+            network_block(&world->network, node->number, i, true);
+            network_block(&world->network, i, node->number, true);
+        }
+    }
+    schedule_add(&world->schedule, &world->heal_links, world->schedule.now_us + 4 * SECOND_US);
+}
+
 static bool strike_clock(struct world *world)
 {
     struct world_node *node = draw_node(world);
@@ -496,6 +563,8 @@ static bool strike(struct world *world, enum world_fault fault)
         return network_break_one(&world->network);
     case FAULT_CLOCK_JUMP:
         return strike_clock(world);
+    case FAULT_REIGNS:
+        return strike_reigns(world);
     default:
         return strike_disk(world, fault);
     }
@@ -538,6 +607,9 @@ static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(st
         struct world_node *node = &world->nodes[owner->machine];
         if (node->server) {
             checker_step(&world->checker, node->number, server_node(node->server));
+            if (world->reigns.until_us > schedule->now_us) {
+                watch_reigns(world, node);
+            }
             if (step % LOOK_EVERY == 0) {
                 checker_look(&world->checker, node->number, env_now_us(&node->env->env));
             }
@@ -658,6 +730,10 @@ static void draw_run(struct world *world)
         world->may_strike[i] = random_percent(draw, 40);
     }
     world->may_strike[random_below(draw, FAULT_COUNT)] = true;
+    if (random_percent(draw, 6)) { /* these need many in a row, undisturbed */
+        memset(world->may_strike, 0, sizeof world->may_strike);
+        world->may_strike[FAULT_REIGNS] = true;
+    }
     world->fault_interval_us = (uint32_t)random_between(draw, 100000, 5 * SECOND_US);
     uint64_t seconds = world->options->fault_seconds ? world->options->fault_seconds
                                                      : random_between(draw, 10, 60);
@@ -718,6 +794,7 @@ static void init_world(struct world *world)
     init_workload(world);
     world->strike.run = run_strike;
     world->heal_links.run = run_heal_links;
+    world->reigns.end.run = run_reign_end;
 }
 
 static int remove_one(const char *path, const struct stat *stat_of, int flag, struct FTW *ftw)
@@ -749,6 +826,8 @@ static void heal(struct world *world)
     LOG_INFO(&world->logger, "world: all is healed");
     schedule_remove(&world->schedule, &world->strike);
     schedule_remove(&world->schedule, &world->heal_links);
+    schedule_remove(&world->schedule, &world->reigns.end);
+    world->reigns.until_us = 0;
     network_unblock_all(&world->network);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];

@@ -23,6 +23,7 @@ enum world_fault {
     FAULT_WRITE_FAILS,
     FAULT_SYNC_FAILS,
     FAULT_CLOCK_JUMP,
+    FAULT_REIGNS,        /* for some seconds, whoever leads some group is cut off soon after it began to (Raft, figure 8) */
     FAULT_COUNT
 };
 const char *world_fault_name(enum world_fault fault);
