@@ -558,6 +558,7 @@ void store_close(struct store *store)
     list_remove(&store->damage_task.link);
     store_jobs_detach(store);
     store_images_detach(store);
+    store_scrub_detach(store);
     store_stages_free(store);
     store_removals_free(store);
     store_flush_close(store);

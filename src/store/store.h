@@ -20,6 +20,7 @@ struct store;
 struct store_replica;
 struct store_image;
 struct store_stage;
+struct store_scrub;
 
 struct store_config {
     struct env *env;
@@ -174,6 +175,18 @@ void store_stage_install(struct store_stage *stage, store_stage_done *done, void
 /* Gives up. A done() that is due isn't called any more; the stage's database is removed bit by bit. A swap that is being written
  * happens nevertheless. NULL allowed. */
 void store_stage_abort(struct store_stage *stage);
+
+/* --- Scrub: reads all that LMDB holds of a replica and holds it against its checksums, its key count and its digest. One at a time per
+ * store. All on the loop thread. What is wrong marks the replica as damaged. Pins LMDB's pages like an image. */
+/* ERR_BUSY: there is one; ERR_NOT_FOUND: nothing was flushed; ERR_CORRUPT: stopped, or just found damaged; ERR_IO. */
+int store_scrub_open(struct store_replica *replica, struct store_scrub **out, struct err *err);
+/* Reads about bytes_max bytes more (ENV_JOB_READ), then calls done(): 0, and go on unless complete; ERR_CORRUPT, ERR_FORMAT: damaged, says
+ * how; ERR_IO. One step at a time, none after an error but store_scrub_close. */
+void store_scrub_step(struct store_scrub *scrub, size_t bytes_max, store_stage_done *done, void *ctx);
+bool store_scrub_is_complete(const struct store_scrub *scrub);
+uint64_t store_scrub_index(const struct store_scrub *scrub); /* the state that is read */
+/* At any time before store_close, which does it too; a done() that is due isn't called any more. NULL allowed. */
+void store_scrub_close(struct store_scrub *scrub);
 
 struct store_stats {
     uint64_t gets, scans, applied, flushes, flush_us_total, flushed_operations, flushed_bytes, used_bytes, quota_bytes, keys,

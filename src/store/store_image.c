@@ -55,6 +55,31 @@ struct store_image {
     bool is_damaged; /* a read found that */
 };
 
+int store_snapshot(struct store_replica *replica, MDB_txn **out, struct store_meta *meta,
+                   struct err *err)
+{
+    struct store *store = replica->store;
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    if (rc != 0) {
+        return store_lmdb_error(err, rc, "beginning to read");
+    }
+    rc = store_meta_read(txn, store->meta, replica->group, replica->id, meta, err);
+    if (rc == ERR_NOT_FOUND) {
+        err_set(err, rc, "nothing of the replica was flushed yet");
+    } else if (rc == 0 && meta->generation != replica->generation) {
+        rc = err_set(err, ERR_BUSY, "the replica is being replaced by an image");
+    } else if (store_is_damage(rc)) {
+        store_damage(replica, true, err ? err->text : "meta record");
+    }
+    if (rc != 0) {
+        mdb_txn_abort(txn);
+        return rc;
+    }
+    *out = txn;
+    return 0;
+}
+
 int store_image_open(struct store_replica *replica, struct store_image **out, struct err *err)
 {
     struct store *store = replica->store;
@@ -71,18 +96,8 @@ int store_image_open(struct store_replica *replica, struct store_image **out, st
     }
     MDB_txn *txn;
     struct store_meta meta;
-    int rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    int rc = store_snapshot(replica, &txn, &meta, err);
     if (rc != 0) {
-        return store_lmdb_error(err, rc, "beginning an image");
-    }
-    rc = store_meta_read(txn, store->meta, replica->group, replica->id, &meta, err);
-    if (rc == ERR_NOT_FOUND) {
-        err_set(err, rc, "nothing of the replica was flushed yet");
-    } else if (rc == 0 && meta.generation != replica->generation) {
-        rc = err_set(err, ERR_BUSY, "the replica is being replaced by an image");
-    }
-    if (rc != 0) {
-        mdb_txn_abort(txn);
         return rc;
     }
     struct store_image *image = MEM_NEW(struct store_image);
@@ -144,8 +159,7 @@ bool store_image_uses(const struct store *store, const struct store_name *name)
     LIST_FOR(link, &store->images)
     {
         const struct store_image *image = container_of(link, struct store_image, link);
-        if (image->name.group == name->group && image->name.replica == name->replica &&
-            image->name.generation == name->generation) {
+        if (store_name_equal(&image->name, name)) {
             return true;
         }
     }

@@ -8,6 +8,7 @@
  *   store_stage.c   receiving that, and swapping it in
  *   store_damage.c  what is done about damage
  *   store_remove.c  removing replaced databases bit by bit
+ *   store_scrub.c   verifying what LMDB holds of a replica, by store_walk.c
  *   store_meta.c    a replica's meta record, names and prefixes
  *   store_job.c     jobs that outlive the store
  *
@@ -153,6 +154,7 @@ struct store {
     bool is_swapped;    /* ... is written, and waits for the turn's end */
     struct list removals; /* generations that are to be removed; the first may be in work */
     bool is_removing;
+    struct store_scrub *scrub; /* the one that is open */
     struct env_timer remove_timer;
     bool is_committed; /* the frozen generation is in LMDB and waits to be dropped */
     int full;          /* 0, or why the flush waits for room: ERR_STORE_FULL, ERR_DISK_FULL */
@@ -191,6 +193,10 @@ void store_replica_free(struct store_replica *replica);
 
 /* --- store_meta.c */
 
+static inline bool store_name_equal(const struct store_name *a, const struct store_name *b)
+{
+    return a->group == b->group && a->replica == b->replica && a->generation == b->generation;
+}
 struct store_name store_replica_name(const struct store_replica *replica);
 /* The name of a generation's database: at most STORE_NAME_BYTES. */
 void store_name_database(const struct store_name *name, char *out);
@@ -275,6 +281,32 @@ int store_chunk_next(struct store_chunk *chunk, struct span *key, struct span *v
 void store_images_detach(struct store *store);
 /* Does an image still read this database? */
 bool store_image_uses(const struct store *store, const struct store_name *name);
+/* A read transaction of its own, with the replica's meta record in it. ERR_NOT_FOUND: nothing was
+ * flushed; ERR_BUSY: a swap is written and not in effect. */
+int store_snapshot(struct store_replica *replica, MDB_txn **out, struct store_meta *meta,
+                   struct err *err);
+
+/* --- store_walk.c */
+
+/* Zeroed but for the first two: at the beginning. */
+struct store_walk {
+    MDB_dbi dbi;
+    bool is_for_records; /* checks records, sums their digest */
+    struct buf last;     /* the key that was seen last */
+    uint64_t count, digest;
+    size_t page_bytes;
+    uintptr_t map; /* where LMDB's map begins; 0: not seen yet */
+};
+void store_walk_fini(struct store_walk *walk);
+/* Goes on for about bytes_max bytes: 1: there is more; 0: that was all, and nothing was wrong;
+ * ERR_…. The database must be the same in every step's transaction. */
+int store_walk_step(struct store_walk *walk, MDB_txn *txn, size_t bytes_max, struct err *err);
+
+/* --- store_scrub.c */
+
+bool store_scrub_uses(const struct store *store, const struct store_name *name);
+/* Ends it when the store is closed. After store_jobs_detach. */
+void store_scrub_detach(struct store *store);
 
 /* --- store_stage.c */
 

@@ -2,7 +2,11 @@
  * flush waits for no more than one step.
  *
  * What is left of a generation is found again when its replica is opened, so the queue needn't be
- * durable. A generation that an image still reads waits until that is closed. */
+ * durable. A generation that an image still reads waits until that is closed.
+ *
+ * Freeing the pages of a damaged tree might free somebody else's. So a generation is walked before
+ * the first of them goes, and left alone if the walk finds something: its room is lost until the
+ * store begins anew. */
 #include "store/store_private.h"
 
 #include "base/check.h"
@@ -14,6 +18,7 @@ enum {
     /* In a larger one, so many records go in one step. */
     REMOVE_RECORDS = 8192,
     REMOVE_SESSIONS = 8192,
+    REMOVE_WALK_BYTES = 8 << 20,
 };
 
 struct removal {
@@ -22,15 +27,23 @@ struct removal {
     struct store_name name;
     MDB_env *lmdb;
     MDB_dbi sessions;
+    struct store_walk walk;
+    bool is_sound; /* the walk is over */
     /* Results of a step. */
     int status;
     struct err err;
     bool is_done;
 };
 
+static void free_removal(struct removal *removal)
+{
+    store_walk_fini(&removal->walk);
+    mem_free(removal);
+}
+
 static void free_job(struct store_job *job)
 {
-    mem_free(container_of(job, struct removal, job));
+    free_removal(container_of(job, struct removal, job));
 }
 
 /* Deletes up to `limit` pairs from where the cursor stands. */
@@ -50,18 +63,10 @@ static int delete_some(MDB_cursor *cursor, struct span prefix, MDB_cursor_op fir
 }
 
 /* Deletes some, or the database itself: then *is_gone. */
-static int remove_data(struct removal *removal, MDB_txn *txn, bool *is_gone)
+static int delete_data(MDB_txn *txn, MDB_dbi dbi, bool *is_gone)
 {
-    char name[STORE_NAME_BYTES];
-    store_name_database(&removal->name, name);
-    MDB_dbi dbi;
     MDB_stat stat;
-    int rc = mdb_dbi_open(txn, name, 0, &dbi);
-    *is_gone = rc == MDB_NOTFOUND;
-    if (rc != 0) {
-        return *is_gone ? 0 : rc;
-    }
-    rc = mdb_stat(txn, dbi, &stat);
+    int rc = mdb_stat(txn, dbi, &stat);
     if (rc != 0) {
         return rc;
     }
@@ -79,6 +84,27 @@ static int remove_data(struct removal *removal, MDB_txn *txn, bool *is_gone)
     return rc;
 }
 
+/* A step with the data: walks first, then deletes. */
+static int remove_data(struct removal *removal, MDB_txn *txn, bool *is_gone)
+{
+    char name[STORE_NAME_BYTES];
+    store_name_database(&removal->name, name);
+    MDB_dbi dbi;
+    int rc = mdb_dbi_open(txn, name, 0, &dbi);
+    *is_gone = rc == MDB_NOTFOUND;
+    if (rc != 0) {
+        return *is_gone ? 0 : store_lmdb_error(&removal->err, rc, "opening it");
+    }
+    if (!removal->is_sound) {
+        removal->walk.dbi = dbi;
+        rc = store_walk_step(&removal->walk, txn, REMOVE_WALK_BYTES, &removal->err);
+        removal->is_sound = rc == 0;
+        return rc < 0 ? rc : 0;
+    }
+    rc = delete_data(txn, dbi, is_gone);
+    return rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting");
+}
+
 static int remove_sessions(struct removal *removal, MDB_txn *txn, bool *is_gone)
 {
     uint8_t prefix[SESSION_KEY_PREFIX_BYTES];
@@ -93,30 +119,38 @@ static int remove_sessions(struct removal *removal, MDB_txn *txn, bool *is_gone)
     return rc;
 }
 
+static int remove_some(struct removal *removal, MDB_txn *txn)
+{
+    bool is_gone = false;
+    int code = remove_data(removal, txn, &is_gone);
+    if (code != 0 || !is_gone) {
+        return code;
+    }
+    int rc = remove_sessions(removal, txn, &removal->is_done);
+    return rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting sessions");
+}
+
 /* On the flush thread. */
 static void remove_work(struct store_job *job)
 {
     struct removal *removal = container_of(job, struct removal, job);
     MDB_txn *txn;
-    bool is_gone = false;
     removal->is_done = false;
     int rc = mdb_txn_begin(removal->lmdb, NULL, 0, &txn);
-    if (rc == 0) {
-        rc = remove_data(removal, txn, &is_gone);
-        if (rc == 0 && is_gone) {
-            rc = remove_sessions(removal, txn, &removal->is_done);
-        }
-        if (rc == 0) {
-            rc = mdb_txn_commit(txn);
-        } else {
-            mdb_txn_abort(txn);
-        }
+    if (rc != 0) {
+        removal->status = store_lmdb_error(&removal->err, rc, "beginning");
+        return;
     }
-    removal->status =
-        rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "removing a replaced image");
+    removal->status = remove_some(removal, txn);
+    if (removal->status != 0) {
+        mdb_txn_abort(txn);
+        return;
+    }
+    rc = mdb_txn_commit(txn); /* after a walk there is nothing to write */
+    removal->status = rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting");
 }
 
-/* What can't be removed stays, and takes room, until the replica is opened again. */
+/* What can't be removed stays, and takes room. */
 static void remove_done(struct store_job *job)
 {
     struct removal *removal = container_of(job, struct removal, job);
@@ -127,12 +161,12 @@ static void remove_done(struct store_job *job)
         return;
     }
     if (removal->status != 0) {
-        LOG_WARN(store->logger, "store: group=%u replica=%llx: %s", removal->name.group,
-                 (unsigned long long)removal->name.replica, removal->err.text);
+        LOG_WARN(store->logger, "store: what an image replaced stays group=%u replica=%llx: %s",
+                 removal->name.group, (unsigned long long)removal->name.replica, removal->err.text);
     }
     if (removal->status != 0 || removal->is_done) {
         list_remove(&removal->link);
-        mem_free(removal);
+        free_removal(removal);
     }
     store_remove_next(store);
 }
@@ -145,7 +179,7 @@ void store_remove_next(struct store *store)
     LIST_FOR(link, &store->removals)
     {
         struct removal *removal = container_of(link, struct removal, link);
-        if (!store_image_uses(store, &removal->name)) {
+        if (!store_image_uses(store, &removal->name) && !store_scrub_uses(store, &removal->name)) {
             store->is_removing = true;
             store_job_start(&removal->job, ENV_JOB_FLUSH);
             return;
@@ -163,8 +197,7 @@ void store_remove(struct store *store, const struct store_name *name)
     LIST_FOR(link, &store->removals)
     {
         struct removal *removal = container_of(link, struct removal, link);
-        if (removal->name.group == name->group && removal->name.replica == name->replica &&
-            removal->name.generation == name->generation) {
+        if (store_name_equal(&removal->name, name)) {
             return;
         }
     }
@@ -185,7 +218,7 @@ void store_removals_free(struct store *store)
     while ((link = list_take_first(&store->removals)) != NULL) {
         struct removal *removal = container_of(link, struct removal, link);
         if (removal->job.store) {
-            mem_free(removal);
+            free_removal(removal);
         } /* else its job is under way, and frees it */
     }
 }

@@ -144,6 +144,29 @@ static inline unsigned fixture_damage(struct fixture *fixture, const char *text)
     return count;
 }
 
+static inline void fixture_on_scrubbed(void *ctx, int status, const struct err *err)
+{
+    (void)err;
+    *(int *)ctx = status;
+}
+
+/* Scrubs the replica in steps of about so many bytes. */
+static inline int fixture_scrub(struct fixture *fixture, size_t bytes_max)
+{
+    struct store_scrub *scrub;
+    struct err err;
+    int status = store_scrub_open(fixture->replica, &scrub, &err);
+    if (status != 0) {
+        return status;
+    }
+    while (status == 0 && !store_scrub_is_complete(scrub)) {
+        store_scrub_step(scrub, bytes_max, fixture_on_scrubbed, &status);
+        fake_env_settle(&fixture->env);
+    }
+    store_scrub_close(scrub);
+    return status;
+}
+
 static inline void fixture_reopen(struct fixture *fixture)
 {
     fixture_close(fixture);

@@ -619,6 +619,9 @@ static void model_round(struct pair *pair)
     bool is_new = is_same(&now, &sent);
     assert_true(is_new || ((!is_certain || !pair->stage) && is_same(&now, &old)));
     assert_true(!is_new || store_replica_digest(pair->to.replica) != 0 || now.keys == 0);
+    /* The digest that flushes have kept is that of a scan. */
+    assert_int_equal(fixture_scrub(&pair->to, 1 + any(pair, 3000)), 0);
+    assert_int_equal(fixture_scrub(&pair->from, 1 + any(pair, 3000)), 0);
     assert_int_equal(now.image_index, is_new ? sent.applied : old.image_index);
     end(pair);
     if (any(pair, 3) == 0) {
