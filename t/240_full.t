@@ -1,7 +1,7 @@
 #!/usr/bin/perl
 # Shows what a full store and a full disk do: writes are refused with an error that says which, reads and the daemon go on, nothing that was
-# acknowledged is lost, also over a crash; deletes make room in a full store; a full disk works again as soon as it has room, without
-# a restart.
+# acknowledged is lost, also over a crash; deletes go on and make room, in a full store and on a full disk; both work again as soon as
+# there is room, without a restart. The disk is a tmpfs of 220 MB that the node fills, and then something else.
 use strict;
 use warnings;
 use Test::More;
@@ -103,33 +103,67 @@ is(lost($tight, 'b', $keys, 4100), 0, 'with a larger map everything is there, an
 $tight->destroy;
 
 # --- The disk
+sub eat {
+    my ($file, $bytes) = @_;
+    open my $out, '>>', $file or die;
+    for (my $done = 0; $done < $bytes; $done += 65536) {
+        syswrite($out, 'x' x 65536) // last;
+    }
+    close $out;
+}
+
+sub free_bytes { my ($kb) = `df -k --output=avail $room` =~ /(\d+)\s*\z/; return $kb * 1024; }
+
 SKIP: {
     $room = tempdir('cairn-full-XXXXXX', DIR => '/tmp');
     skip 'no tmpfs can be mounted here', 12 unless system('mount', '-t', 'tmpfs', '-o', 'size=220m', 'cairn-test', $room) == 0;
-    open my $ballast, '>', "$room/ballast" or die;
-    print $ballast 'x' x 1048576 for 1 .. 60;
-    close $ballast or die;
-    my $full = Cairn::Cluster->new(standalone => 1, folder => $room, args => [@fast, '--flush-bytes', '16MiB']);
+    my $full = Cairn::Cluster->new(standalone => 1, folder => $room, args => [@fast, '--flush-bytes', '16MiB', '--reserve-bytes', '16MiB']);
     push @clusters, $full;
+    wait_until('the reserve to be made', sub { -s "$room/n1/reserve" });
+
+    # The node fills it: refused while there still is room for all that was admitted.
+    eat("$room/ballast", 30 << 20);
     ($keys, $exit, $err) = fill($full, 'c', 10000, 200);
     $count = @$keys;
-    cmp_ok($count, '>', 1000, "a disk of 160 MB takes $count values of 10 kB");
+    cmp_ok($count, '>', 1000, "a disk of 190 MB takes $count values of 10 kB");
     is($exit, 5, 'then writes are refused: exit 5, nothing was applied');
     like($err, qr/ERR_DISK_FULL/, 'as a full disk');
-    like($full->log_text(1), qr/warn .*(no room|No space)/i, 'the log says so');
     is(lost($full, 'c', $keys, 10000), 0, 'all that was acknowledged is read');
-    ($exit) = $full->cairn('status', 'n1');
-    is($exit, 0, 'the daemon lives');
-    sleep 1;    # it tries again and again to write what it holds
-    ok($full->is_running(1), 'and goes on living');
+    unlike($full->log_text(1), qr/reserve_spent/, 'the reserve was not needed for that');
+    my @first = splice @$keys, 0, 200;
+    is(($full->cairn('del', @first))[0], 0, 'deletes go on');
+    is(lost($full, 'c', \@first, 10000), 200, 'and what was deleted is gone');
+
+    # Something else takes all that is left. Writes go on being refused, until the log or a flush needs room that isn't there: then the
+    # reserve is given back. Deletes and reads never stop.
+    eat("$room/ballast2", 300 << 20);
+    cmp_ok(free_bytes(), '<', 1 << 20, 'not a megabyte is left');
+    my @second = splice @$keys, 0, 600;
+    for my $part (0 .. 5) {
+        is(($full->cairn('--timeout', '5s', 'del', @second[$part * 100 .. $part * 100 + 99]))[0], 0, 'a hundred deletes');
+    }
+    ($exit, undef, $err) = $full->cairn('--timeout', '5s', 'put', 'one', 'x' x 20000);
+    is(lost($full, 'c', $keys, 10000), 0, 'all that was not deleted is read');
+    is(lost($full, 'c', \@second, 10000), 600, 'what was deleted is gone');
+    is(($full->cairn('status', 'n1'))[0], 0, 'the daemon lives');
+
+    # It starts there too.
     $full->kill9(1);
     $full->start(1);
     $full->wait_ready;
     is(lost($full, 'c', $keys, 10000), 0, 'all is there after a crash with a full disk');
-    ok($full->is_running(1), 'on which it started');
-    unlink "$room/ballast" or die;
+    is(($full->cairn('--timeout', '5s', 'del', splice @$keys, 0, 100))[0], 0, 'and deletes go on');
+    my ($more) = fill($full, 'd', 10000, 60);
+    eat("$room/ballast3", 300 << 20);
+    ok($full->is_running(1), 'it goes on living');
+    is(lost($full, 'd', $more, 10000), 0, 'what deletes made room for, ' . @$more . ' more values, is read');
+
+    like($full->log_text(1), qr/reserve_spent/, 'the reserve was given back for that');
+    unlink "$room/ballast", "$room/ballast2", "$room/ballast3";
     wait_until('writes to work again', sub { put_works($full) });
     pass('with room again writes work, without a restart');
+    wait_until('the reserve to be there again', sub { (-s "$room/n1/reserve" // 0) >= 4 << 20 });
+    pass('and the reserve is made again');
     ok($full->is_running(1), 'of the same process');
     is(lost($full, 'c', $keys, 10000), 0, 'and all is there');
     is($full->stop(1), 0, 'it stops in order');

@@ -138,11 +138,20 @@ static void on_batch(void *ctx)
 static void on_flushed(void *ctx)
 {
     struct node *node = ctx;
+    reserve_flushed(node->reserve);
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->partitions[i]) {
             partition_flushed(node->partitions[i]);
         }
     }
+}
+
+static void tick_reserve(struct node *node)
+{
+    bool is_short =
+        log_admit(node->log, 0) == ERR_DISK_FULL || store_admit(node->store, 1) == ERR_DISK_FULL;
+    reserve_tick(node->reserve, store_unflushed_bytes(node->store), store_used_bytes(node->store),
+                 is_short);
 }
 
 static void consider_flush(struct node *node)
@@ -154,7 +163,8 @@ static void consider_flush(struct node *node)
     bool is_idle = env_now_us(node->env) - node->last_write_us > node->config.flush_idle_ms * 1000;
     if (operations > 0 &&
         (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
-         node->flush_is_wanted || log_live_bytes(node->log) >= node->config.log_bytes)) {
+         node->flush_is_wanted || log_live_bytes(node->log) >= node->config.log_bytes ||
+         reserve_wants_flush(node->reserve))) {
         store_freeze(node->store);
         node->flush_is_waiting = true;
         node->flush_is_wanted = false;
@@ -371,6 +381,7 @@ static int open_partitions(struct node *node, struct err *err)
         .logger = node->logger,
         .log = node->log,
         .store = node->store,
+        .reserve = node->reserve,
         .scratch = node->scratch,
         .hash_seed = node->topology->hash_seed,
         .feature_level = node->topology->feature_level,
@@ -466,6 +477,15 @@ int node_open_cluster(struct node *node, struct err *err)
     node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
     node->scratch = MEM_NEW(struct partition_scratch);
     node->images = images_new(node);
+    struct reserve_config reserve = {
+        .env = node->env,
+        .logger = node->logger,
+        .directory = node->config.data,
+        .bytes = node->config.reserve_bytes,
+        .segment_bytes = node->config.log_segment_bytes ? node->config.log_segment_bytes
+                                                        : LIMIT_LOG_SEGMENT_BYTES,
+    };
+    node->reserve = reserve_open(&reserve);
     /* The store first: a wrong one is refused before the log is recovered, which writes. */
     int status = open_store(node, err);
     if (status == 0) {
@@ -578,6 +598,9 @@ void node_abandon(struct node *node)
     images_free(node->images);
     if (node->store) {
         store_close(node->store);
+    }
+    if (node->reserve) {
+        reserve_close(node->reserve);
     }
     membership_fini(node);
     list_remove(&node->turn.link);
@@ -769,6 +792,7 @@ static void node_tick(struct env_timer *timer)
     if (node->log) {
         tick_partitions(node);
         images_tick(node->images);
+        tick_reserve(node);
         consider_flush(node);
         consider_cut(node);
     }

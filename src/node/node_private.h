@@ -11,6 +11,7 @@
 #include "node/node.h"
 #include "node/partition.h"
 #include "node/request.h"
+#include "node/reserve.h"
 #include "proto/client.pb-c.h"
 #include "proto/control.pb-c.h"
 #include "raft/log.h"
@@ -72,6 +73,7 @@ struct node {
     size_t link_count;
 
     /* open once the cluster is formed */
+    struct reserve *reserve;
     struct log *log;
     struct store *store;
     struct partition **partitions; /* by group number; NULL: no replica here */

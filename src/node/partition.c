@@ -287,19 +287,27 @@ void partition_close(struct partition *partition)
     mem_free(partition);
 }
 
-/* What it will take in the store; deletes take nothing, so that a full one can be made emptier. */
-static size_t store_room(const struct partition_write *write)
+/* Deletes make room, and the control group's entries are few and needed: they pass where an
+ * ordinary write is refused because store or disk are full. */
+static int admit_vital(struct partition *partition, size_t bytes)
 {
-    return write->payload->data[0] == COMMAND_DELETE ? 0 : write->payload->size;
+    int status = store_admit(partition->host.store, 0);
+    return status ? status : log_admit_vital(partition->host.log, bytes);
+}
+
+static int admit_ordinary(struct partition *partition, size_t bytes)
+{
+    int status = store_admit(partition->host.store, bytes);
+    status = status ? status : log_admit(partition->host.log, bytes);
+    return status ? status : reserve_admit(partition->host.reserve, bytes);
 }
 
 void partition_write(struct partition *partition, struct partition_write *write)
 {
     list_append(&partition->queued, &write->link);
-    int status = store_admit(partition->host.store, store_room(write));
-    if (status == 0) {
-        status = log_admit(partition->host.log, write->payload->size);
-    }
+    size_t bytes = write->payload->size;
+    bool is_vital = write->payload->data[0] == COMMAND_DELETE || partition->group.group == 0;
+    int status = is_vital ? admit_vital(partition, bytes) : admit_ordinary(partition, bytes);
     if (status != 0) {
         finish_write(partition, write, status);
     }

@@ -11,6 +11,7 @@
 #define NODE_PARTITION_H
 
 #include "cluster/topology.h"
+#include "node/reserve.h"
 #include "raft/log.h"
 #include "raft/raft.h"
 #include "store/store.h"
@@ -51,6 +52,7 @@ struct partition_host {
     struct logger *logger;
     struct log *log;
     struct store *store;
+    struct reserve *reserve;
     uint64_t hash_seed;
     uint32_t feature_level;
     uint32_t election_timeout_ms, heartbeat_ms;

@@ -1240,18 +1240,28 @@ uint64_t log_live_bytes_least(const struct log *log)
     return (LOG_CHAIN_MAX + 2) * log->config.segment_bytes;
 }
 
-int log_admit(const struct log *log, size_t bytes)
+static int admit(const struct log *log, size_t bytes, size_t spares_needed)
 {
     if (log->is_failed) {
         return ERR_IO;
     }
-    if (log->is_spare_refused && log->spare_count < LOG_SPARES) {
+    if (log->is_spare_refused && log->spare_count < spares_needed) {
         return ERR_DISK_FULL;
     }
     if (log->pending.bytes + bytes > LOG_PENDING_BYTES_MAX) {
         return ERR_BUSY;
     }
     return 0;
+}
+
+int log_admit(const struct log *log, size_t bytes)
+{
+    return admit(log, bytes, LOG_SPARES);
+}
+
+int log_admit_vital(const struct log *log, size_t bytes)
+{
+    return admit(log, bytes, 1);
 }
 
 const struct log_stats *log_stats(const struct log *log)

@@ -90,6 +90,8 @@ uint64_t log_live_bytes_least(const struct log *log);
 /* Room left: ERR_DISK_FULL when appending another `bytes` could fail for want of space (a segment stays in reserve for what must
  * be written: votes, cuts), ERR_BUSY when too much waits for the disk, ERR_IO after a failure. */
 int log_admit(const struct log *log, size_t bytes);
+/* The same for what is to go on with a full disk (deletes): may use that segment, but not the rest of the present one. */
+int log_admit_vital(const struct log *log, size_t bytes);
 
 struct log_stats {
     uint64_t batches, entries, bytes, syncs_us_total, sync_us_max, segments, recycled, read_bytes;

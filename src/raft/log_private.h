@@ -9,7 +9,8 @@
 #include "raft/log_votes.h"
 
 enum {
-    /* Segments made ahead: one to go on with, one kept for what must be written on a full disk. */
+    /* Segments made ahead: one to go on with, one kept for what must be written on a full disk
+     * (deletes; votes can do with what the present segment has left). */
     LOG_SPARES = 2,
     /* Files of freed segments kept for reuse beyond that; more are removed. */
     LOG_FREED_MAX = 2,

@@ -533,6 +533,16 @@ bool store_is_flushing(const struct store *store)
     return store->frozen != NULL || !list_is_empty(&store->installs); /* I8 */
 }
 
+uint64_t store_unflushed_bytes(const struct store *store)
+{
+    return overlay_bytes(store);
+}
+
+uint64_t store_used_bytes(const struct store *store)
+{
+    return store->stats.used_bytes;
+}
+
 const struct store_stats *store_stats(struct store *store)
 {
     store->stats.keys = store->stats.sessions = 0;

@@ -127,6 +127,9 @@ void store_turn_end(struct store *store);
 /* Bytes and operations in the active generation: the node decides when to flush. */
 uint64_t store_active_bytes(const struct store *store);
 uint64_t store_active_operations(const struct store *store);
+/* Bytes of both generations, and bytes in use in LMDB's file as of the last flush. */
+uint64_t store_unflushed_bytes(const struct store *store);
+uint64_t store_used_bytes(const struct store *store);
 bool store_is_flushing(const struct store *store); /* a frozen generation exists */
 /* Freezes the active generation; CHECKs that none is frozen. Then, for each replica, store_replica_frozen is the index that the frozen
  * generation reaches; the node calls store_flush_start only when its log is durable to there for every replica. */

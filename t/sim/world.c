@@ -242,6 +242,7 @@ static void run_start(struct schedule_event *event)
         .log_bytes = world->log_bytes,
         .log_segment_bytes = world->segment_bytes,
         .map_bytes = MAP_BYTES,
+        .reserve_bytes = world->segment_bytes,
         .store_no_sync = true,
         .observe = on_observe,
         .observe_image = on_observe_image,
