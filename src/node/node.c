@@ -429,6 +429,7 @@ static int open_log(struct node *node, struct err *err)
         .directory = directory,
         .node_id = node->id,
         .segment_bytes = node->config.log_segment_bytes,
+        .is_alone = true, /* until the groups know how to ask their peers */
         .on_durable = on_durable,
         .on_state_durable = on_state_durable,
         .on_batch = on_batch,

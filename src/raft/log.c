@@ -119,6 +119,18 @@ static uint64_t live_size(const struct log_slot *slot)
     return (uint64_t)slot->size + LOG_RECORD_HEADER;
 }
 
+static void holes_add(struct log *log, struct log_group *group, uint64_t index,
+                      struct log_slot *slot)
+{
+    CHECK(!slot->is_hole);
+    slot->is_hole = 1;
+    group->hole_count++;
+    if (group->hole_from > index) {
+        group->hole_from = index;
+    }
+    log->stats.holes++;
+}
+
 void log_live_add(struct log *log, struct log_slot *slot)
 {
     struct log_segment *segment = log_segment_find(log, slot->segment);
@@ -266,16 +278,17 @@ void log_group_add(struct log *log, uint32_t group_number, uint64_t replica, uin
 {
     CHECK(!log_group_find(log, group_number));
     /* The checkpoint of all groups takes at most an eighth of a segment. */
-    CHECK((log->group_count + 1) * 2 * LOG_RECORD_HEADER <= log->config.segment_bytes / 8);
+    CHECK((log->group_count + 1) * 3 * LOG_RECORD_HEADER <= log->config.segment_bytes / 8);
     add_start(log, log_group_new(log, group_number, replica, start_index, start_term),
               LOG_RECORD_START);
 }
 
 /* --- Appending. */
 
-static void drop_slot(struct log *log, struct log_slot *slot)
+static void drop_slot(struct log *log, struct log_group *group, struct log_slot *slot)
 {
     cache_drop(log, slot);
+    group->hole_count -= slot->is_hole;
     if (slot->segment) {
         live_remove(log, slot);
     }
@@ -284,7 +297,7 @@ static void drop_slot(struct log *log, struct log_slot *slot)
 static void replace_from(struct log *log, struct log_group *group, uint64_t first)
 {
     for (uint64_t i = first; i <= group->index.last_index; i++) {
-        drop_slot(log, log_index_at(&group->index, i));
+        drop_slot(log, group, log_index_at(&group->index, i));
     }
     log_index_truncate(&group->index, first);
     if (group->durable_index >= first) {
@@ -332,6 +345,44 @@ void log_append_state(struct log *log, uint32_t group_number, uint64_t term, uin
     schedule(log);
 }
 
+void log_append_healed(struct log *log, uint32_t group_number, uint64_t term, uint64_t vote)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group && group->is_suspect && term >= group->term);
+    group->term = term;
+    group->vote = vote;
+    struct log_pending record = {
+        .group = group, .kind = LOG_RECORD_HEALED, .index = term, .term = vote
+    };
+    log_pending_add(&log->pending, &record);
+    schedule(log);
+}
+
+void log_rebase(struct log *log, uint32_t group_number, uint64_t log_start)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group && log_start > group->index.last_index + 1);
+    replace_from(log, group, group->index.log_start);
+    log_index_cut(&group->index, log_start, 0);
+    group->durable_index = log_start - 1;
+    log->stats.suspects += !group->is_suspect;
+    group->is_suspect = true;
+    add_start(log, group, LOG_RECORD_START);
+    struct log_pending record = { .group = group, .kind = LOG_RECORD_ENDED, .index = log_start };
+    log_pending_add(&log->pending, &record);
+    record.kind = LOG_RECORD_SUSPECT;
+    record.index = 0;
+    log_pending_add(&log->pending, &record);
+}
+
+void log_set_start_term(struct log *log, uint32_t group_number, uint64_t start_term)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group && group->index.start_term == 0);
+    group->index.start_term = start_term;
+    add_start(log, group, LOG_RECORD_START);
+}
+
 bool log_is_busy(const struct log *log)
 {
     return log->is_in_flight || log->pending.count > 0;
@@ -366,9 +417,19 @@ static void batch_push(struct log_batch *batch, const struct log_pending *record
     batch->records[batch->count++] = *record;
 }
 
-/* Start and state of every group, at the head of a segment's first batch. They may be newer than
- * what follows in this batch: replay takes the greater start and the newer state. Not so a reset:
- * what stands of the old log is before it (log_reset drops what waited), what follows is new. */
+uint32_t log_checkpoint_records(const struct log *log)
+{
+    uint32_t count = 2 * (uint32_t)log->group_count;
+    for (size_t i = 0; i < log->group_count; i++) {
+        count += log->groups[i]->is_suspect;
+    }
+    return count;
+}
+
+/* Start, state and suspicion of every group, at the head of a segment's first batch. They may be
+ * newer than what follows in this batch: replay takes the greater start and the newer state. Not so
+ * a reset: what stands of the old log is before it (log_reset drops what waited), what follows is
+ * new. */
 static void batch_push_checkpoint(struct log *log)
 {
     for (size_t i = 0; i < log->group_count; i++) {
@@ -384,8 +445,14 @@ static void batch_push_checkpoint(struct log *log)
                                      .term = group->vote,
                                      .is_silent = true };
         group->is_reset = false;
+        struct log_pending suspect = { .group = group,
+                                       .kind = LOG_RECORD_SUSPECT,
+                                       .is_silent = true };
         batch_push(&log->batch, &start);
         batch_push(&log->batch, &state);
+        if (group->is_suspect) {
+            batch_push(&log->batch, &suspect);
+        }
     }
 }
 
@@ -508,7 +575,7 @@ bool log_batch_begin(struct log *log)
         copies = 0;
     }
     struct log_segment *segment = log_current(log);
-    uint32_t checkpoint = segment->used == 1 ? 2 * (uint32_t)log->group_count : 0;
+    uint32_t checkpoint = segment->used == 1 ? log_checkpoint_records(log) : 0;
     uint32_t sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
     batch->head.durable_segment = segment->number;
     batch->head.durable_sector = segment->used;
@@ -518,7 +585,7 @@ bool log_batch_begin(struct log *log)
             return false;
         }
         segment = log_current(log);
-        checkpoint = 2 * (uint32_t)log->group_count;
+        checkpoint = log_checkpoint_records(log);
         sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
         CHECK(sectors <= log->segment_sectors - segment->used);
     }
@@ -529,7 +596,7 @@ bool log_batch_begin(struct log *log)
     for (size_t i = 0; i < count; i++) {
         struct log_pending record = pending_take(&log->pending);
         batch_push(batch, &record);
-        if (record.kind == LOG_RECORD_STATE) {
+        if (record.kind == LOG_RECORD_STATE || record.kind == LOG_RECORD_HEALED) {
             batch_push_vote(log, &record);
         } else if (record.kind == LOG_RECORD_RESET) {
             record.group->is_reset = false;
@@ -552,14 +619,18 @@ static void batch_pack(struct log_batch *batch)
     for (size_t i = 0; i < batch->count; i++) {
         struct log_pending *record = &batch->records[i];
         struct span payload = record->payload ? blob_span(record->payload) : (struct span){ 0 };
-        record->crc = hash_crc32c(0, payload.data, payload.size);
+        if (!record->is_bare) {
+            record->crc = hash_crc32c(0, payload.data, payload.size);
+            record->size = (uint32_t)payload.size;
+        }
         struct log_record header = { .kind = record->kind,
                                      .group = record->group->number,
                                      .replica = record->group->replica,
                                      .index = record->index,
                                      .term = record->term,
-                                     .length = (uint32_t)payload.size,
-                                     .crc = record->crc };
+                                     .length = record->size,
+                                     .crc = record->crc,
+                                     .is_bare = record->is_bare };
         log_record_pack_add(&batch->packer, &header);
     }
     struct span copies = batch->head.copies ? buf_span(&batch->copies) : (struct span){ 0 };
@@ -635,6 +706,12 @@ static void settle_entry(struct log *log, const struct log_pending *record)
     slot->crc = record->crc;
     slot->is_moved = record->kind == LOG_RECORD_MOVED;
     log_live_add(log, slot);
+    if (slot->is_hole && !record->is_bare) {
+        slot->is_hole = slot->is_filling = 0;
+        group->hole_count--;
+        log->stats.holes_filled++;
+        group->is_filled = true;
+    }
     if (record->kind == LOG_RECORD_ENTRY) {
         group->durable_index = record->index;
         group->is_told = true;
@@ -692,6 +769,9 @@ void log_batch_settle(struct log *log)
         if (record->kind == LOG_RECORD_ENTRY || record->kind == LOG_RECORD_MOVED) {
             settle_entry(log, record);
             log->stats.entries += record->kind == LOG_RECORD_ENTRY;
+        } else if (record->kind == LOG_RECORD_HEALED) {
+            record->group->is_suspect = false;
+            log->stats.healed++;
         }
     }
     free_segments(log, log->first_segment);
@@ -700,6 +780,13 @@ void log_batch_settle(struct log *log)
     log->stats.syncs_us_total += batch->sync_us;
     if (batch->sync_us > log->stats.sync_us_max) {
         log->stats.sync_us_max = batch->sync_us;
+    }
+}
+
+static void hole_tell(struct log *log, const struct log_group *group)
+{
+    if (log->config.on_hole) {
+        log->config.on_hole(log->config.ctx, group->number);
     }
 }
 
@@ -718,9 +805,17 @@ static void batch_tell(struct log *log)
             record->group->is_told = false;
             log->told[told++] = record->group;
         }
-        if (record->kind == LOG_RECORD_STATE && !record->is_silent && config->on_state_durable) {
+        bool is_state = record->kind == LOG_RECORD_STATE || record->kind == LOG_RECORD_HEALED;
+        if (is_state && !record->is_silent && config->on_state_durable) {
             config->on_state_durable(config->ctx, record->group->number, record->index,
                                      record->term);
+        }
+        if (record->kind == LOG_RECORD_HEALED && config->on_healed) {
+            config->on_healed(config->ctx, record->group->number);
+        }
+        if (record->group->is_filled) {
+            record->group->is_filled = false;
+            hole_tell(log, record->group);
         }
     }
     for (size_t i = 0; i < told && config->on_durable; i++) {
@@ -979,6 +1074,8 @@ static void reading_add(struct log_reading *reading, struct log_group *group, ui
                                .place = { slot->segment, slot->at, slot->size, slot->crc } };
     if (slot->blob) {
         item->payload = blob_ref(slot->blob);
+    } else if (slot->is_hole) {
+        item->is_hole = true;
     } else {
         CHECK(slot->segment);
         item->segment = log_segment_find(reading->log, slot->segment);
@@ -1004,20 +1101,61 @@ static void reading_collect(struct log_reading *reading, struct log_group *group
     }
 }
 
+/* The entry is the same as when the read began (it may have moved). */
+static bool item_is_current(const struct log_group *group, const struct log_item *item)
+{
+    return log_index_has(&group->index, item->index) &&
+           log_index_term(&group->index, item->index) == item->term;
+}
+
 static void read_work(struct env_job *job)
 {
     struct log_reading *reading = container_of(job, struct log_reading, job);
     struct log_segment_window window = { 0 };
-    for (uint32_t i = 0; i < reading->count && reading->status == 0; i++) {
+    bool is_done = false;
+    for (uint32_t i = 0; i < reading->count && !is_done; i++) {
         struct log_item *item = &reading->items[i];
         if (item->segment) {
             item->payload = blob_new(item->place.size);
-            reading->status = log_segment_read(reading->log->config.env, item->segment->file,
-                                               item->segment->sectors, &item->place, &window,
-                                               item->payload->data, &reading->err);
+            item->is_hole = log_segment_read(reading->log->config.env, item->segment->file,
+                                             item->segment->sectors, &item->place, &window,
+                                             item->payload->data, &reading->err) < 0;
         }
+        is_done = item->is_hole && !reading->goes_on;
     }
     log_segment_window_fini(&window);
+}
+
+/* Entries that the reading found damaged, or unreadable, are holes from now on. */
+static void reading_note_holes(struct log_reading *reading)
+{
+    struct log *log = reading->log;
+    struct log_group *group = reading->group;
+    bool is_new = false;
+    for (uint32_t i = 0; i < reading->count; i++) {
+        struct log_item *item = &reading->items[i];
+        if (!item->is_hole) {
+            continue;
+        }
+        blob_unref(item->payload);
+        item->payload = NULL;
+        if (!item->segment || !item_is_current(group, item)) {
+            continue;
+        }
+        struct log_slot *slot = log_index_at(&group->index, item->index);
+        if (slot->segment == item->place.segment && slot->at == item->place.at && !slot->blob &&
+            !slot->is_hole) {
+            LOG_WARN(log->config.logger,
+                     "event=log_hole group=%u index=%llu term=%llu segment=%016x text=\"%s\"",
+                     group->number, (unsigned long long)item->index, (unsigned long long)item->term,
+                     slot->segment, reading->err.text);
+            holes_add(log, group, item->index, slot);
+            is_new = true;
+        }
+    }
+    if (is_new) {
+        hole_tell(log, group);
+    }
 }
 
 static void read_done(struct env_job *job)
@@ -1029,10 +1167,10 @@ static void read_done(struct env_job *job)
             log->stats.read_bytes += reading->items[i].place.size;
         }
     }
-    if (reading->status < 0) {
-        LOG_ERROR(log->config.logger, "event=log_read_failed text=\"%s\"", reading->err.text);
-    }
     log->is_telling = true;
+    if (!log->is_closing) {
+        reading_note_holes(reading);
+    }
     reading->finish(reading);
     reading_free(reading);
     log->is_telling = false;
@@ -1048,25 +1186,19 @@ static void reading_start(struct log_reading *reading, void (*finish)(struct log
     env_job_start(reading->log->config.env, ENV_JOB_READ, &reading->job);
 }
 
-/* The entry is the same as when the read began (it may have moved). */
-static bool item_is_current(const struct log_group *group, const struct log_item *item)
-{
-    return log_index_has(&group->index, item->index) &&
-           log_index_term(&group->index, item->index) == item->term;
-}
-
 static void read_finish(struct log_reading *reading)
 {
     if (reading->log->is_closing) {
         return;
     }
-    if (reading->status < 0) {
-        reading->done(reading->ctx, reading->status, reading->first, NULL, 0);
+    if (reading->count > 0 && reading->items[0].is_hole) {
+        reading->done(reading->ctx, ERR_CORRUPT, reading->first, NULL, 0);
         return;
     }
     struct blob **payloads = mem_alloc((reading->count + 1) * sizeof *payloads);
     uint32_t count = 0;
-    while (count < reading->count && item_is_current(reading->group, &reading->items[count])) {
+    while (count < reading->count && !reading->items[count].is_hole &&
+           item_is_current(reading->group, &reading->items[count])) {
         payloads[count] = reading->items[count].payload;
         reading->items[count++].payload = NULL;
     }
@@ -1097,21 +1229,91 @@ int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_
     struct log_reading *reading = reading_new(log);
     reading_collect(reading, group, first, count_max, bytes_max);
     read_work(&reading->job);
-    int rc = reading->status;
-    if (rc < 0) {
-        err_set(err, rc, "group %u: %s", group_number, reading->err.text);
+    int rc = 0;
+    uint32_t count = 0;
+    while (count < reading->count && !reading->items[count].is_hole) {
+        count++;
+    }
+    if (reading->count > 0 && count == 0) {
+        rc = err_set(err, ERR_CORRUPT, "group %u: the payload of entry %llu is damaged",
+                     group_number, (unsigned long long)first);
     } else if (reading->count == 0) {
         rc = err_set(err, ERR_NOT_FOUND, "group %u: the log does not hold entry %llu", group_number,
                      (unsigned long long)first);
     } else {
-        for (uint32_t i = 0; i < reading->count; i++) {
+        for (uint32_t i = 0; i < count; i++) {
             payloads[i] = reading->items[i].payload;
             reading->items[i].payload = NULL;
         }
-        *count_out = reading->count;
+        *count_out = count;
     }
     reading_free(reading);
     return rc;
+}
+
+/* --- Holes. */
+
+static uint64_t find_hole(const struct log_group *group, uint64_t from, bool is_to_fill)
+{
+    uint64_t i = group->hole_from > from ? group->hole_from : from;
+    i = i < group->index.log_start ? group->index.log_start : i;
+    for (; group->hole_count > 0 && i <= group->index.last_index; i++) {
+        const struct log_slot *slot = log_index_at(&group->index, i);
+        if (slot->is_hole && !(is_to_fill && slot->is_filling)) {
+            return i;
+        }
+    }
+    return 0;
+}
+
+uint64_t log_first_hole(const struct log *log, uint32_t group_number, uint64_t from)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    uint64_t found = find_hole(group, from, false);
+    if (from <= group->hole_from) {
+        group->hole_from = found ? found : UINT64_MAX; /* so that nobody walks there again */
+    }
+    return found;
+}
+
+uint64_t log_first_unfilled(const struct log *log, uint32_t group_number, uint64_t from)
+{
+    const struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    return find_hole(group, from, true);
+}
+
+bool log_fill(struct log *log, uint32_t group_number, uint64_t index, uint64_t term,
+              struct span payload)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    if (group->hole_count == 0 || !log_index_has(&group->index, index) ||
+        log_index_term(&group->index, index) != term) {
+        return false;
+    }
+    struct log_slot *slot = log_index_at(&group->index, index);
+    if (!slot->is_hole || slot->is_filling || slot->size != payload.size ||
+        slot->crc != hash_crc32c(0, payload.data, payload.size)) {
+        return false;
+    }
+    slot->blob = blob_new(payload.size);
+    if (payload.size > 0) {
+        memcpy(slot->blob->data, payload.data, payload.size);
+    }
+    slot->is_filling = 1;
+    cache_add(log, group, index, slot);
+    struct log_pending record = { .group = group,
+                                  .kind = LOG_RECORD_MOVED,
+                                  .index = index,
+                                  .term = term,
+                                  .payload = slot->blob,
+                                  .old_segment = slot->segment,
+                                  .old_at = slot->at };
+    log_pending_add(&log->pending, &record);
+    schedule(log);
+    return true;
 }
 
 /* --- Moving what pins the oldest segment. */
@@ -1137,10 +1339,6 @@ static void move_finish(struct log_reading *reading)
 {
     struct log *log = reading->log;
     log->moving = NULL;
-    if (reading->status < 0) {
-        log_fail(log, &reading->err);
-        return;
-    }
     for (uint32_t i = 0; i < reading->count && !log->is_closing && !log->is_failed; i++) {
         const struct log_item *item = &reading->items[i];
         if (item_is_current(reading->group, item)) {
@@ -1149,6 +1347,9 @@ static void move_finish(struct log_reading *reading)
                                           .index = item->index,
                                           .term = item->term,
                                           .payload = item->payload,
+                                          .is_bare = item->is_hole,
+                                          .size = item->place.size,
+                                          .crc = item->place.crc,
                                           .old_segment = item->place.segment,
                                           .old_at = item->place.at };
             log_pending_add(&log->moves, &record);
@@ -1161,18 +1362,21 @@ static void move_finish(struct log_reading *reading)
 
 static void move_step(struct log *log)
 {
-    if (log->moving || log->moves.count > 0 || log->chain_count <= LOG_CHAIN_MAX ||
-        log->is_failed || log->is_closing) {
+    const struct log_segment *oldest = log->chain[0];
+    bool is_damaged = oldest->number <= log->clean_to && log->chain_count > 1;
+    if (log->moving || log->moves.count > 0 || log->is_failed || log->is_closing ||
+        oldest->live_count == 0) {
         return;
     }
-    const struct log_segment *oldest = log->chain[0];
-    if (oldest->live_count == 0 || oldest->live_bytes >= log->config.segment_bytes / 4) {
+    if (!is_damaged && (log->chain_count <= LOG_CHAIN_MAX ||
+                        oldest->live_bytes >= log->config.segment_bytes / 4)) {
         return;
     }
     for (size_t i = 0; i < log->group_count; i++) {
         struct log_reading *reading = reading_new(log);
         uint64_t bytes = 0;
         reading->group = log->groups[i];
+        reading->goes_on = true;
         move_collect(reading, log->groups[i], oldest->number, &bytes);
         if (reading->count > 0) {
             log->moving = reading;
@@ -1193,7 +1397,7 @@ void log_cut(struct log *log, uint32_t group_number, uint64_t log_start, uint64_
         return;
     }
     for (uint64_t i = group->index.log_start; i < log_start && i <= group->index.last_index; i++) {
-        drop_slot(log, log_index_at(&group->index, i));
+        drop_slot(log, group, log_index_at(&group->index, i));
     }
     log_index_cut(&group->index, log_start, start_term);
     if (group->durable_index + 1 < log_start) {
@@ -1207,7 +1411,8 @@ static void pending_drop_entries(struct log *log, const struct log_group *group)
 {
     for (size_t left = log->pending.count; left > 0; left--) {
         struct log_pending record = pending_take(&log->pending);
-        if (record.group != group || record.kind != LOG_RECORD_ENTRY) {
+        bool is_entry = record.kind == LOG_RECORD_ENTRY || record.kind == LOG_RECORD_MOVED;
+        if (record.group != group || !is_entry) {
             log_pending_add(&log->pending, &record);
         }
         blob_unref(record.payload);

@@ -18,6 +18,12 @@
 
 struct log;
 
+/* A replica that this node holds according to the topology. */
+struct log_expected {
+    uint32_t group;
+    uint64_t replica;
+};
+
 struct log_config {
     struct env *env;
     struct logger *logger;
@@ -26,9 +32,17 @@ struct log_config {
     uint64_t node_id;
     uint64_t segment_bytes;         /* 0: LIMIT_LOG_SEGMENT_BYTES */
     uint64_t cache_bytes;           /* payloads kept in memory over all groups, 0: 64 MiB; those not yet durable always stay */
+    /* For damage that costs record headers, when the log can't say which groups it held; borrowed during log_open. */
+    const struct log_expected *expected;
+    size_t expected_count;
+    bool is_alone;                  /* nobody can give back what is lost: damage is an error of log_open */
     /* A group's batch is durable: entries to `index` (of `term`), and/or the state (state_term, state_vote) when has_state. */
     void (*on_durable)(void *ctx, uint32_t group, uint64_t index, uint64_t term);
     void (*on_state_durable)(void *ctx, uint32_t group, uint64_t term, uint64_t vote);
+    /* The group's holes are others than before: one was found, or filled durably. */
+    void (*on_hole)(void *ctx, uint32_t group);
+    /* The record of log_append_healed is durable. */
+    void (*on_healed)(void *ctx, uint32_t group);
     /* All of a finished batch was told. Called once per batch, after the calls above. */
     void (*on_batch)(void *ctx);
     /* A write or sync failed: the node must stop. Called once; nothing becomes durable afterwards. */
@@ -40,12 +54,14 @@ struct log_config {
 struct log_group_start {
     uint32_t group;
     uint64_t replica;
-    struct raft_start raft;         /* runs belong to the log: copy them (raft_init does) before anything is appended or cut */
+    struct raft_start raft;         /* runs belong to the log: copy them (raft_init does) before anything is appended or cut;
+                                       is_suspect: durable */
 };
 
 /* Opens the directory and recovers: reads all segments, cuts a torn tail, rewrites what was not proven durable to a fresh segment
- * and syncs it. Blocks. ERR_CORRUPT with a clear text for damage (which segment, offset, why), ERR_CLUSTER_MISMATCH for another
- * cluster's or node's files, ERR_FORMAT. */
+ * and syncs it. Blocks. Damage: a payload that is lost becomes a hole (log_first_hole); where record headers are lost, the groups
+ * that may have been there become suspect. ERR_CORRUPT with a clear text (which segment, offset, why) when nobody could help: in a log
+ * that is_alone, and when votes may be lost. ERR_CLUSTER_MISMATCH for another cluster's or node's files, ERR_FORMAT. */
 int log_open(const struct log_config *config, struct log **out, struct err *err);
 /* Groups that recovery found, by group number. */
 size_t log_group_count(const struct log *log);
@@ -59,6 +75,13 @@ void log_group_add(struct log *log, uint32_t group, uint64_t replica, uint64_t s
 void log_append(struct log *log, uint32_t group, uint64_t first, const uint64_t *terms, struct blob *const *payloads,
                 uint32_t count);
 void log_append_state(struct log *log, uint32_t group, uint64_t term, uint64_t vote);
+/* The suspect replica holds again what it promised: one durable record, with the state; then on_state_durable and on_healed. */
+void log_append_healed(struct log *log, uint32_t group, uint64_t term, uint64_t vote);
+/* The log ends below what the store has applied, so durable entries were lost: empties it, to begin at log_start with an unknown
+ * start term (0), and makes the replica suspect. Durable with the next batch. */
+void log_rebase(struct log *log, uint32_t group, uint64_t log_start);
+/* The start term of such a log was learned. */
+void log_set_start_term(struct log *log, uint32_t group, uint64_t start_term);
 /* True while something gathered or in flight is not durable. */
 bool log_is_busy(const struct log *log);
 
@@ -75,6 +98,15 @@ void log_read(struct log *log, uint32_t group, uint64_t first, uint32_t count_ma
 /* The same, blocking: at start only, for replay. Reads as much as fits; *count_out >= 1 on success. */
 int log_read_now(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
                  struct blob **payloads, uint32_t *count_out, struct err *err);
+
+/* --- Holes: entries whose (index, term, size, checksum) are known and whose payload is lost here. Found at recovery, or by a read:
+ * then the read ends before it (or with ERR_CORRUPT, if it is the first), and on_hole is called. Index or 0. */
+/* The first at or behind `from` that is not filled durably. */
+uint64_t log_first_hole(const struct log *log, uint32_t group, uint64_t from);
+/* The first at or behind `from` that nobody has filled yet. */
+uint64_t log_first_unfilled(const struct log *log, uint32_t group, uint64_t from);
+/* Gives a payload back, if the entry is a hole of this term, size and checksum; copied. False: it is not. */
+bool log_fill(struct log *log, uint32_t group, uint64_t index, uint64_t term, struct span payload);
 
 /* Entries below log_start (with the term of log_start - 1) are not needed any more; segments holding nothing needed are
  * recycled. What a segment still holds that is needed is appended again before. */
@@ -95,6 +127,8 @@ int log_admit_vital(const struct log *log, size_t bytes);
 
 struct log_stats {
     uint64_t batches, entries, bytes, syncs_us_total, sync_us_max, segments, recycled, read_bytes;
+    uint64_t holes, holes_filled;   /* found, written again */
+    uint64_t suspects, healed;      /* replicas that became suspect at this start, that healed since */
 };
 const struct log_stats *log_stats(const struct log *log);
 /* Ends it: no callback is made any more. What is gathered is written and synced here (blocks) or, while a job of the log is in

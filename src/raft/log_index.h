@@ -2,7 +2,7 @@
  * runs.
  *
  * 24 bytes an entry in a ring that grows; entries log_start … last_index. During recovery an entry
- * may be a hole (its place's segment and serial are 0) until a later record fills it. Memory only;
+ * may lack a place (segment and serial are 0) until a later record gives it one. Memory only;
  * loop thread. */
 #ifndef RAFT_LOG_INDEX_H
 #define RAFT_LOG_INDEX_H
@@ -14,8 +14,10 @@
 struct log_slot {
     uint32_t segment; /* 0: not durable yet, then `at` is the serial number of its pending record */
     uint32_t at;
-    uint32_t size : 31;
-    uint32_t is_moved : 1; /* its place is not in order of its neighbours' */
+    uint32_t size : 28;
+    uint32_t is_moved : 1;   /* its place is not in order of its neighbours' */
+    uint32_t is_hole : 1;    /* its payload is damaged on disk; the place is that of its header */
+    uint32_t is_filling : 1; /* a peer gave the payload back, a record of it waits or is written */
     uint32_t crc;
     union {
         struct blob *blob; /* NULL: not in memory */

@@ -38,6 +38,13 @@ struct log_group {
     /* Its log was reset, and no record that says so is laid out yet: the next checkpoint must say it too, or it would join
      * the new start to the old entries behind it. */
     bool is_reset;
+    bool is_suspect;
+    bool is_filled; /* a hole was, by the batch at hand */
+    uint64_t hole_count; /* entries whose payload is damaged and not durably written again */
+    uint64_t hole_from;  /* no hole is before */
+    /* During recovery, see log_recover.c. */
+    bool is_doubtful, is_healed;
+    uint64_t trusted_from;
     struct log_group_start start;
 };
 
@@ -56,11 +63,13 @@ struct log_pending {
     struct log_group *group;
     uint64_t index, term;
     struct blob *payload; /* referenced, or NULL */
-    uint32_t crc;         /* filled by the job */
+    uint32_t crc;         /* filled by the job, unless it is bare */
+    uint32_t size;        /* of a bare one's payload */
     uint32_t at;          /* content position, from when the batch is laid out */
     uint32_t old_segment,
         old_at; /* where the slot says the entry is until this record is durable */
     uint8_t kind;
+    bool is_bare;   /* the payload is lost: only the header is written */
     bool is_silent; /* a checkpoint's: nobody waits for it */
 };
 
@@ -104,6 +113,7 @@ struct log_item {
     struct log_place place;
     struct log_segment *segment; /* NULL: payload was in memory */
     struct blob *payload;
+    bool is_hole; /* known before, or found by this reading */
 };
 
 struct log_reading {
@@ -114,11 +124,11 @@ struct log_reading {
     uint64_t first;
     struct log_item *items;
     uint32_t count, capacity;
+    bool goes_on; /* behind damage */
     void (*finish)(struct log_reading *reading); /* on the loop; reading is freed afterwards */
     void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count);
     void *ctx;
-    int status;
-    struct err err;
+    struct err err; /* of the last that failed */
 };
 
 struct log_cached {
@@ -153,6 +163,8 @@ struct log {
 
     struct log_pendings pending, moves;
     uint32_t serial; /* of pending entries */
+    uint64_t clean_to; /* segments to this one have lost record headers: what they hold is moved, so
+                          that they go and no later recovery meets them */
     bool is_flush_wanted;
     struct env_task task;
     struct log_batch batch;
@@ -195,6 +207,8 @@ void log_live_add(struct log *log, struct log_slot *slot);
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record);
 /* The entry's slot, if it still names the place that the record was made for, else NULL. */
 struct log_slot *log_record_slot(const struct log_pending *record);
+/* How many records a segment's checkpoint has. */
+uint32_t log_checkpoint_records(const struct log *log);
 /* Lays out the next batch from what waits: false when nothing does, or no segment has room. */
 bool log_batch_begin(struct log *log);
 /* Writes and syncs it; blocks. The job's work. */

@@ -4,12 +4,16 @@
  * The writer has one batch in flight: batch n + 1 is written only after batch n was synced. Hence:
  *
  * I1  A head of a later batch, intact or not, proves the batches before it durable: whatever is
- * wrong there is damage. I2  In the last batch a sector is new (this generation's tags), old (an
- * older tag, zeroes, or one of each: the write did not reach it, or reached half of it), or bad.
- * Only old sectors excuse what is missing; a bad one is damage. I3  What the last batch's new
- * sectors hold by themselves must be right: a header or payload that lies in new sectors only and
- * fails its checksum is damage, though other sectors are old. I4  A batch whose sectors are all new
- * and that fails a checksum is damage.
+ *     wrong there is damage.
+ * I2  In the last batch a sector is new (this generation's tags), old (an older tag, zeroes, or one
+ *     of each: the write did not reach it, or reached half of it), or bad. Only old sectors excuse
+ *     what is missing; a bad one beside them is damage.
+ * I3  What the last batch's new sectors hold by themselves must be right: a header or payload that
+ *     lies in new sectors only and fails its checksum is damage, though other sectors are old.
+ * I4  In a batch that is proven, or has no old sectors, checksums alone decide: a payload that
+ * fails is a hole; a record header that fails is taken from the next batch's copy, or is lost. I5
+ * A lost head is made up for when exactly one batch is missing before the next sound head (the
+ *     sequence numbers tell) and that one repeats its headers.
  *
  * A bad sector at the very end may be rot in bytes nobody wrote in this generation. It can't be
  * told from a damaged batch, so it is damage too: never the other way round.
@@ -22,8 +26,10 @@
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/mem.h"
 
 enum { TAG_BYTES = 8, KIND_HEAD = 1, KIND_BODY = 2 };
+static const uint32_t BARE = 1u << 31;
 enum { MAGIC_BATCH = 0x31544243, MAGIC_VOTE = 0x31545643 }; /* "CBT1", "CVT1" */
 static const char MAGIC_SEGMENT[8] = { 'C', 'A', 'I', 'R', 'N', 'L', 'O', 'G' };
 
@@ -266,7 +272,7 @@ void log_record_pack_add(struct log_record_packer *packer, const struct log_reco
     put_u64(out + 8, record->replica);
     put_u64(out + 16, record->index);
     put_u64(out + 24, record->term);
-    put_u32(out + 32, record->length | (uint32_t)record->kind << 24);
+    put_u32(out + 32, record->length | (uint32_t)record->kind << 24 | (record->is_bare ? BARE : 0));
     put_u32(out + 36, record->crc);
     put_u32(out, hash_crc32c(packer->seed, out + 4, LOG_RECORD_HEADER - 4));
 }
@@ -330,77 +336,6 @@ void log_record_pack_finish(struct log_record_packer *packer)
 
 /* --- Reading. */
 
-static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector,
-                                     const char *format, ...) __attribute__((format(printf, 3, 4)));
-static enum log_record_found damaged(struct log_record_scan *scan, uint32_t sector,
-                                     const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(scan->reason, sizeof scan->reason, format, args);
-    va_end(args);
-    scan->bad_sector = sector;
-    return LOG_RECORD_DAMAGED;
-}
-
-void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors,
-                           uint64_t segment)
-{
-    *scan = (struct log_record_scan){
-        .image = image, .segment = segment, .sectors = sectors, .next = 1
-    };
-}
-
-void log_record_scan_end(struct log_record_scan *scan)
-{
-    buf_fini(&scan->table);
-}
-
-static enum log_record_sector sector_state(const struct log_record_scan *scan, uint32_t sector)
-{
-    return log_record_sector_of(scan->image + (size_t)sector * LOG_RECORD_SECTOR, scan->segment,
-                                sector);
-}
-
-/* The last sector of this generation at or behind `from`; 0 = none. *head becomes the first that
- * begins a batch, 0 = none. */
-static uint32_t last_new_sector(const struct log_record_scan *scan, uint32_t from, uint32_t *head)
-{
-    uint32_t last = 0;
-    *head = 0;
-    for (uint32_t i = from; i < scan->sectors; i++) {
-        enum log_record_sector state = sector_state(scan, i);
-        if (state == LOG_RECORD_SECTOR_HEAD && *head == 0) {
-            *head = i;
-        }
-        if (state == LOG_RECORD_SECTOR_HEAD || state == LOG_RECORD_SECTOR_BODY) {
-            last = i;
-        }
-    }
-    return last;
-}
-
-/* The sector where a batch would begin holds old bytes: the end, or a batch whose head was not
- * written. */
-static enum log_record_found scan_without_head(struct log_record_scan *scan)
-{
-    uint32_t later;
-    uint32_t last = last_new_sector(scan, scan->next, &later);
-    if (later != 0) {
-        return damaged(scan, scan->next,
-                       "a batch is missing here, but a later one begins at offset %llu",
-                       (unsigned long long)later * LOG_RECORD_SECTOR);
-    }
-    /* Without the head nobody knows the batch's end: the sector behind the last new one may be its
-     * last. */
-    for (uint32_t i = scan->next; last != 0 && i <= last + 1 && i < scan->sectors; i++) {
-        if (sector_state(scan, i) == LOG_RECORD_SECTOR_BAD) {
-            return damaged(scan, i, "a sector of the last batch is damaged");
-        }
-    }
-    return last == 0 ? LOG_RECORD_END : LOG_RECORD_TORN;
-}
-
 int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index,
                            struct log_record_head *out)
 {
@@ -428,25 +363,277 @@ int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t ind
     return 0;
 }
 
-static bool head_is_sound(const struct log_record_scan *scan, const struct log_record_head *head)
+/* Notes the first thing that is wrong; the walk may go on. */
+static void hurt(struct log_record_scan *scan, uint32_t sector, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+static void hurt(struct log_record_scan *scan, uint32_t sector, const char *format, ...)
 {
-    return head->segment == scan->segment && head->sector == scan->next && head->sectors >= 1 &&
-           head->sectors <= scan->sectors - scan->next && head->copies <= LOG_RECORD_COPIES_MAX &&
+    va_list args;
+    if (scan->is_hurt) {
+        return;
+    }
+    va_start(args, format);
+    vsnprintf(scan->reason, sizeof scan->reason, format, args);
+    va_end(args);
+    scan->bad_sector = sector;
+    scan->is_hurt = true;
+}
+
+void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors,
+                           uint64_t segment)
+{
+    *scan = (struct log_record_scan){
+        .image = image, .segment = segment, .sectors = sectors, .next = 1
+    };
+}
+
+void log_record_scan_end(struct log_record_scan *scan)
+{
+    buf_fini(&scan->table);
+    mem_free(scan->records);
+}
+
+static enum log_record_sector sector_state(const struct log_record_scan *scan, uint32_t sector)
+{
+    return log_record_sector_of(scan->image + (size_t)sector * LOG_RECORD_SECTOR, scan->segment,
+                                sector);
+}
+
+/* The last sector of this generation at or behind `from`; 0 = none. *head becomes the first that
+ * begins a batch, 0 = none. */
+static uint32_t last_new_sector(const struct log_record_scan *scan, uint32_t from, uint32_t *head)
+{
+    uint32_t last = 0;
+    *head = 0;
+    for (uint32_t i = from; i < scan->sectors; i++) {
+        enum log_record_sector state = sector_state(scan, i);
+        if (state == LOG_RECORD_SECTOR_HEAD && *head == 0) {
+            *head = i;
+        }
+        if (state == LOG_RECORD_SECTOR_HEAD || state == LOG_RECORD_SECTOR_BODY) {
+            last = i;
+        }
+    }
+    return last;
+}
+
+/* A head that is intact and fits its place. */
+static bool head_at(const struct log_record_scan *scan, uint32_t sector,
+                    struct log_record_head *head)
+{
+    const uint8_t *at = scan->image + (size_t)sector * LOG_RECORD_SECTOR;
+    return log_record_unpack_head(at, scan->segment, sector, head) == 0 &&
+           head->segment == scan->segment && head->sector == sector && head->sectors >= 1 &&
+           head->sectors <= scan->sectors - sector && head->copies <= LOG_RECORD_COPIES_MAX &&
+           head->records <= scan->sectors * (LOG_RECORD_SECTOR / LOG_RECORD_HEADER) &&
            head->sectors == log_record_sectors(head->records, head->copies, head->payload_bytes) &&
-           head->first_segment <= head->segment && head->first_segment > 0 &&
-           (scan->sequence == 0 || head->sequence == scan->sequence + 1);
+           head->first_segment <= head->segment && head->first_segment > 0;
 }
 
 static void unpack_record(const uint8_t *in, struct log_record *out)
 {
     uint32_t length = get_u32(in + 32);
-    out->kind = (uint8_t)(length >> 24);
+    out->kind = (uint8_t)(length >> 24 & 0x7f);
     out->group = get_u32(in + 4);
     out->replica = get_u64(in + 8);
     out->index = get_u64(in + 16);
     out->term = get_u64(in + 24);
     out->length = length & LOG_RECORD_PAYLOAD_MAX;
     out->crc = get_u32(in + 36);
+    out->is_bare = length & BARE;
+    out->at = 0;
+    out->is_hole = out->is_bare;
+}
+
+/* Unpacks a header of the batch that begins at (segment, sector); false if it is damaged. */
+static bool record_is_sound(const uint8_t *in, uint32_t seed, struct log_record *out)
+{
+    unpack_record(in, out);
+    return get_u32(in) == hash_crc32c(seed, in + 4, LOG_RECORD_HEADER - 4) && out->kind != 0 &&
+           out->kind <= LOG_RECORD_KIND_MAX;
+}
+
+/* Bytes of the record's payload in the batch. */
+static uint32_t stored_bytes(const struct log_record *record)
+{
+    return record->is_bare ? 0 : record->length;
+}
+
+bool log_record_copies(const uint8_t *image, const struct log_record_head *head, struct buf *out)
+{
+    uint32_t size = head->copies * LOG_RECORD_HEADER;
+    if (head->copies == 0 || head->copies != head->previous_records) {
+        return false;
+    }
+    buf_clear(out);
+    log_record_copy(image, 0,
+                    head->sector * LOG_RECORD_CONTENT + LOG_RECORD_HEAD +
+                        head->records * LOG_RECORD_HEADER,
+                    size, buf_extend(out, size));
+    return hash_crc32c(0, out->data, size) == head->previous_crc;
+}
+
+static struct log_record *records_reserve(struct log_record_scan *scan, uint32_t count)
+{
+    if (scan->capacity < count) {
+        scan->capacity = count;
+        scan->records = mem_realloc(scan->records, count * sizeof *scan->records);
+    }
+    return scan->records;
+}
+
+/* --- Behind a batch. */
+
+/* The next sound batch: in the image, or the one behind it. */
+struct ahead {
+    uint32_t sector;
+    uint64_t sequence;
+    bool is_here;
+    struct log_record_head head; /* if it is in the image */
+};
+
+static bool find_ahead(const struct log_record_scan *scan, uint32_t from, struct ahead *ahead)
+{
+    uint32_t end = scan->proven && scan->proven < scan->sectors ? scan->proven + 1 : scan->sectors;
+    for (uint32_t i = from; i < end; i++) {
+        if (sector_state(scan, i) == LOG_RECORD_SECTOR_HEAD && head_at(scan, i, &ahead->head) &&
+            ahead->head.sequence > scan->sequence) {
+            ahead->sector = i;
+            ahead->sequence = ahead->head.sequence;
+            ahead->is_here = true;
+            return true;
+        }
+    }
+    if (scan->proven > 0 && scan->proven >= from && scan->behind &&
+        scan->behind->sequence > scan->sequence) {
+        *ahead = (struct ahead){ .sector = scan->proven, .sequence = scan->behind->sequence };
+        return true;
+    }
+    return false;
+}
+
+/* What it repeats of the batch before it. */
+static bool ahead_copies(const struct log_record_scan *scan, const struct ahead *ahead,
+                         struct buf *out)
+{
+    if (ahead->is_here) {
+        return log_record_copies(scan->image, &ahead->head, out);
+    }
+    if (scan->behind->has_copies) {
+        buf_clear(out);
+        buf_append_span(out, buf_span(&scan->behind->copies));
+    }
+    return scan->behind->has_copies;
+}
+
+/* --- A batch whose head is there. */
+
+static bool payload_is_sound(const struct log_record_scan *scan, const struct log_record *record,
+                             uint32_t at, uint32_t end)
+{
+    return record->length <= end - at &&
+           content_crc(scan->image, at, record->length) == record->crc;
+}
+
+/* Payloads are found from the front up to the first unknown header, from the back down to the last
+ * one. Unknown ones have kind 0. */
+static void find_payloads(struct log_record_scan *scan, uint32_t count, uint32_t from, uint32_t end)
+{
+    uint32_t at = from, i = 0;
+    for (; i < count && scan->records[i].kind != 0 && stored_bytes(&scan->records[i]) <= end - at;
+         i++) {
+        scan->records[i].at = at;
+        at += stored_bytes(&scan->records[i]);
+    }
+    for (uint32_t back = end, k = count; k > i && scan->records[k - 1].kind != 0 &&
+                                         stored_bytes(&scan->records[k - 1]) <= back - at;
+         k--) {
+        back -= stored_bytes(&scan->records[k - 1]);
+        scan->records[k - 1].at = back;
+    }
+    for (uint32_t k = 0; k < count; k++) {
+        struct log_record *record = &scan->records[k];
+        if (record->kind == 0 || record->is_bare) {
+            continue;
+        }
+        record->is_hole = record->at == 0 || !payload_is_sound(scan, record, record->at, end);
+        if (record->is_hole) {
+            hurt(scan, (record->at ? record->at : from) / LOG_RECORD_CONTENT,
+                 "the payload of group %u index %llu fails its checksum", record->group,
+                 (unsigned long long)record->index);
+        }
+    }
+}
+
+/* The batch behind this one repeats its headers: fills in those that are unknown. */
+static uint32_t fill_from_copies(struct log_record_scan *scan, const struct log_record_head *head,
+                                 uint32_t seed, uint32_t unknown)
+{
+    struct buf copies = { 0 };
+    struct ahead ahead;
+    uint32_t end = head->sector + head->sectors;
+    scan->next = end;
+    if (find_ahead(scan, end, &ahead) && ahead.sector == end &&
+        ahead.sequence == head->sequence + 1 && ahead_copies(scan, &ahead, &copies) &&
+        copies.size == (size_t)head->records * LOG_RECORD_HEADER) {
+        for (uint32_t i = 0; i < head->records; i++) {
+            struct log_record *record = &scan->records[i];
+            const uint8_t *in = copies.data + (size_t)i * LOG_RECORD_HEADER;
+            if (record->kind == 0 && record_is_sound(in, seed, record)) {
+                unknown--;
+            } else if (record->kind == 0 || unknown == 0) {
+                break;
+            }
+        }
+    }
+    buf_fini(&copies);
+    return unknown;
+}
+
+/* Leaves out those that are unknown. */
+static void records_compact(struct log_record_scan *scan, uint32_t count)
+{
+    scan->count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (scan->records[i].kind != 0) {
+            scan->records[scan->count++] = scan->records[i];
+        }
+    }
+}
+
+/* I4 */
+static enum log_record_found scan_whole(struct log_record_scan *scan,
+                                        const struct log_record_head *head)
+{
+    uint32_t seed = seed_of(head->segment, head->sector);
+    uint32_t table_at = head->sector * LOG_RECORD_CONTENT + LOG_RECORD_HEAD;
+    uint32_t table_bytes = (head->records + head->copies) * LOG_RECORD_HEADER;
+    uint32_t unknown = 0;
+    buf_clear(&scan->table);
+    log_record_copy(scan->image, 0, table_at, table_bytes, buf_extend(&scan->table, table_bytes));
+    if (hash_crc32c(seed, scan->table.data, table_bytes) != head->table_crc) {
+        hurt(scan, head->sector, "the record headers fail their checksum");
+    }
+    records_reserve(scan, head->records);
+    for (uint32_t i = 0; i < head->records; i++) {
+        const uint8_t *in = scan->table.data + (size_t)i * LOG_RECORD_HEADER;
+        if (!record_is_sound(in, seed, &scan->records[i])) {
+            scan->records[i].kind = 0;
+            unknown++;
+        }
+    }
+    if (unknown > 0) {
+        unknown = fill_from_copies(scan, head, seed, unknown);
+    }
+    uint32_t at = log_record_payload_at(head->sector, head->records, head->copies);
+    find_payloads(scan, head->records, at, at + head->payload_bytes);
+    records_compact(scan, head->records);
+    scan->head = *head;
+    scan->has_head = true;
+    scan->next = head->sector + head->sectors;
+    scan->sequence = head->sequence;
+    scan->batch_records = head->records;
+    return unknown > 0 ? LOG_RECORD_LOST : LOG_RECORD_BATCH;
 }
 
 /* All of the content positions' sectors are new. */
@@ -463,123 +650,212 @@ static bool range_is_new(const struct log_record_scan *scan, uint32_t at, uint32
     return true;
 }
 
-/* Checks what the new sectors of the batch hold: everything, if none is old (I3, I4). */
-static enum log_record_found scan_records(struct log_record_scan *scan,
-                                          const struct log_record_head *head, bool is_torn)
+/* The last batch, sectors of which are old: what the new ones hold must be right (I3). */
+static enum log_record_found scan_torn(struct log_record_scan *scan,
+                                       const struct log_record_head *head)
 {
     uint32_t seed = seed_of(head->segment, head->sector);
     uint32_t table_at = head->sector * LOG_RECORD_CONTENT + LOG_RECORD_HEAD;
     uint32_t table_bytes = (head->records + head->copies) * LOG_RECORD_HEADER;
     buf_clear(&scan->table);
     log_record_copy(scan->image, 0, table_at, table_bytes, buf_extend(&scan->table, table_bytes));
-    if ((!is_torn || range_is_new(scan, table_at, table_bytes)) &&
+    if (range_is_new(scan, table_at, table_bytes) &&
         hash_crc32c(seed, scan->table.data, table_bytes) != head->table_crc) {
-        return damaged(scan, head->sector, "the record headers fail their checksum");
+        hurt(scan, head->sector, "the record headers fail their checksum");
+        return LOG_RECORD_DAMAGED;
     }
     uint32_t at = log_record_payload_at(head->sector, head->records, head->copies);
-    uint64_t sum = 0;
+    uint32_t end = at + head->payload_bytes;
     for (uint32_t i = 0; i < head->records; i++) {
-        const uint8_t *in = scan->table.data + (size_t)i * LOG_RECORD_HEADER;
         uint32_t header_at = table_at + i * LOG_RECORD_HEADER;
-        if (is_torn && !range_is_new(scan, header_at, LOG_RECORD_HEADER)) {
-            return LOG_RECORD_TORN; /* what follows can't be placed */
-        }
         struct log_record record;
-        unpack_record(in, &record);
-        sum += record.length;
-        if (get_u32(in) != hash_crc32c(seed, in + 4, LOG_RECORD_HEADER - 4) || record.kind == 0 ||
-            record.kind > LOG_RECORD_KIND_MAX || sum > head->payload_bytes) {
-            return damaged(scan, header_at / LOG_RECORD_CONTENT,
-                           "the header of record %u is damaged", i);
+        if (!range_is_new(scan, header_at, LOG_RECORD_HEADER)) {
+            break; /* what follows can't be placed */
         }
-        if ((!is_torn || range_is_new(scan, at, record.length)) &&
-            content_crc(scan->image, at, record.length) != record.crc) {
-            return damaged(scan, at / LOG_RECORD_CONTENT,
-                           "the payload of group %u index %llu fails its checksum", record.group,
-                           (unsigned long long)record.index);
+        if (!record_is_sound(scan->table.data + (size_t)i * LOG_RECORD_HEADER, seed, &record) ||
+            stored_bytes(&record) > end - at) {
+            hurt(scan, header_at / LOG_RECORD_CONTENT, "the header of record %u is damaged", i);
+            return LOG_RECORD_DAMAGED;
         }
-        at += record.length;
+        if (range_is_new(scan, at, stored_bytes(&record)) && !record.is_bare &&
+            !payload_is_sound(scan, &record, at, end)) {
+            hurt(scan, at / LOG_RECORD_CONTENT,
+                 "the payload of group %u index %llu fails its checksum", record.group,
+                 (unsigned long long)record.index);
+            return LOG_RECORD_DAMAGED;
+        }
+        at += stored_bytes(&record);
     }
-    if (sum != head->payload_bytes) {
-        return damaged(scan, head->sector, "the record lengths do not add up");
-    }
-    return is_torn ? LOG_RECORD_TORN : LOG_RECORD_BATCH;
+    scan->head = *head;
+    scan->has_head = true;
+    return LOG_RECORD_TORN;
 }
 
-static enum log_record_found scan_body(struct log_record_scan *scan,
-                                       const struct log_record_head *head)
+static enum log_record_found scan_batch(struct log_record_scan *scan,
+                                        const struct log_record_head *head)
 {
-    uint32_t end = head->sector + head->sectors, missing = 0;
+    uint32_t end = head->sector + head->sectors, old = 0, bad = 0, later;
     for (uint32_t i = head->sector + 1; i < end; i++) {
         enum log_record_sector state = sector_state(scan, i);
-        if (state == LOG_RECORD_SECTOR_BAD || state == LOG_RECORD_SECTOR_HEAD) {
-            return damaged(scan, i, "a sector inside a batch is damaged");
-        }
-        if (state == LOG_RECORD_SECTOR_OLD && missing == 0) {
-            missing = i;
-        }
-    }
-    if (missing != 0) {
-        uint32_t later;
-        if (last_new_sector(scan, end, &later) != 0) {
-            return damaged(scan, missing, "a sector holds old bytes, but a later batch follows");
+        if (state == LOG_RECORD_SECTOR_OLD) {
+            old = old ? old : i;
+        } else if (state != LOG_RECORD_SECTOR_BODY) {
+            bad = bad ? bad : i;
         }
     }
-    return scan_records(scan, head, missing != 0);
+    if (old != 0 && end > scan->proven && last_new_sector(scan, end, &later) == 0) {
+        if (bad == 0) {
+            return scan_torn(scan, head);
+        }
+        hurt(scan, bad, "a sector of the last batch is damaged");
+        return LOG_RECORD_DAMAGED;
+    }
+    if (bad != 0) {
+        hurt(scan, bad, "a sector inside a batch is damaged");
+    } else if (old != 0) {
+        hurt(scan, old, "a sector holds old bytes, but a later batch follows");
+    }
+    return scan_whole(scan, head);
+}
+
+/* --- A batch whose head is not there. */
+
+/* Unpacks copied headers of the batch that began at scan->next; false if they are another's. */
+static bool take_copies(struct log_record_scan *scan, struct span headers, bool is_seed_known)
+{
+    uint32_t seed = seed_of(scan->segment, scan->next);
+    uint32_t count = (uint32_t)(headers.size / LOG_RECORD_HEADER);
+    records_reserve(scan, count);
+    scan->count = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct log_record *record = &scan->records[i];
+        bool is_sound = record_is_sound(headers.data + (size_t)i * LOG_RECORD_HEADER, seed, record);
+        if ((is_seed_known && !is_sound) || record->kind == 0 ||
+            record->kind > LOG_RECORD_KIND_MAX) {
+            return false;
+        }
+        record->is_hole = record->length > 0;
+    }
+    scan->count = count;
+    return true;
+}
+
+/* Its payloads stand behind its own headers and the copies of the batch before, which are there or
+ * not: the place under which more payloads are right is the true one. */
+static void place_payloads(struct log_record_scan *scan, uint32_t end)
+{
+    const uint32_t copies[] = { scan->batch_records, 0 };
+    uint64_t payload = 0;
+    uint32_t best = 0, most = 0;
+    for (uint32_t i = 0; i < scan->count; i++) {
+        payload += stored_bytes(&scan->records[i]);
+    }
+    for (int k = 0; k < 2; k++) {
+        if (log_record_sectors(scan->count, copies[k], payload) != end - scan->next) {
+            continue;
+        }
+        uint32_t at = log_record_payload_at(scan->next, scan->count, copies[k]), right = 1;
+        uint32_t first = at, stop = at + (uint32_t)payload;
+        for (uint32_t i = 0; i < scan->count; i++) {
+            right += payload_is_sound(scan, &scan->records[i], at, stop);
+            at += stored_bytes(&scan->records[i]);
+        }
+        if (right > most) {
+            best = first;
+            most = right;
+        }
+    }
+    if (best != 0) {
+        find_payloads(scan, scan->count, best, best + (uint32_t)payload);
+    }
+}
+
+/* I5 */
+static enum log_record_found scan_gap(struct log_record_scan *scan, const struct ahead *ahead)
+{
+    struct buf copies = { 0 };
+    bool has_copies = ahead_copies(scan, ahead, &copies);
+    bool is_one =
+        scan->sequence != 0 && ahead->sequence == scan->sequence + 2 && ahead->sector > scan->next;
+    bool is_whole = is_one && has_copies && take_copies(scan, buf_span(&copies), true);
+    hurt(scan, scan->next, "a batch is damaged or missing, a later one begins at offset %llu",
+         (unsigned long long)ahead->sector * LOG_RECORD_SECTOR);
+    if (is_whole) {
+        place_payloads(scan, ahead->sector);
+        scan->batch_records = scan->count;
+    } else {
+        if (has_copies && ahead->sequence > scan->sequence + 1) {
+            take_copies(scan, buf_span(&copies), false);
+        }
+        scan->batch_records = has_copies ? (uint32_t)(copies.size / LOG_RECORD_HEADER) : 0;
+    }
+    scan->next = ahead->sector;
+    scan->sequence = ahead->sequence - 1;
+    buf_fini(&copies);
+    return is_whole ? LOG_RECORD_BATCH : LOG_RECORD_LOST;
+}
+
+/* The sector where a batch would begin holds old bytes, and no sound batch follows: the end, or a
+ * batch whose head was not written. */
+static enum log_record_found scan_old(struct log_record_scan *scan)
+{
+    uint32_t later;
+    uint32_t last = last_new_sector(scan, scan->next, &later);
+    if (later != 0 || scan->next < scan->proven) {
+        hurt(scan, scan->next, "a batch that was durable is missing");
+        return LOG_RECORD_DAMAGED;
+    }
+    /* Without the head nobody knows the batch's end: the sector behind the last new one may be its
+     * last. */
+    for (uint32_t i = scan->next; last != 0 && i <= last + 1 && i < scan->sectors; i++) {
+        if (sector_state(scan, i) == LOG_RECORD_SECTOR_BAD) {
+            hurt(scan, i, "a sector of the last batch is damaged");
+            return LOG_RECORD_DAMAGED;
+        }
+    }
+    return last == 0 ? LOG_RECORD_END : LOG_RECORD_TORN;
+}
+
+static enum log_record_found scan_end(struct log_record_scan *scan)
+{
+    switch (sector_state(scan, scan->next)) {
+    case LOG_RECORD_SECTOR_OLD:
+        return scan_old(scan);
+    case LOG_RECORD_SECTOR_BAD:
+        hurt(scan, scan->next, "the sector is neither of this segment nor what was there before");
+        break;
+    case LOG_RECORD_SECTOR_BODY:
+        hurt(scan, scan->next, "a batch should begin here");
+        break;
+    case LOG_RECORD_SECTOR_HEAD:
+        hurt(scan, scan->next, "the head of a batch fails its checksum or contradicts its place");
+        break;
+    }
+    return LOG_RECORD_DAMAGED;
 }
 
 enum log_record_found log_record_scan_next(struct log_record_scan *scan)
 {
-    scan->has_head = false;
+    struct log_record_head head;
+    struct ahead ahead = { 0 };
+    scan->has_head = scan->is_hurt = false;
+    scan->count = 0;
     if (scan->next >= scan->sectors) {
         return LOG_RECORD_END;
     }
-    switch (sector_state(scan, scan->next)) {
-    case LOG_RECORD_SECTOR_OLD:
-        return scan_without_head(scan);
-    case LOG_RECORD_SECTOR_BAD:
-        return damaged(scan, scan->next,
-                       "the sector is neither of this segment nor what was there before");
-    case LOG_RECORD_SECTOR_BODY:
-        return damaged(scan, scan->next, "a batch should begin here");
-    case LOG_RECORD_SECTOR_HEAD:
-        break;
+    if (head_at(scan, scan->next, &head) &&
+        (scan->sequence == 0 || head.sequence == scan->sequence + 1)) {
+        return scan_batch(scan, &head);
     }
-    struct log_record_head head;
-    const uint8_t *sector = scan->image + (size_t)scan->next * LOG_RECORD_SECTOR;
-    if (log_record_unpack_head(sector, scan->segment, scan->next, &head) < 0) {
-        return damaged(scan, scan->next, "the head of a batch fails its checksum");
+    if (find_ahead(scan, scan->next, &ahead)) {
+        return scan_gap(scan, &ahead);
     }
-    if (!head_is_sound(scan, &head)) {
-        return damaged(scan, scan->next,
-                       "the head of a batch contradicts its place (sequence %llu after %llu)",
-                       (unsigned long long)head.sequence, (unsigned long long)scan->sequence);
-    }
-    enum log_record_found found = scan_body(scan, &head);
-    if (found == LOG_RECORD_BATCH || found == LOG_RECORD_TORN) {
-        scan->head = head;
-        scan->has_head = true;
-    }
-    if (found == LOG_RECORD_BATCH) {
-        scan->next += head.sectors;
-        scan->sequence = head.sequence;
-    }
-    return found;
-}
-
-void log_record_scan_record(const struct log_record_scan *scan, uint32_t i,
-                            struct log_record *record)
-{
-    const struct log_record_head *head = &scan->head;
-    CHECK(scan->has_head && i < head->records);
-    uint32_t at = i == 0 ? log_record_payload_at(head->sector, head->records, head->copies)
-                         : record->at + record->length;
-    unpack_record(scan->table.data + (size_t)i * LOG_RECORD_HEADER, record);
-    record->at = at;
+    return scan_end(scan);
 }
 
 const char *log_record_kind_name(uint8_t kind)
 {
-    static const char *const names[] = { "?", "entry", "state", "start", "moved", "reset" };
+    static const char *const names[] = { "?",     "entry",   "state",  "start", "moved",
+                                         "reset", "suspect", "healed", "ended" };
     return names[kind <= LOG_RECORD_KIND_MAX ? kind : 0];
 }

@@ -30,18 +30,25 @@
  *       24    8 sequence: 1, 2, 3 … over all segments
  *       32    4 record headers
  *       36    4 copied headers of the previous batch: all or none (none at a recovery and above
- * LOG_RECORD_COPIES_MAX) 40    4 CRC32C of both tables, seeded alike 44    4 payload bytes 48    8
- * durable position: segment … everything before it was durable when this batch was written 56    4
- * … and sector 60    4 CRC32C of the previous batch's record headers, seeded with 0 64    8 oldest
- * segment that is still needed 72    4 number of the previous batch's record headers 76   20 zero
+ *               LOG_RECORD_COPIES_MAX)
+ *       40    4 CRC32C of both tables, seeded alike
+ *       44    4 payload bytes
+ *       48    8 durable position: everything before it was durable when this batch was written:
+ *               segment …
+ *       56    4 … and sector
+ *       60    4 CRC32C of the previous batch's record headers, seeded with 0
+ *       64    8 oldest segment that is still needed
+ *       72    4 number of the previous batch's record headers
+ *       76   20 zero
  *
  *   offset size record header
  *        0    4 CRC32C of bytes 4–39, seeded with the batch's (segment, sector)
  *        4    4 group
  *        8    8 replica
- *       16    8 index      (state: term)
- *       24    8 term       (state: vote)
- *       32    4 length, 24 bits; kind in the top 8
+ *       16    8 index      (state, healed: term)
+ *       24    8 term       (state, healed: vote)
+ *       32    4 length, 24 bits; kind in the top 8, whose highest bit says "bare": the payload of
+ *               that length and checksum is lost, the batch holds none of its bytes
  *       36    4 CRC32C of the payload, unseeded: peers compare it
  */
 #ifndef RAFT_LOG_RECORD_H
@@ -70,10 +77,15 @@ enum log_record_kind {
     LOG_RECORD_START =
         3, /* the log begins at index; index - 1 has the term. Makes the group known, and cuts it */
     LOG_RECORD_MOVED =
-        4, /* an entry written again, so that its old segment can go; replaces nothing behind it */
+        4, /* an entry written again, so that its old segment can go, or because a peer gave its
+              payload back; replaces nothing behind it */
     LOG_RECORD_RESET = 5, /* as START; and whatever stands before it of this group is void, also
                              behind `index` */
-    LOG_RECORD_KIND_MAX = 5,
+    LOG_RECORD_SUSPECT = 6, /* the replica may have lost what it promised */
+    LOG_RECORD_HEALED = 7,  /* it holds again what it promised; term and vote as in a state */
+    LOG_RECORD_ENDED = 8, /* the log ends before index; the entry before has the term. What damage left
+                           of what stood behind is not the replica's log */
+    LOG_RECORD_KIND_MAX = 8,
 };
 
 struct log_record {
@@ -83,8 +95,11 @@ struct log_record {
     uint64_t index, term;
     uint32_t length;
     uint32_t crc; /* of the payload */
-    uint32_t at;  /* content position of the payload in its segment; not in the header, follows from
-                     the layout */
+    bool is_bare; /* the batch holds no payload: it was lost before */
+    /* Not in the header: */
+    uint32_t at;  /* content position of the payload in its segment, follows from the layout */
+    bool is_hole; /* found by a scan: the payload is not there (bare), damaged, or its place is
+                     unknown */
 };
 
 struct log_record_head {
@@ -168,8 +183,8 @@ uint32_t log_record_sectors(uint32_t records, uint32_t copies, uint64_t payload_
 /* Content position of the first payload. */
 uint32_t log_record_payload_at(uint32_t sector, uint32_t records, uint32_t copies);
 
-/* Packs one batch: begin, then one add per record, then the payloads in the same order, then
- * finish. `buffer` takes head.sectors * 512 bytes. The copied headers are copied by begin. */
+/* Packs one batch: begin, then one add per record, then the payloads of those that are not bare in
+ * the same order, then finish. `buffer` takes head.sectors * 512 bytes. The copied headers are copied by begin. */
 struct log_record_packer {
     struct log_record_head head;
     uint8_t *buffer;
@@ -209,13 +224,30 @@ void log_record_copy(const uint8_t *image, uint32_t first_sector, uint32_t at, u
 int log_record_unpack_head(const uint8_t *sector, uint64_t segment, uint32_t index,
                            struct log_record_head *out);
 
-/* A walk over the batches of one segment image. */
+/* The record headers that a batch repeats of the batch before it, checked. `image` begins with the
+ * segment's first sector and holds at least the batch's tables. False: it repeats none, or they are
+ * damaged. */
+bool log_record_copies(const uint8_t *image, const struct log_record_head *head, struct buf *out);
+
+/* A walk over the batches of one segment image. It goes on behind damage as long as a sound batch
+ * follows. */
 enum log_record_found {
-    LOG_RECORD_BATCH,   /* a whole, verified batch */
+    LOG_RECORD_BATCH,   /* a batch whose record headers are all known. is_hurt: some of them from the
+                           copy, or payloads are holes; see reason, bad_sector */
+    LOG_RECORD_LOST,    /* damage has cost record headers that no copy restores: some of one batch, or
+                           those of several before the next sound one. The records that are known are
+                           shown; others may have stood before, between and behind them */
     LOG_RECORD_END,     /* nothing was written behind the last batch */
     LOG_RECORD_TORN,    /* a batch was begun and its missing sectors still hold old bytes; nothing
                            stands behind it */
-    LOG_RECORD_DAMAGED, /* anything else: see reason, bad_sector */
+    LOG_RECORD_DAMAGED, /* something was written here and nothing sound stands behind: as LOST, and
+                           the walk is over */
+};
+/* The first batch behind the image, if it is in another segment. */
+struct log_record_behind {
+    uint64_t sequence;
+    bool has_copies;
+    struct buf copies;
 };
 struct log_record_scan {
     const uint8_t *image; /* whole segment, header sector included */
@@ -223,20 +255,22 @@ struct log_record_scan {
     uint32_t sectors;
     uint32_t next;               /* sector where the next batch begins */
     uint64_t sequence;           /* of the last batch, 0 before the first: then any is taken */
+    uint32_t proven;             /* set by the caller: all before this sector was durable; 0 = unknown */
+    const struct log_record_behind *behind; /* set by the caller: stands behind `proven`; or NULL */
     struct log_record_head head; /* of the last batch; also of a torn one if has_head */
     bool has_head;
-    struct buf table; /* its record headers and the copies */
+    struct log_record *records; /* what was found */
+    uint32_t count, capacity;
+    uint32_t batch_records; /* of the last batch, known or not */
+    struct buf table;       /* scratch: its record headers and the copies */
+    bool is_hurt;
     uint32_t bad_sector;
     char reason[128];
 };
 void log_record_scan_begin(struct log_record_scan *scan, const uint8_t *image, uint32_t sectors,
                            uint64_t segment);
-/* After anything but LOG_RECORD_BATCH the walk is over. */
+/* After END, TORN and DAMAGED the walk is over. */
 enum log_record_found log_record_scan_next(struct log_record_scan *scan);
-/* Record i of the last batch. Walk from 0 on: `at` follows from the record before; pass the same
- * struct. */
-void log_record_scan_record(const struct log_record_scan *scan, uint32_t i,
-                            struct log_record *record);
 void log_record_scan_end(struct log_record_scan *scan);
 
 const char *log_record_kind_name(uint8_t kind);

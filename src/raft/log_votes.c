@@ -73,8 +73,8 @@ static int votes_check(const uint8_t *sector, const struct log_record_owner *own
     return 0;
 }
 
-static void votes_pair(struct logger *logger, uint32_t pair, const uint8_t *sectors,
-                       const struct log_record_owner *owner,
+static void votes_pair(struct log_votes *votes, struct logger *logger, uint32_t pair,
+                       const uint8_t *sectors, const struct log_record_owner *owner,
                        void (*each)(void *ctx, const struct log_vote *vote), void *ctx)
 {
     struct log_vote found = { .pair = pair };
@@ -89,6 +89,7 @@ static void votes_pair(struct logger *logger, uint32_t pair, const uint8_t *sect
         }
         if (rc == ERR_CORRUPT) {
             LOG_WARN(logger, "event=vote_copy_damaged pair=%u copy=%u", pair, copy);
+            votes->is_damaged = true;
         }
         if (rc == 0 && (!has || vote.sequence > found.record.sequence)) {
             found.record = vote;
@@ -133,7 +134,7 @@ static int votes_read(struct log_votes *votes, struct env *env, struct logger *l
             log_record_unpack_vote(both + LOG_RECORD_SECTOR, &vote) != ERR_NOT_FOUND) {
             votes->pairs = pair + 1;
         }
-        votes_pair(logger, pair, both, owner, each, ctx);
+        votes_pair(votes, logger, pair, both, owner, each, ctx);
     }
     mem_free(image);
     return rc;
@@ -158,6 +159,7 @@ int log_votes_open(struct log_votes *votes, struct env *env, struct logger *logg
     } else if (rc != ERR_NOT_FOUND) {
         return rc;
     }
+    votes->is_damaged = true;
     if ((rc = votes_make(env, directory, owner, err)) < 0) {
         return rc;
     }

@@ -22,7 +22,8 @@ struct log_vote {
 
 struct log_votes {
     struct env_file *file;
-    uint32_t pairs; /* in use */
+    uint32_t pairs;  /* in use */
+    bool is_damaged; /* something in the file was unreadable, or it was missing: a vote may be gone */
 };
 
 /* Opens the file, or makes it; calls `each` with the newer copy of every pair that has one. A

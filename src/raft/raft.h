@@ -115,6 +115,7 @@ struct raft_start {
     } *runs;
     size_t run_count;
     uint64_t commit;            /* lower bound known at start: the store's applied index */
+    bool is_suspect;            /* the replica may have lost what it promised, see raft.c */
 };
 
 /* What the driver must do, in this order within one batch of effects. */

@@ -30,40 +30,62 @@ static void print_record(const struct log_record *record)
 {
     printf("    %-5s group=%u replica=%llu ", log_record_kind_name(record->kind), record->group,
            (unsigned long long)record->replica);
-    if (record->kind == LOG_RECORD_STATE) {
+    if (record->kind == LOG_RECORD_STATE || record->kind == LOG_RECORD_HEALED) {
         printf("term=%llu vote=%llu\n", (unsigned long long)record->index,
                (unsigned long long)record->term);
     } else if (record->kind == LOG_RECORD_START) {
         printf("log_start=%llu start_term=%llu\n", (unsigned long long)record->index,
                (unsigned long long)record->term);
+    } else if (record->kind == LOG_RECORD_SUSPECT) {
+        printf("\n");
+    } else if (record->kind == LOG_RECORD_ENDED) {
+        printf("end=%llu term=%llu\n", (unsigned long long)record->index,
+               (unsigned long long)record->term);
     } else {
-        printf("index=%llu term=%llu bytes=%u crc=%08x\n", (unsigned long long)record->index,
-               (unsigned long long)record->term, record->length, record->crc);
+        printf("index=%llu term=%llu bytes=%u crc=%08x%s\n", (unsigned long long)record->index,
+               (unsigned long long)record->term, record->length, record->crc,
+               record->is_bare   ? " bare"
+               : record->is_hole ? " damaged"
+                                 : "");
     }
 }
 
-static void print_batch(const struct log_record_scan *scan)
+static void print_found(const struct log_record_scan *scan, enum log_record_found found)
 {
     const struct log_record_head *head = &scan->head;
-    struct log_record record;
-    printf("  batch offset=%llu sequence=%llu sectors=%u records=%u copies=%u durable=%016llx:%llu "
-           "first=%016llx\n",
-           (unsigned long long)head->sector * LOG_RECORD_SECTOR, (unsigned long long)head->sequence,
-           head->sectors, head->records, head->copies, (unsigned long long)head->durable_segment,
-           (unsigned long long)head->durable_sector * LOG_RECORD_SECTOR,
-           (unsigned long long)head->first_segment);
-    for (uint32_t i = 0; i < head->records; i++) {
-        log_record_scan_record(scan, i, &record);
-        print_record(&record);
+    if (scan->is_hurt) {
+        printf("  damaged offset=%llu: %s\n",
+               (unsigned long long)scan->bad_sector * LOG_RECORD_SECTOR, scan->reason);
+    }
+    if (scan->has_head) {
+        printf("  batch offset=%llu sequence=%llu sectors=%u records=%u copies=%u "
+               "durable=%016llx:%llu first=%016llx\n",
+               (unsigned long long)head->sector * LOG_RECORD_SECTOR,
+               (unsigned long long)head->sequence, head->sectors, head->records, head->copies,
+               (unsigned long long)head->durable_segment,
+               (unsigned long long)head->durable_sector * LOG_RECORD_SECTOR,
+               (unsigned long long)head->first_segment);
+    } else {
+        printf("  batch sequence=%llu, its head is damaged; record headers from the next one's "
+               "copy: %u\n",
+               (unsigned long long)scan->sequence, scan->count);
+    }
+    if (found == LOG_RECORD_LOST) {
+        printf("  lost: record headers that no copy restores\n");
+    }
+    for (uint32_t i = 0; i < scan->count; i++) {
+        print_record(&scan->records[i]);
     }
 }
 
+/* Damage is shown and passed over as far as a sound batch follows. */
 static int print_segment(const char *path, struct span image)
 {
     struct log_record_segment segment;
     struct log_record_scan scan;
     enum log_record_found found;
     struct err err;
+    bool is_damaged = false;
     int rc = log_record_unpack_segment(image.data, &segment, &err);
     if (rc < 0) {
         fprintf(stderr, "cairn: %s: %s (%s)\n", path, err.text, err_info(rc)->name);
@@ -76,18 +98,20 @@ static int print_segment(const char *path, struct span image)
     printf("\n");
     log_record_scan_begin(&scan, image.data, (uint32_t)(image.size / LOG_RECORD_SECTOR),
                           segment.number);
-    while ((found = log_record_scan_next(&scan)) == LOG_RECORD_BATCH) {
-        print_batch(&scan);
+    while ((found = log_record_scan_next(&scan)) == LOG_RECORD_BATCH || found == LOG_RECORD_LOST) {
+        print_found(&scan, found);
+        is_damaged |= scan.is_hurt;
     }
     unsigned long long at = (unsigned long long)scan.next * LOG_RECORD_SECTOR;
     if (found == LOG_RECORD_DAMAGED) {
         printf("  damaged offset=%llu: %s\n",
                (unsigned long long)scan.bad_sector * LOG_RECORD_SECTOR, scan.reason);
+        is_damaged = true;
     } else {
         printf("  %s offset=%llu\n", found == LOG_RECORD_TORN ? "torn" : "end", at);
     }
     log_record_scan_end(&scan);
-    return found == LOG_RECORD_DAMAGED;
+    return is_damaged;
 }
 
 static int print_votes(const char *path, struct span image)
