@@ -80,17 +80,17 @@ int status_node_json(struct span message, struct buf *out)
         const Cairn__V1__GroupStatus *group = status->groups[i];
         buf_printf(out, "%s{\"group\":%u,\"role\":", i ? "," : "", group->group);
         json_string(out, group->role);
-        buf_printf(out,
-                   ",\"term\":%llu,\"last_index\":%llu,\"durable_index\":%llu,\"commit_index\":%"
-                   "llu,\"applied_index\":%llu,"
-                   "\"flushed_index\":%llu,\"log_start\":%llu,\"leader_node_id\":\"%016llx\","
-                   "\"keys\":%llu}",
-                   (unsigned long long)group->term, (unsigned long long)group->last_index,
-                   (unsigned long long)group->durable_index,
-                   (unsigned long long)group->commit_index,
-                   (unsigned long long)group->applied_index,
-                   (unsigned long long)group->flushed_index, (unsigned long long)group->log_start,
-                   (unsigned long long)group->leader_node_id, (unsigned long long)group->keys);
+        buf_printf(
+            out,
+            ",\"term\":%llu,\"last_index\":%llu,\"durable_index\":%llu,\"commit_index\":%"
+            "llu,\"applied_index\":%llu,"
+            "\"flushed_index\":%llu,\"log_start\":%llu,\"leader_node_id\":\"%016llx\","
+            "\"keys\":%llu,\"damaged\":%s}",
+            (unsigned long long)group->term, (unsigned long long)group->last_index,
+            (unsigned long long)group->durable_index, (unsigned long long)group->commit_index,
+            (unsigned long long)group->applied_index, (unsigned long long)group->flushed_index,
+            (unsigned long long)group->log_start, (unsigned long long)group->leader_node_id,
+            (unsigned long long)group->keys, group->damaged ? "true" : "false");
     }
     buf_append(out, "]}", 3);
     cairn__v1__status_response__free_unpacked(status, NULL);

@@ -154,6 +154,16 @@ static void tick_reserve(struct node *node)
                  is_short);
 }
 
+static void on_damaged(void *ctx, struct store_replica *replica)
+{
+    struct node *node = ctx;
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i] && partition_store(node->partitions[i]) == replica) {
+            partition_damaged(node->partitions[i]);
+        }
+    }
+}
+
 static void consider_flush(struct node *node)
 {
     if (store_is_flushing(node->store) || node->flush_is_waiting) {
@@ -442,6 +452,40 @@ static int open_log(struct node *node, struct err *err)
     return status;
 }
 
+static void note_segment(void *ctx, const char *name)
+{
+    size_t size = strlen(name);
+    *(bool *)ctx |= size > 4 && strcmp(name + size - 4, ".log") == 0;
+}
+
+static bool has_log(struct node *node)
+{
+    bool has = false;
+    struct err err;
+    char *directory = mem_printf("%s/log", node->config.data);
+    env_dir_list(node->env, directory, note_segment, &has, &err);
+    mem_free(directory);
+    return has;
+}
+
+/* LMDB is damaged as a whole. The log remembers what this node has promised, so it may go on with
+ * an empty store: each replica comes back from its log, if that reaches down to the first entry,
+ * else by an image from its peers. Not so a replica without peers: it refuses, and the node stays
+ * down. */
+static int begin_store_anew(struct node *node, const struct store_config *config, struct err *err)
+{
+    char *aside;
+    LOG_ERROR(node->logger, "store: %s; begins anew, to be repaired by the other replicas",
+              err->text);
+    int status = store_set_aside(node->env, config->directory, &aside, err);
+    if (status == 0) {
+        LOG_WARN(node->logger, "store: the damaged one was moved to %s", aside);
+        mem_free(aside);
+        status = store_open(config, &node->store, err);
+    }
+    return status;
+}
+
 static int open_store(struct node *node, struct err *err)
 {
     char *directory = mem_printf("%s/store", node->config.data);
@@ -455,10 +499,14 @@ static int open_store(struct node *node, struct err *err)
         .no_sync = node->config.store_no_sync,
         .on_failure = on_disk_failure,
         .on_flushed = on_flushed,
+        .on_damaged = on_damaged,
         .ctx = node,
     };
     memcpy(config.cluster_id, node->topology->cluster_id, 16);
     int status = store_open(&config, &node->store, err);
+    if (status == ERR_CORRUPT && has_log(node) && node->topology->partitions[0].replica_count > 1) {
+        status = begin_store_anew(node, &config, err);
+    }
     mem_free(directory);
     return status;
 }

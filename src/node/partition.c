@@ -50,6 +50,7 @@ struct partition {
     bool is_closing;
     bool apply_is_reading;
     bool is_installing; /* I5 */
+    bool is_damaged;    /* the store of this replica is */
     bool failed;
     struct list queued;                  /* writes not proposed yet */
     struct list inflight;                /* writes by index */
@@ -151,17 +152,25 @@ static void restore_reset(struct partition *partition, struct raft_start *start)
                                   .last_index = index };
 }
 
-/* The store may be ahead of nothing: an applied index beyond the durable log is damage. */
+/* The store may be ahead of nothing: an applied index beyond the durable log is damage of the log.
+ * A store that is behind the log's start (it was damaged and set aside, say) needs an image;
+ * nothing can give the only replica of a group what it lacks. */
 static int check_start(const struct partition *partition, const struct raft_start *start,
                        struct err *err)
 {
     uint64_t applied = store_replica_applied(partition->store);
+    if (store_replica_is_damaged(partition->store) && partition->group.replica_count > 1) {
+        return 0; /* what it says doesn't count */
+    }
     if (applied > start->last_index) {
         return err_set(err, ERR_CORRUPT,
                        "part=%u: the store has applied index %lu, but the log ends at %lu",
                        partition->group.group, applied, start->last_index);
     }
-    if (start->log_start > applied + 1) {
+    if (start->log_start > applied + 1 && partition->group.replica_count > 1) {
+        store_replica_mark_damaged(partition->store,
+                                   "entries are missing that the log has not any more");
+    } else if (start->log_start > applied + 1) {
         return err_set(err, ERR_CORRUPT,
                        "part=%u: the log begins at %lu, but the store has applied only to %lu",
                        partition->group.group, start->log_start, applied);
@@ -210,17 +219,29 @@ int partition_open(const struct partition_host *host, const struct topology_part
         log_group_add(host->log, group->group, own->id, 1, 0);
     }
     partition->applied = store_replica_applied(partition->store);
-    raft_start.commit = partition->applied;
+    bool is_damaged =
+        store_replica_is_damaged(partition->store) && partition->group.replica_count > 1;
+    raft_start.commit = is_damaged ? 0 : partition->applied;
     struct raft_config config;
     make_raft_config(partition, &config);
     raft_init(&partition->raft, &config, &raft_start, env_now_us(host->env) / 1000);
-    raft_flushed(&partition->raft, partition->applied);
+    if (is_damaged) {
+        partition_damaged(partition); /* the store will say so too */
+    } else {
+        raft_flushed(&partition->raft, partition->applied);
+    }
     partition_wake(partition);
     *out = partition;
     return 0;
 }
 
 /* --- Waiting ones */
+
+/* Nothing more can be applied; and without other replicas nothing will be. */
+static bool is_at_a_loss(const struct partition *partition)
+{
+    return partition->group.replica_count == 1 && store_replica_is_stopped(partition->store);
+}
 
 static void finish_write(struct partition *partition, struct partition_write *write, int status)
 {
@@ -307,7 +328,9 @@ void partition_write(struct partition *partition, struct partition_write *write)
     list_append(&partition->queued, &write->link);
     size_t bytes = write->payload->size;
     bool is_vital = write->payload->data[0] == COMMAND_DELETE || partition->group.group == 0;
-    int status = is_vital ? admit_vital(partition, bytes) : admit_ordinary(partition, bytes);
+    int status = is_at_a_loss(partition) ? ERR_CORRUPT
+                 : is_vital              ? admit_vital(partition, bytes)
+                                         : admit_ordinary(partition, bytes);
     if (status != 0) {
         finish_write(partition, write, status);
     }
@@ -317,7 +340,10 @@ void partition_write(struct partition *partition, struct partition_write *write)
 /* Registers the read with the core: joins `reads`, waits in `early`, or is refused. */
 static void register_read(struct partition *partition, struct partition_read *read)
 {
-    int status = raft_read(&partition->raft, &read->sequence, &read->index);
+    int status = is_at_a_loss(partition) ? ERR_CORRUPT
+                 : partition->raft.needs_image
+                     ? ERR_NOT_PRIMARY
+                     : raft_read(&partition->raft, &read->sequence, &read->index);
     if (status == 0) {
         list_append(&partition->reads, &read->link);
     } else if (status == ERR_UNAVAILABLE) {
@@ -550,7 +576,11 @@ static bool apply_entry(struct partition *partition, uint64_t index, struct blob
     struct store_result result = { 0 };
     struct err err;
     if (store_apply(partition->store, index, payload, &result, &err) != 0) {
-        partition_fail(partition, &err);
+        if (store_replica_is_stopped(partition->store)) {
+            partition_damaged(partition);
+        } else {
+            partition_fail(partition, &err);
+        }
         return false;
     }
     partition->applied = index;
@@ -580,6 +610,12 @@ static bool apply_entry(struct partition *partition, uint64_t index, struct blob
     return true;
 }
 
+static bool may_apply(const struct partition *partition)
+{
+    return !partition->is_installing && !partition->failed &&
+           !store_replica_is_stopped(partition->store);
+}
+
 static void apply_read_done(void *ctx, int status, uint64_t first, struct blob **payloads,
                             uint32_t count)
 {
@@ -593,7 +629,7 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
     }
     for (uint32_t i = 0; i < count; i++) {
         if (first + i == partition->applied + 1 && first + i <= partition->raft.commit &&
-            !partition->is_installing && !partition->failed) {
+            may_apply(partition)) {
             apply_entry(partition, first + i, payloads[i]);
         }
         blob_unref(payloads[i]);
@@ -605,7 +641,7 @@ static void apply_committed(struct partition *partition)
 {
     uint64_t before = partition->applied;
     while (partition->applied < partition->raft.commit && !partition->apply_is_reading &&
-           !partition->is_installing && !partition->failed) {
+           may_apply(partition)) {
         uint64_t next = partition->applied + 1;
         struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
         if (!payload) {
@@ -654,7 +690,12 @@ static void settle_reads(struct partition *partition)
         }
         finish_read(partition, read, 0);
     }
-    if (raft->role != RAFT_LEADER) {
+    if (is_at_a_loss(partition)) {
+        finish_all_reads(partition, &partition->reads, ERR_CORRUPT);
+        finish_all_reads(partition, &partition->early, ERR_CORRUPT);
+        finish_all_writes(partition, &partition->queued, ERR_CORRUPT);
+        finish_all_writes(partition, &partition->inflight, ERR_UNKNOWN_OUTCOME);
+    } else if (raft->role != RAFT_LEADER || raft->needs_image) {
         finish_all_reads(partition, &partition->reads, ERR_NOT_PRIMARY);
         finish_all_reads(partition, &partition->early, ERR_NOT_PRIMARY);
     } else if (!list_is_empty(&partition->early) && raft->commit >= raft->noop_index) {
@@ -848,6 +889,33 @@ void partition_turn(struct partition *partition)
     partition_cut_log(partition);
 }
 
+/* --- Damage */
+
+void partition_damaged(struct partition *partition)
+{
+    if (partition->is_damaged) {
+        return;
+    }
+    partition->is_damaged = true;
+    partition->stats.damages++;
+    if (partition->group.replica_count > 1) {
+        LOG_WARN(partition->host.logger,
+                 "part=%u the store is damaged: serves nothing until an image has replaced it",
+                 partition->group.group);
+        raft_need_image(&partition->raft);
+    } else {
+        LOG_ERROR(partition->host.logger,
+                  "part=%u the store is damaged, and there is no other replica to repair it from",
+                  partition->group.group);
+    }
+    settle(partition, NULL, NULL);
+}
+
+bool partition_is_damaged(const struct partition *partition)
+{
+    return partition->is_damaged;
+}
+
 /* --- Images */
 
 static const struct raft_progress *find_progress(const struct raft *raft, uint64_t replica)
@@ -903,6 +971,13 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
 {
     CHECK(partition->is_installing && store_replica_applied(partition->store) == index);
     partition->is_installing = false;
+    if (partition->is_damaged) {
+        LOG_WARN(partition->host.logger,
+                 "part=%u the damaged store is whole again, by an image of index %lu",
+                 partition->group.group, index);
+        partition->is_damaged = false;
+        partition->stats.repairs++;
+    }
     partition->applied = index;
     drop_covered(partition, index);
     if (!raft_image_installed(&partition->raft, index, term)) {
@@ -931,7 +1006,7 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
     const struct raft_progress *progress = find_progress(raft, preferred);
     CHECK(progress);
     if (progress->heard_ms + partition->host.election_timeout_ms < now_ms ||
-        progress->match + PREFER_CAUGHT_UP < raft->last_index) {
+        progress->match + PREFER_CAUGHT_UP < raft->last_index || progress->is_damaged) {
         return false;
     }
     bool began = raft_transfer(raft, preferred) == 0;

@@ -81,7 +81,7 @@ struct partition_host {
 };
 
 struct partition_stats {
-    uint64_t proposals, applied, elections, reads;
+    uint64_t proposals, applied, elections, reads, damages, repairs;
 };
 
 /* Opens this node's replica of `group` as the topology describes it; start: what the log found, NULL for a new one. */
@@ -119,6 +119,10 @@ void partition_peer_reset(struct partition *partition, uint64_t node_id);
 void partition_read_round(struct partition *partition, uint64_t node_id);
 /* Cuts its log as far as cut_level allows; a turn does so too. */
 void partition_cut_log(struct partition *partition);
+/* The store says that this replica is damaged: it hands over, serves nothing, and waits for an image, while its log goes on. The only
+ * replica of a group goes on as well as it can. */
+void partition_damaged(struct partition *partition);
+bool partition_is_damaged(const struct partition *partition);
 /* End of the turn: proposes, sends, applies, answers. */
 void partition_turn(struct partition *partition);
 /* Hands leadership over: to the preferred replica if that is another node and caught up (returns whether it began), or to any. */

@@ -48,6 +48,9 @@ static void gather_counters(struct node *node, struct node_counters *out)
             out->elections += stats->elections;
             out->proposals += stats->proposals;
             out->applied += stats->applied;
+            out->replicas_damaged += stats->damages;
+            out->replicas_repaired += stats->repairs;
+            out->replicas_in_repair += partition_is_damaged(node->partitions[i]);
         }
     }
     const struct log_stats *log = log_stats(node->log);
@@ -102,6 +105,7 @@ static void add_group(struct request *request, Cairn__V1__StatusResponse *respon
     group->flushed_index = raft->flushed;
     group->log_start = raft->log_start;
     group->leader_node_id = partition_leader_node(partition);
+    group->damaged = partition_is_damaged(partition);
     group->keys = store_replica_keys(partition_store(partition));
     response->groups[response->n_groups++] = group;
 }

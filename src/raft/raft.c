@@ -1203,8 +1203,8 @@ static void tick_peer(struct raft *raft, struct raft_progress *peer)
 
 static void tick_leader(struct raft *raft)
 {
-    if (!hears_majority(raft)) {
-        become_follower(raft, raft->term, 0);
+    if (!hears_majority(raft) || (raft->needs_image && !raft->transfer_to)) {
+        become_follower(raft, raft->term, 0); /* the second: nobody took over in time */
         return;
     }
     if (raft->transfer_to && raft->private->now_ms >= raft->private->transfer_deadline_ms) {
@@ -1433,6 +1433,7 @@ bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
     }
     raft->durable_index = max_u64(raft->durable_index, index); /* in the store, if not in the log */
     raft->flushed = index;
+    raft->lease.fresh_ms = raft->needs_image ? 0 : raft->lease.fresh_ms; /* it may have gone back */
     raft->needs_image = false;
     if (index > raft->commit) {
         raft->commit = index;
@@ -1446,7 +1447,8 @@ bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
 void raft_need_image(struct raft *raft)
 {
     raft->needs_image = true;
-    if (raft->role == RAFT_PRE_CANDIDATE || raft->role == RAFT_CANDIDATE) {
+    if (raft->role == RAFT_PRE_CANDIDATE || raft->role == RAFT_CANDIDATE ||
+        (raft->role == RAFT_LEADER && !raft->transfer_to && raft_transfer(raft, 0) != 0)) {
         become_follower(raft, raft->term, 0);
     }
     raft->private->ack_due = raft->role == RAFT_FOLLOWER && raft->private->acked > 0;

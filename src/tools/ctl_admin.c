@@ -143,10 +143,12 @@ static void print_node_counters(const json_t *node)
     json_t *group;
     json_array_foreach(json_object_get(node, "groups"), i, group)
     {
-        printf("  %6lld %-14s %8lld %10lld %10lld %10lld %10lld %8lld\n", number_of(group, "group"),
-               text_of(group, "role"), number_of(group, "term"), number_of(group, "last_index"),
-               number_of(group, "commit_index"), number_of(group, "applied_index"),
-               number_of(group, "flushed_index"), number_of(group, "keys"));
+        bool is_damaged = json_is_true(json_object_get(group, "damaged"));
+        printf("  %6lld %-14s %8lld %10lld %10lld %10lld %10lld %8lld%s\n",
+               number_of(group, "group"), text_of(group, "role"), number_of(group, "term"),
+               number_of(group, "last_index"), number_of(group, "commit_index"),
+               number_of(group, "applied_index"), number_of(group, "flushed_index"),
+               number_of(group, "keys"), is_damaged ? "  damaged: waits for an image" : "");
     }
 }
 

@@ -212,7 +212,8 @@ static void tell_totals(const struct totals *totals)
     printf("\ndisks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
            "operations lost\n",
            totals->jobs_cut, totals->sectors_lost, totals->sectors_torn, totals->names_lost);
-    printf("cluster: %lu starts, %lu elections, %lu entries committed, images installed %lu, slowest recovery %.1f s, "
+    printf("cluster: %lu starts, %lu elections, %lu entries committed, images installed %lu, "
+           "slowest recovery %.1f s, "
            "of that %.1f s after all nodes were up\n",
            totals->boots, totals->elections, totals->committed, totals->images,
            (double)totals->recovery_us_max / 1e6, (double)totals->writable_us_max / 1e6);
