@@ -15,7 +15,7 @@ enum {
     BOUNDS_EVERY = 31, /* steps: in each, one group or so of a node */
     /* A leader is deaf for an election timeout and a tick at most; the rest is for being looked at
        rarely. */
-    DEAF_MAX_US = 3 * 1000 * 1000,
+    DEAF_MAX_US = 1000 * 1000,
 };
 
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx)
