@@ -917,11 +917,11 @@ static void dump_partition(struct partition *partition, struct buf *out)
     buf_printf(out,
                "  group %u: %s term=%lu leader=%lu log=%lu..%lu durable=%lu commit=%lu applied=%lu "
                "flushed=%lu cut=%lu "
-               "reads=%lu/%lu\n",
+               "reads=%lu/%lu sessions=%016lx\n",
                partition_group(partition), raft_role_name(raft->role), raft->term, raft->leader,
                raft->log_start, raft->last_index, raft->durable_index, raft->commit,
                partition_applied(partition), raft->flushed, raft->cut, raft->read_confirmed,
-               raft->read_sequence);
+               raft->read_sequence, store_replica_sessions_digest(partition_store(partition)));
     for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
         const struct raft_progress *progress = &raft->progress[i];
         buf_printf(out, "    replica %lu: match=%lu next=%lu state=%d inflight=%u/%u flushed=%lu\n",

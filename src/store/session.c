@@ -283,6 +283,20 @@ static void pack_session(const struct session *session, struct buf *changes)
     put_u32(value + 4, crc);
 }
 
+uint64_t session_table_digest(const struct session_table *table)
+{
+    struct buf packed = { 0 };
+    uint64_t digest = 0;
+    LIST_FOR(link, &table->by_use)
+    {
+        buf_clear(&packed);
+        pack_session(container_of(link, struct session, by_use), &packed);
+        digest += hash_bytes(packed.data, packed.size);
+    }
+    buf_fini(&packed);
+    return digest;
+}
+
 void session_table_pack(struct session_table *table, struct buf *changes)
 {
     /* Removals first: a forgotten session may have come back since. */

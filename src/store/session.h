@@ -59,6 +59,10 @@ void session_record(struct session_table *table, const struct command *command,
  * starts anew. */
 void session_table_pack(struct session_table *table, struct buf *changes);
 
+/* Of all sessions with all that they remember, in whatever order: equal on replicas that applied the
+ * same. Costs a walk over them. */
+uint64_t session_table_digest(const struct session_table *table);
+
 enum { SESSION_ID_BYTES = 16 };
 /* One change: id is the packed session id (16 bytes, big-endian, so that it sorts); an empty value
  * means removed. */

@@ -15,6 +15,11 @@ uint64_t store_replica_applied(const struct store_replica *replica)
     return replica->applied;
 }
 
+uint64_t store_replica_sessions_digest(const struct store_replica *replica)
+{
+    return session_table_digest(replica->sessions);
+}
+
 uint64_t store_replica_flushed(const struct store_replica *replica)
 {
     return replica->flushed;

@@ -63,6 +63,8 @@ int store_set_aside(struct env *env, const char *directory, char **out, struct e
 int store_replica_open(struct store *store, uint32_t group, uint64_t replica, uint64_t hash_seed, uint64_t prefix, uint32_t bits,
                        struct store_replica **out, struct err *err);
 uint64_t store_replica_applied(const struct store_replica *replica); /* last applied index, 0 = none */
+/* Of all that it remembers of its clients: equal on replicas that applied the same. */
+uint64_t store_replica_sessions_digest(const struct store_replica *replica);
 uint64_t store_replica_flushed(const struct store_replica *replica); /* durable in LMDB to here */
 uint64_t store_replica_time(const struct store_replica *replica);    /* newest time applied */
 /* Live keys. Exact while nothing is frozen and few operations wait for a flush, else an estimate: a plain put does not look whether its

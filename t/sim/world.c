@@ -691,7 +691,22 @@ static uint64_t digest_replica(struct world *world, uint32_t node, struct partit
     return digest;
 }
 
-/* Replicas that applied the same entries must hold the same records. */
+static uint64_t digest_sessions(struct world *world, uint32_t node, uint32_t group)
+{
+    return store_replica_sessions_digest(
+        partition_store(node_find_partition(server_node(world->nodes[node].server), group)));
+}
+
+/* What replies depend on besides the records: after the next failover it is the other one's. */
+static void compare_sessions(struct world *world, uint32_t group, uint32_t one, uint32_t other)
+{
+    if (digest_sessions(world, one, group) != digest_sessions(world, other, group)) {
+        checker_fail(&world->checker, "n%u and n%u remember different sessions of group %u",
+                     one + 1, other + 1, group);
+    }
+}
+
+/* Replicas that applied the same entries must hold the same records and sessions. */
 static void compare_stores(struct world *world)
 {
     for (uint32_t i = 0; i < world->checker.group_count; i++) {
@@ -707,6 +722,9 @@ static void compare_stores(struct world *world)
             } else if (digest != 0 && digest != first_digest) {
                 checker_fail(&world->checker, "n%u and n%u hold different records of group %u",
                              first + 1, j + 1, i);
+            }
+            if (digest != 0) {
+                compare_sessions(world, i, first, j);
             }
         }
     }

@@ -225,9 +225,11 @@ static void packed_sessions_come_back(void **state)
     assert_int_equal(known.version, 80);
     assert_true(known.existed);
     assert_int_equal(admit(&loaded, &answered), ERR_UNKNOWN_OUTCOME);
+    assert_true(session_table_digest(&loaded) == session_table_digest(&table));
     /* The order of use is there again: 3 was used first. */
     session_table_expire(&loaded, hlc_from_us(start_us + 1 + SESSION_KEEP_US));
     assert_int_equal(loaded.count, 2);
+    assert_true(session_table_digest(&loaded) != session_table_digest(&table));
     struct command gone = numbered(3, 1, 1, 5);
     assert_int_equal(admit(&loaded, &gone), 0);
     session_table_fini(&loaded);
