@@ -11,7 +11,13 @@
 #include "base/mem.h"
 #include "sim/workload_module.h"
 
-enum { KEYS_MAX = 64, NAME_BYTES = 32, SHOWN_BEFORE = 200, SHOWN_AFTER = 20 };
+enum {
+    KEYS_MAX = 64,
+    NAME_BYTES = 32,
+    SHOWN_BEFORE = 200,
+    SHOWN_AFTER = 20,
+    STEPS_MAX = 300000, /* of judging one history: another run teaches more than a long search */
+};
 
 struct history {
     struct linear_op *ops;
@@ -245,7 +251,7 @@ static void register_judge(struct part *part)
     for (uint32_t key = 0; key < own->keys; key++) {
         const struct history *history = &own->histories[key];
         uint64_t stuck = 0;
-        enum linear_verdict verdict = linear_check(history->ops, history->count, 0, &stuck);
+        enum linear_verdict verdict = linear_check(history->ops, history->count, STEPS_MAX, &stuck);
         part->workload->undecided += verdict == LINEAR_UNDECIDED;
         if (verdict == LINEAR_NO) {
             tell_history(history, stuck);
