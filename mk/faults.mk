@@ -12,3 +12,9 @@ FAULT_TESTS := $(sort $(wildcard t/26[1-9]_*.t))
 .PHONY: faults
 faults: all $(TEST_PROGRAMS) $(LINEAR_BINARY) ## faults on real processes, FAULTS_SECONDS=60 each, histories judged
 	@FAULTS_SECONDS=$(FAULTS_SECONDS) BUILD=$(abspath $(BUILD)) prove -It/lib $(PROVE_FLAGS) $(FAULT_TESTS)
+
+# Preloaded into daemons by tests (t/lib/shim.c): clock jumps, a slow disk.
+SHIM := $(BUILD)/t/shim.so
+$(SHIM): $(BUILD)/obj/t/lib/shim.o
+	@$(CC) $(LDFLAGS) -shared -o $@ $< -ldl
+check faults: $(SHIM)

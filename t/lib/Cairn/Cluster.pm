@@ -8,12 +8,14 @@ package Cairn::Cluster;
 #   $cluster->kill9(1); $cluster->start(1); $cluster->wait_ready;
 #
 # Nodes are counted from 1. Options of new: nodes (3), args (more options for every cairnd), standalone, folder (kept by the caller),
-# start (1; 0: the caller starts).
+# start (1; 0: the caller starts), network (a Cairn::Network: each node in its own namespace), shims (1: each node under t/lib/shim.c,
+# see the methods clock_offset and disk_delay).
 use strict;
 use warnings;
 use Carp;
 use Cwd qw(abs_path);
 use Exporter 'import';
+use Fcntl qw(O_RDWR O_CREAT);
 use File::Path qw(remove_tree);
 use File::Temp qw(tempdir);
 use IO::Socket::INET;
@@ -103,6 +105,8 @@ sub new {
         kept   => defined $options{folder},
     }, $class;
     $self->{standalone} = $options{standalone};
+    $self->{network} = $options{network};
+    $self->{shims} = $options{shims};
     $self->{ports} = [free_ports($count)];
     push @clusters, $self;
     if ($options{start} // 1) {
@@ -112,7 +116,10 @@ sub new {
     return $self;
 }
 
-sub address { my ($self, $n) = @_; return "127.0.0.1:$self->{ports}[$n - 1]"; }
+sub address {
+    my ($self, $n) = @_;
+    return $self->{network} ? $self->{network}->address($n) : "127.0.0.1:$self->{ports}[$n - 1]";
+}
 sub folder  { my ($self, $n) = @_; return defined $n ? "$self->{folder}/n$n" : $self->{folder}; }
 sub pid     { my ($self, $n) = @_; return $self->{pids}[$n]; }
 sub nodes   { my ($self) = @_; return 1 .. $self->{count}; }
@@ -133,8 +140,11 @@ sub start {
     croak "node $n runs already" if $self->{pids}[$n];
     my @how = $self->{standalone} ? ('--standalone') : ('--bootstrap', $self->bootstrap);
     my @command = (bin('cairnd'), '--name', "n$n", '--data', $self->folder($n), '--listen', $self->address($n), @how, @{ $self->{args} }, @more);
+    unshift @command, $self->{network}->enter($n) if $self->{network};
+    $self->shim($n) if $self->{shims};
     my $pid = fork // die "fork: $!";
     if ($pid == 0) {
+        @ENV{qw(LD_PRELOAD CAIRN_SHIM)} = (abs_path($ENV{BUILD} // 'build') . '/t/shim.so', "$self->{folder}/n$n.shim") if $self->{shims};
         open STDIN, '<', '/dev/null';
         open STDOUT, '>>', "$self->{folder}/n$n.log" or POSIX::_exit(126);
         open STDERR, '>&', \*STDOUT or POSIX::_exit(126);
@@ -196,6 +206,17 @@ sub stop   { my ($self, $n) = @_; $self->signal($n, 'TERM'); return $self->reap(
 sub pause  { my ($self, $n) = @_; $self->signal($n, 'STOP'); }
 sub resume { my ($self, $n) = @_; $self->signal($n, 'CONT'); }
 sub is_running { my ($self, $n) = @_; my $pid = $self->{pids}[$n]; return $pid && waitpid($pid, WNOHANG) == 0; }
+
+# What the shim of a node does from now on: (clock offset, delay of syncs, delay of writes), all in µs; kept over restarts.
+sub shim {
+    my ($self, $n, %change) = @_;
+    my $values = $self->{shim}[$n] //= { clock => 0, sync => 0, write => 0 };
+    %$values = (%$values, %change);
+    sysopen my $file, "$self->{folder}/n$n.shim", O_RDWR | O_CREAT or die "$self->{folder}/n$n.shim: $!";
+    syswrite($file, pack('q3', @$values{qw(clock sync write)})) == 24 or die;
+}
+sub clock_offset { my ($self, $n, $seconds) = @_; $self->shim($n, clock => int($seconds * 1e6)); }
+sub disk_delay   { my ($self, $n, $seconds) = @_; $self->shim($n, sync => int($seconds * 1e6), write => int($seconds * 1e5)); }
 
 sub log_text {
     my ($self, $n) = @_;
