@@ -61,6 +61,28 @@ is(counter($cluster, 3, 'images_received'), 1, 'and one image came for it');
 is(counter($cluster, 3, 'replicas_in_repair'), 0, 'nothing is left to repair');
 like($cluster->log_text(3), qr/warn.*the store is damaged.*\n(.*\n)*.*warn.*whole again/, 'the log tells both');
 
+# --- One record that nobody looks at
+my $forgotten = 'a value that nobody reads, so that only the scrub finds it rotten';
+$cluster->cairn('put', 'forgotten', $forgotten);
+wait_until('the value to be flushed', sub { index(slurp($store), $forgotten) >= 0 });
+is($cluster->stop(3), 0, 'n3 stops');
+cmp_ok(damage_text($store, $forgotten), '>=', 1, 'another record rots');
+$cluster->start(3, '--scrub-interval-ms', '1000');
+$cluster->wait_ready;
+wait_until('the scrub to find it and n3 to be repaired', sub { counter($cluster, 3, 'replicas_repaired') >= 1 });
+cmp_ok(counter($cluster, 3, 'scrub_failures'), '>=', 1, 'the scrub found it');
+is($cluster->stop(3), 0, 'n3 stops');
+$cluster->start(3, '--scrub-interval-ms', '1000');
+$cluster->wait_ready;
+wait_until('a whole round', sub { counter($cluster, 3, 'scrubs') >= 17 });
+is(counter($cluster, 3, 'scrub_failures'), 0, 'all is fine now');
+my $differed = 0;
+$differed += counter($cluster, $_, 'digests_differed') for $cluster->nodes;
+my $compared = 0;
+$compared += counter($cluster, $_, 'digests_compared') for $cluster->nodes;
+is($differed, 0, 'no replica differs from its primary');
+cmp_ok($compared, '>', 0, 'and they were compared');
+
 # --- All of it
 is($cluster->stop(3), 0, 'n3 stops');
 overwrite($store, 0, "\xa5" x 16384);

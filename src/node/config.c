@@ -731,6 +731,7 @@ void config_to_node(const struct config *config, struct node_config *out)
         .overlay_bytes = config->overlay_bytes,
         .map_bytes = config->map_bytes,
         .image_bytes_per_second = config->image_bytes_per_second,
+        .scrub_interval_ms = config->scrub_interval_ms,
         .reserve_bytes = config->reserve_bytes,
     };
 }

@@ -262,6 +262,11 @@ static void on_image_offered(void *ctx, struct partition *partition, const struc
     images_offered(((struct node *)ctx)->images, partition, image);
 }
 
+static void on_undecided(void *ctx, struct partition *partition)
+{
+    scrub_hurry(((struct node *)ctx)->scrub, partition_group(partition));
+}
+
 static void on_partition_failed(void *ctx, struct partition *partition, const struct err *err)
 {
     node_fail(ctx, err);
@@ -407,6 +412,7 @@ static int open_partitions(struct node *node, struct err *err)
         .role_changed = on_role_changed,
         .image_wanted = on_image_wanted,
         .image_offered = on_image_offered,
+        .undecided = on_undecided,
         .failed = on_partition_failed,
         .ctx = node,
     };
@@ -526,6 +532,7 @@ int node_open_cluster(struct node *node, struct err *err)
     node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
     node->scratch = MEM_NEW(struct partition_scratch);
     node->images = images_new(node);
+    node->scrub = scrub_new(node);
     struct reserve_config reserve = {
         .env = node->env,
         .logger = node->logger,
@@ -563,6 +570,8 @@ static void copy_config(struct node *node, const struct node_config *config)
     own->heartbeat_ms = config->heartbeat_ms ? config->heartbeat_ms : 100;
     own->flush_bytes = config->flush_bytes ? config->flush_bytes : 128 << 20;
     own->flush_idle_ms = config->flush_idle_ms ? config->flush_idle_ms : 2000;
+    own->scrub_interval_ms =
+        config->scrub_interval_ms ? config->scrub_interval_ms : 24 * 3600 * 1000;
     own->image_bytes_per_second =
         config->image_bytes_per_second ? config->image_bytes_per_second : 64 << 20;
     own->log_bytes = config->log_bytes ? config->log_bytes : 512 << 20;
@@ -645,6 +654,7 @@ void node_abandon(struct node *node)
         }
     }
     images_free(node->images);
+    scrub_free(node->scrub);
     if (node->store) {
         store_close(node->store);
     }
@@ -841,6 +851,7 @@ static void node_tick(struct env_timer *timer)
     if (node->log) {
         tick_partitions(node);
         images_tick(node->images);
+        scrub_tick(node->scrub);
         tick_reserve(node);
         consider_flush(node);
         consider_cut(node);

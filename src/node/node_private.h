@@ -11,6 +11,7 @@
 #include "node/node.h"
 #include "node/partition.h"
 #include "node/request.h"
+#include "node/scrub.h"
 #include "node/reserve.h"
 #include "proto/client.pb-c.h"
 #include "proto/control.pb-c.h"
@@ -101,6 +102,7 @@ struct node {
     bool flush_is_waiting;         /* frozen, waits for the log */
     bool flush_is_wanted;          /* by an image that must be newer */
     struct images *images;
+    struct scrub *scrub;
     enum raft_cut cut_level;
 
     bool is_stopping, is_stopped, has_failed;

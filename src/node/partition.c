@@ -229,6 +229,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
         partition_damaged(partition); /* the store will say so too */
     } else {
         raft_flushed(&partition->raft, partition->applied);
+        raft_digest(&partition->raft, store_replica_digest(partition->store));
     }
     partition_wake(partition);
     *out = partition;
@@ -495,8 +496,9 @@ void partition_state_durable(struct partition *partition, uint64_t term, uint64_
 void partition_flushed(struct partition *partition)
 {
     uint64_t flushed = store_replica_flushed(partition->store);
-    if (flushed > partition->raft.flushed) {
+    if (flushed > partition->raft.flushed && !partition->is_installing) {
         raft_flushed(&partition->raft, flushed);
+        raft_digest(&partition->raft, store_replica_digest(partition->store));
         settle(partition, NULL, NULL);
     }
 }
@@ -840,6 +842,22 @@ static void note_role(struct partition *partition)
     partition->host.role_changed(partition->host.ctx, partition);
 }
 
+/* What comparing replicas with each other found. */
+static void tell_digests(struct partition *partition)
+{
+    const struct raft_effects *out = &partition->raft.out;
+    if (out->digest_refuted && !partition->is_damaged) {
+        store_replica_mark_damaged(
+            partition->store, "a majority of the replicas holds other content at the same index");
+    }
+    if (out->digest_undecided) {
+        LOG_ERROR(partition->host.logger,
+                  "part=%u replicas differ at the same index, and no majority says which is right",
+                  partition->group.group);
+        partition->host.undecided(partition->host.ctx, partition);
+    }
+}
+
 static void tell_images(struct partition *partition)
 {
     const struct raft_effects *out = &partition->raft.out;
@@ -873,6 +891,7 @@ void partition_turn(struct partition *partition)
             partition->group.group, raft->term);
     }
     tell_images(partition);
+    tell_digests(partition);
     raft_effects_clear(raft);
     apply_committed(partition);
     raft_applied(raft, partition->applied);
@@ -980,7 +999,9 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
     }
     partition->applied = index;
     drop_covered(partition, index);
-    if (!raft_image_installed(&partition->raft, index, term)) {
+    bool is_kept = raft_image_installed(&partition->raft, index, term);
+    raft_digest(&partition->raft, store_replica_digest(partition->store));
+    if (!is_kept) {
         drop_replaced(partition, index + 1);
         log_reset(partition->host.log, partition->group.group, index + 1, term);
     }

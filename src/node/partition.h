@@ -75,6 +75,9 @@ struct partition_host {
     void (*image_wanted)(void *ctx, struct partition *partition, const struct raft_image_want *want);
     /* The primary offers an image that is needed here. Repeated with every heartbeat. */
     void (*image_offered)(void *ctx, struct partition *partition, const struct raft_image *image);
+    /* Replicas hold different content at the same index, and there is no majority that says which is right: this one is to be
+     * scrubbed soon. */
+    void (*undecided)(void *ctx, struct partition *partition);
     /* Entries cannot be read or applied: the node must stop. */
     void (*failed)(void *ctx, struct partition *partition, const struct err *err);
     void *ctx;

@@ -48,6 +48,8 @@ static void gather_counters(struct node *node, struct node_counters *out)
             out->elections += stats->elections;
             out->proposals += stats->proposals;
             out->applied += stats->applied;
+            out->digests_compared += partition_raft(node->partitions[i])->digests_compared;
+            out->digests_differed += partition_raft(node->partitions[i])->digests_differed;
             out->replicas_damaged += stats->damages;
             out->replicas_repaired += stats->repairs;
             out->replicas_in_repair += partition_is_damaged(node->partitions[i]);

@@ -100,7 +100,8 @@ static void pack_message(uint8_t *at, const struct raft_message *message)
     put_u32(at + 80, message->count);
     put_u64(at + 84, message->stamp);
     put_u64(at + 92, message->echo);
-    memset(at + 100, 0, PEER_MESSAGE_BYTES - 100);
+    put_u64(at + 100, message->digest);
+    memset(at + 108, 0, PEER_MESSAGE_BYTES - 108);
 }
 
 static void unpack_message(const uint8_t *at, struct raft_message *message)
@@ -123,6 +124,7 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
         .count = get_u32(at + 80),
         .stamp = get_u64(at + 84),
         .echo = get_u64(at + 92),
+        .digest = get_u64(at + 100),
     };
 }
 

@@ -152,6 +152,17 @@ static uint64_t last_term(const struct raft *raft)
     return raft_term_at(raft, raft->last_index);
 }
 
+/* Digest of the own store at that index, 0 = not known (any more). */
+static uint64_t own_digest(const struct raft *raft, uint64_t index)
+{
+    for (int i = 0; i < RAFT_DIGESTS; i++) {
+        if (raft->digests[i].index == index) {
+            return raft->digests[i].digest;
+        }
+    }
+    return 0;
+}
+
 /* One more entry behind last_index. */
 static void runs_push(struct raft *raft, uint64_t term)
 {
@@ -519,6 +530,7 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
     append->log_term = raft_term_at(raft, peer->next - 1);
     append->commit = raft->commit;
     append->flushed = raft->cut;
+    append->needs_image = peer->is_refuted;
     append->count = count;
     append->sequence = ++peer->sequence;
     append->echo = raft->lease.peers[peer - raft->progress].vouched_ms;
@@ -687,6 +699,7 @@ static void flush_ack(struct raft *raft)
     reply->index = p->acked;
     reply->log_term = raft_term_at(raft, p->acked);
     reply->flushed = raft->flushed;
+    reply->digest = own_digest(raft, raft->flushed);
     reply->needs_image = raft->needs_image;
     reply->sequence = p->ack_sequence;
     reply->echo = raft->lease.append_ms;
@@ -787,6 +800,7 @@ static void append_refuse(struct raft *raft, const struct raft_message *m)
     reply->hint = hint;
     reply->log_term = raft_term_at(raft, hint);
     reply->flushed = raft->flushed;
+    reply->digest = own_digest(raft, raft->flushed);
     reply->needs_image = raft->needs_image;
     reply->sequence = m->sequence;
     reply->echo = raft->lease.append_ms; /* refused, but followed */
@@ -840,6 +854,7 @@ static void step_append(struct raft *raft, const struct raft_message *m,
         raft->out.diverged = true;
         return;
     }
+    raft->out.digest_refuted |= m->needs_image && !raft->needs_image;
     uint64_t end = m->index + m->count;
     p->verified = max_u64(p->verified, end);
     p->ack_sequence = max_u64(p->ack_sequence, m->sequence);
@@ -965,6 +980,10 @@ static void note_damage(struct raft_progress *peer, bool is_damaged)
 {
     bool is_healed = peer->is_damaged && !is_damaged;
     peer->is_damaged = is_damaged;
+    if (is_damaged) {
+        peer->is_refuted = false; /* it knows */
+        peer->digest = (struct raft_digest){ 0 };
+    }
     if (is_healed && peer->state != RAFT_IMAGING) {
         image_over(peer);
     }
@@ -987,6 +1006,70 @@ static void leader_vouch(struct raft *raft)
     }
 }
 
+/* How many replicas, the own included, told this digest at the index; how many told none yet but
+ * may. */
+static int count_digest(const struct raft *raft, uint64_t index, uint64_t digest, int *unknown)
+{
+    int count = own_digest(raft, index) == digest;
+    *unknown = 0;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        if (i != raft->private->self && !peer->is_damaged) {
+            count += peer->digest.index == index && peer->digest.digest == digest;
+            *unknown += peer->digest.index < index && is_heard_lately(raft, peer->heard_ms);
+        }
+    }
+    return count;
+}
+
+/* A majority that agrees is right: damage hits one, and applying is deterministic. */
+static void judge_digest(struct raft *raft, struct raft_progress *peer)
+{
+    uint64_t index = peer->digest.index, own = own_digest(raft, index);
+    int unknown;
+    raft->digests_differed++;
+    if (count_digest(raft, index, own, &unknown) >= majority(raft)) {
+        peer->is_refuted = true;
+    } else if (count_digest(raft, index, peer->digest.digest, &unknown) >= majority(raft)) {
+        raft->out.digest_refuted = true;
+    } else if (unknown == 0) {
+        raft->out.digest_undecided = true;
+    }
+}
+
+/* What is known of all replicas at the index; judged again with each one's word. */
+static void compare_at(struct raft *raft, uint64_t index)
+{
+    uint64_t own = own_digest(raft, index);
+    if (own == 0 || raft->needs_image || raft->role != RAFT_LEADER) {
+        return;
+    }
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        struct raft_progress *peer = &raft->progress[i];
+        if (i != raft->private->self && peer->digest.index == index && peer->digest.digest != 0) {
+            raft->digests_compared++;
+            if (peer->digest.digest != own && !peer->is_refuted) {
+                judge_digest(raft, peer);
+            }
+        }
+    }
+}
+
+static void note_digest(struct raft *raft, struct raft_progress *peer, const struct raft_message *m)
+{
+    if (m->digest != 0 && !m->needs_image && m->flushed != peer->digest.index) {
+        peer->digest = (struct raft_digest){ m->flushed, m->digest };
+        compare_at(raft, m->flushed);
+    }
+}
+
+void raft_digest(struct raft *raft, uint64_t digest)
+{
+    memmove(raft->digests + 1, raft->digests, (RAFT_DIGESTS - 1) * sizeof *raft->digests);
+    raft->digests[0] = (struct raft_digest){ raft->flushed, digest };
+    compare_at(raft, raft->flushed);
+}
+
 static void step_append_reply(struct raft *raft, const struct raft_message *m)
 {
     struct raft_progress *peer = find_peer(raft, m->from);
@@ -1002,6 +1085,7 @@ static void step_append_reply(struct raft *raft, const struct raft_message *m)
         leader_advance_cut(raft);
     }
     note_damage(peer, m->needs_image);
+    note_digest(raft, peer, m);
     if (m->granted) {
         append_granted(raft, peer, m);
     } else {
@@ -1433,6 +1517,7 @@ bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
     }
     raft->durable_index = max_u64(raft->durable_index, index); /* in the store, if not in the log */
     raft->flushed = index;
+    memset(raft->digests, 0, sizeof raft->digests);
     raft->lease.fresh_ms = raft->needs_image ? 0 : raft->lease.fresh_ms; /* it may have gone back */
     raft->needs_image = false;
     if (index > raft->commit) {

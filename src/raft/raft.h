@@ -52,12 +52,15 @@ enum raft_message_type {
     RAFT_MESSAGE_MAX,
 };
 
+/* Own digests that a leader remembers, to find the index that another replica has flushed: flushes come at their own times. */
+enum { RAFT_DIGESTS = 8 };
+
 /* One message. A fixed record on the wire (raft/peers.c packs it); entries of an append follow it there. */
 struct raft_message {
     uint8_t type;
     bool granted;  /* *_VOTE_REPLY: yes; APPEND_REPLY: prev matched; READ_REPLY: confirmed; IMAGE_REPLY: no need (any more) */
     bool transfer; /* VOTE, PRE_VOTE: by order of the leader, stickiness does not apply */
-    bool needs_image; /* APPEND_REPLY, IMAGE_REPLY: the sender's log is good, its store is not */
+    bool needs_image; /* APPEND_REPLY, IMAGE_REPLY: the sender's log is good, its store is not; APPEND: the receiver's is not */
     uint32_t group;
     uint64_t from, to;  /* replica ids */
     uint64_t term;      /* sender's term; PRE_VOTE: the term it would campaign in, echoed by a granted PRE_VOTE_REPLY */
@@ -73,6 +76,7 @@ struct raft_message {
                            IMAGE, IMAGE_REPLY: id of the image */
     uint32_t count;     /* APPEND: number of entries behind `index` */
     uint64_t stamp;     /* the sender's monotonic clock at sending, ms */
+    uint64_t digest;    /* APPEND_REPLY: of the store's content at `flushed`, 0 = not told */
     uint64_t echo;      /* APPEND, APPEND_REPLY: the newest stamp of the receiver that the sender vouches for, 0 = none: see
                            raft/lease.h */
 };
@@ -155,6 +159,8 @@ struct raft_effects {
     struct raft_image {
         uint64_t from, id, index, term;
     } image;
+    bool digest_refuted;    /* the own store's content is not what a majority holds at the same index */
+    bool digest_undecided;  /* replicas differ, and no majority agrees */
     bool diverged;          /* a leader's entries contradict what is committed here, or what it sent before: somebody lost
                                data; the message was dropped. Someone must act */
 };
@@ -174,6 +180,10 @@ struct raft_progress {
     bool is_damaged;             /* it said that its store needs an image; its log goes on */
     uint64_t image_id;           /* image on offer to it, 0 = none */
     uint64_t image_index;        /* its index */
+    struct raft_digest {
+        uint64_t index, digest;
+    } digest;                    /* its newest; digest 0: none told */
+    bool is_refuted;             /* a majority holds other content than it: told with each append until it knows */
     uint64_t image_floor;        /* it can use none below this index */
     /* what else the core needs follows; private to raft.c */
     struct raft_flight {
@@ -204,6 +214,8 @@ struct raft {
     uint64_t read_confirmed;          /* newest read round that a majority confirmed */
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
     bool needs_image;                 /* own store is damaged: see raft_need_image */
+    struct raft_digest digests[RAFT_DIGESTS]; /* of the own store, newest first */
+    uint64_t digests_compared, digests_differed;
     struct lease lease;               /* what clocks prove */
     uint32_t votes;                   /* of its last campaign; bit i: config.replicas[i] granted, the own one only when durable */
     struct raft_effects out;
@@ -238,6 +250,9 @@ void raft_state_durable(struct raft *raft, uint64_t term, uint64_t vote);
 void raft_entries_durable(struct raft *raft, uint64_t index, uint64_t term);
 /* The store says: everything to index is applied and durable there. To be told after raft_init too. index <= commit. */
 void raft_flushed(struct raft *raft, uint64_t index);
+/* Digest of the store's content at raft->flushed, told right after raft_flushed or raft_image_installed (0: none). Replicas of a group
+ * that hold the same have the same digest at the same index; where a leader sees that they differ, a majority says who is damaged. */
+void raft_digest(struct raft *raft, uint64_t digest);
 /* Entries from `first` on were read from disk and can be sent: sends count entries (bytes in all) to the follower if they still
  * are what it needs (the append is the last of out.messages); false: not needed any more. count 0: they could not be read, try
  * again later. bytes: at most append_bytes_max, unless a single entry is larger. */

@@ -72,7 +72,7 @@ struct world {
     uint32_t node_count;
     char bootstrap[256], endpoints[256];
     uint64_t flush_bytes, log_bytes, segment_bytes;
-    uint32_t flush_idle_ms;
+    uint32_t flush_idle_ms, scrub_interval_ms;
     uint32_t mix; /* of workloads */
     bool may_strike[FAULT_COUNT];
     uint32_t fault_interval_us;
@@ -243,6 +243,7 @@ static void run_start(struct schedule_event *event)
         .log_segment_bytes = world->segment_bytes,
         .map_bytes = MAP_BYTES,
         .reserve_bytes = world->segment_bytes,
+        .scrub_interval_ms = world->scrub_interval_ms,
         .store_no_sync = true,
         .observe = on_observe,
         .observe_image = on_observe_image,
@@ -759,6 +760,7 @@ static void draw_run(struct world *world)
     world->trouble_us = seconds * SECOND_US;
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
+    world->scrub_interval_ms = (uint32_t)random_between(draw, 1000, 60000);
     world->mix = draw_mix(draw);
     bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
     world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 22);

@@ -61,6 +61,7 @@ struct world_node {
     uint64_t memory_from; /* entries below are not in memory */
     struct world_entry log[WORLD_LOG];
     /* Flags of all turns since the test cleared them. */
+    bool saw_refuted, saw_undecided;
     bool saw_commit, saw_reads, saw_transfer_done, saw_image, saw_diverged, saw_read_wanted;
     uint32_t appended_skip; /* of the last append effect */
     struct raft_fetch fetches[LIMIT_REPLICAS];
@@ -248,6 +249,8 @@ static inline void world_turn(struct world *world, int id)
     if (out->image_offered && !node->is_installing) {
         node->image = out->image;
     }
+    node->saw_refuted |= out->digest_refuted;
+    node->saw_undecided |= out->digest_undecided;
     node->saw_commit |= out->commit_advanced;
     node->saw_reads |= out->reads_confirmed;
     node->saw_read_wanted |= out->read_round_wanted;

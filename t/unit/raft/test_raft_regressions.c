@@ -1059,6 +1059,53 @@ static void the_log_is_cut_as_far_as_there_is_need(void **state)
     world_free(w);
 }
 
+/* All flush the same index and tell what they hold then. */
+static struct world *world_with_digests(uint64_t one, uint64_t two, uint64_t three)
+{
+    struct world *w = world_new(3);
+    const uint64_t digests[] = { one, two, three };
+    world_elect(w, 1);
+    world_propose(w, 1, 4);
+    world_settle(w);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    for (int id = 3; id >= 1; id--) { /* the leader last: it looks again when it has its own */
+        world_flush_store(w, id);
+        assert_int_equal(world_raft(w, id)->flushed, 5);
+        raft_digest(world_raft(w, id), digests[id - 1]);
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    return w;
+}
+
+static void a_majority_tells_who_holds_the_wrong_thing(void **state)
+{
+    struct world *w = world_with_digests(7, 7, 9);
+    assert_true(w->nodes[3].saw_refuted);
+    assert_false(w->nodes[1].saw_refuted || w->nodes[2].saw_refuted || w->nodes[1].saw_undecided);
+    assert_true(world_raft(w, 1)->progress[2].is_refuted);
+    world_damage(w, 3);
+    world_settle(w);
+    assert_false(world_raft(w, 1)->progress[2].is_refuted); /* it knows, and is not told again */
+    world_free(w);
+    w = world_with_digests(9, 7, 7);
+    assert_true(w->nodes[1].saw_refuted); /* the leader itself */
+    assert_false(w->nodes[2].saw_refuted || w->nodes[3].saw_refuted);
+    world_free(w);
+    w = world_with_digests(7, 8, 9);
+    assert_true(w->nodes[1].saw_undecided);
+    assert_false(w->nodes[1].saw_refuted || w->nodes[2].saw_refuted || w->nodes[3].saw_refuted);
+    world_free(w);
+    w = world_with_digests(7, 7, 7);
+    assert_true(world_raft(w, 1)->digests_compared >= 2);
+    assert_int_equal(world_raft(w, 1)->digests_differed, 0);
+    assert_false(w->nodes[1].saw_undecided);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -1097,6 +1144,7 @@ int main(void)
         cmocka_unit_test(a_damaged_store_is_healed_beside_the_log),
         cmocka_unit_test(a_damaged_store_refuses_an_image_below_its_log),
         cmocka_unit_test(the_log_is_cut_as_far_as_there_is_need),
+        cmocka_unit_test(a_majority_tells_who_holds_the_wrong_thing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
