@@ -29,6 +29,9 @@ void checker_fini(struct checker *checker)
         mem_free(checker->groups[i].entries);
         hashtab_fini(&checker->groups[i].leaders);
     }
+    for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
+        mem_free(checker->seen[i]);
+    }
     mem_free(checker->groups);
 }
 
@@ -44,14 +47,30 @@ void checker_fail(struct checker *checker, const char *format, ...)
     }
 }
 
+/* As many zeroed elements more as `count` exceeds `known`. */
+static void *grow(void *old, uint32_t known, uint32_t count, size_t size)
+{
+    uint8_t *array = mem_realloc(old, count * size);
+    memset(array + known * size, 0, (count - known) * size);
+    return array;
+}
+
+static void know_groups(struct checker *checker, uint32_t count)
+{
+    uint32_t known = checker->group_count;
+    if (count <= known) {
+        return;
+    }
+    checker->groups = grow(checker->groups, known, count, sizeof *checker->groups);
+    for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
+        checker->seen[i] = grow(checker->seen[i], known, count, sizeof *checker->seen[i]);
+    }
+    checker->group_count = count;
+}
+
 static struct checker_group *group_of(struct checker *checker, uint32_t group)
 {
-    if (group >= checker->group_count) {
-        checker->groups = mem_realloc(checker->groups, (group + 1) * sizeof *checker->groups);
-        memset(checker->groups + checker->group_count, 0,
-               (group + 1 - checker->group_count) * sizeof *checker->groups);
-        checker->group_count = group + 1;
-    }
+    know_groups(checker, group + 1);
     return &checker->groups[group];
 }
 
@@ -73,7 +92,7 @@ static struct checker_entry *entry_of(struct checker_group *group, uint64_t inde
 void checker_node_began(struct checker *checker, uint32_t node)
 {
     for (uint32_t i = 0; i < checker->group_count; i++) {
-        checker->groups[i].seen[node] = (struct checker_seen){ 0 };
+        checker->seen[node][i] = (struct checker_seen){ 0 };
     }
 }
 
@@ -241,14 +260,20 @@ static void keep(struct checker_kept *kept, const struct raft *raft)
     kept->led = raft->role == RAFT_LEADER ? raft->term : kept->led;
 }
 
+static bool is_unchanged(const struct checker_seen *seen, const struct raft *raft)
+{
+    return seen->term == raft->term && seen->commit == raft->commit &&
+           seen->role == (int)raft->role && seen->durable == raft->durable_index;
+}
+
 /* C1 to C4, C7 to C9 for one replica's core. */
 static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
 {
-    struct checker_group *group = group_of(checker, number);
-    struct checker_seen *seen = &group->seen[node];
-    if (seen->term == raft->term && seen->commit == raft->commit && seen->role == (int)raft->role &&
-        seen->durable == raft->durable_index) {
+    know_groups(checker, number + 1);
+    struct checker_group *group = &checker->groups[number];
+    struct checker_seen *seen = &checker->seen[node][number];
+    if (is_unchanged(seen, raft)) {
         return;
     }
     if (seen->term == 0 && seen->commit == 0 && seen->durable == 0) {
@@ -297,7 +322,7 @@ static void check_bounds(struct checker *checker, uint32_t node, uint32_t number
 static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft, const struct log *log)
 {
-    const struct checker_seen *seen = &group_of(checker, number)->seen[node];
+    const struct checker_seen *seen = &checker->seen[node][number];
     const struct log_index *index = &log_group_find(log, number)->index;
     uint64_t from = raft->durable_index < seen->durable ? raft->durable_index : seen->durable + 1;
     for (uint64_t i = from > index->log_start ? from : index->log_start;
@@ -364,13 +389,17 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of)
 {
     checker->nodes[node] = of;
     checker->steps++;
+    know_groups(checker, (uint32_t)of->partition_count);
     for (size_t i = 0; i < of->partition_count; i++) {
         if (of->partitions[i]) {
             const struct raft *raft = partition_raft(of->partitions[i]);
-            if (raft->durable_index != group_of(checker, (uint32_t)i)->seen[node].durable) {
+            const struct checker_seen *seen = &checker->seen[node][i];
+            if (raft->durable_index != seen->durable) {
                 check_disk(checker, node, (uint32_t)i, raft, of->log);
             }
-            check_raft(checker, node, (uint32_t)i, raft);
+            if (!is_unchanged(seen, raft)) {
+                check_raft(checker, node, (uint32_t)i, raft);
+            }
             if ((checker->steps + i) % BOUNDS_EVERY == 0) {
                 check_bounds(checker, node, (uint32_t)i, raft);
                 check_told(checker, node, (uint32_t)i, raft, of->log);
@@ -385,7 +414,7 @@ void checker_applied(struct checker *checker, uint32_t node, uint32_t number, ui
 {
     struct checker_group *group = group_of(checker, number);
     struct checker_entry *entry = entry_of(group, index);
-    struct checker_seen *seen = &group->seen[node];
+    struct checker_seen *seen = &checker->seen[node][number];
     uint64_t hash = hash_bytes(payload.data, payload.size) | 1;
     if (entry->hash != 0 && entry->hash != hash) {
         checker_fail(checker, "n%u applies another payload at group %u index %lu than others did",

@@ -57,13 +57,13 @@ struct checker_group {
     uint64_t capacity;
     uint64_t committed;            /* highest index committed anywhere */
     struct hashtab leaders;        /* term → node index + 1 */
-    struct checker_seen seen[CHECKER_NODES_MAX];
     struct checker_kept kept[CHECKER_NODES_MAX];
     struct checker_vote votes[CHECKER_NODES_MAX]; /* the newest of each replica; replica 0: no more */
 };
 
 struct checker {
     struct checker_group *groups;
+    struct checker_seen *seen[CHECKER_NODES_MAX]; /* by group; one array a node, since a step looks at all of it */
     uint32_t group_count;
     struct node *nodes[CHECKER_NODES_MAX]; /* those that run */
     /* Called with the first violation; later ones are counted only. */

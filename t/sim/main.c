@@ -7,6 +7,7 @@
  * expected); 2: usage. */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@
 #include "sim/self_test.h"
 #include "sim/world.h"
 
-enum { RUN_SECONDS_MAX = 300 };
+enum { RUN_SECONDS_MAX = 300, KEEP_BYTES = 1 << 28 };
 
 struct totals {
     uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps;
@@ -330,6 +331,8 @@ int main(int argc, char **argv)
         return usage();
     }
     signal(SIGABRT, on_abort);
+    mallopt(M_TRIM_THRESHOLD, KEEP_BYTES); /* a run is short: what it gave back it asks for again */
+    mallopt(M_MMAP_THRESHOLD, KEEP_BYTES);
     struct totals totals = { 0 };
     clock_gettime(CLOCK_MONOTONIC, &totals.begin);
     printf(arguments.has_seed ? "seed %lu\n" : "first seed %lu\n", arguments.first);

@@ -13,8 +13,10 @@ enum {
     SET_ELEMENTS = 512,
     NAME_BYTES = 40,
     SCRAMBLE = 0x5bd1, /* odd: a permutation of the numbers, so that they come in no order */
+    UNSCRAMBLE = 0xdd31, /* its inverse */
     MASK = 0xffff,
 };
+_Static_assert((SCRAMBLE * UNSCRAMBLE & MASK) == 1, "inverse");
 
 enum element_state { ELEMENT_NONE, ELEMENT_ASKED, ELEMENT_UNKNOWN, ELEMENT_THERE };
 
@@ -127,17 +129,18 @@ static void ask_add(struct session *session)
 
 /* --- Scanning */
 
-/* The number of the element that a key names; SET_ELEMENTS: none. */
-static uint32_t element_number(uint32_t set, const struct cairn_entry *entry)
+/* The number of the element that a key seems to name, SET_ELEMENTS: none; the caller compares the
+ * whole name. */
+static uint32_t element_number(const struct cairn_entry *entry)
 {
-    char name[NAME_BYTES];
-    for (uint32_t number = 0; number < SET_ELEMENTS; number++) {
-        name_element(set, number, name);
-        if (entry->key_size == strlen(name) && memcmp(entry->key, name, entry->key_size) == 0) {
-            return number;
-        }
+    uint32_t scrambled = 0;
+    for (size_t i = entry->key_size - (entry->key_size < 4 ? entry->key_size : 4);
+         i < entry->key_size; i++) {
+        uint8_t c = ((const uint8_t *)entry->key)[i];
+        scrambled = scrambled * 16 + (uint32_t)(c >= 'a' ? c - 'a' + 10 : c - '0');
     }
-    return SET_ELEMENTS;
+    uint32_t number = scrambled * UNSCRAMBLE & MASK;
+    return number < SET_ELEMENTS ? number : SET_ELEMENTS;
 }
 
 /* E2 */
@@ -149,7 +152,7 @@ static void scanned(struct session *session, const struct cairn_entry *entry)
     bool is_whole =
         !own->is_keys_only && value_read(key, span_of(entry->value, entry->value_size), &value);
     uint32_t number = is_whole            ? (uint32_t)value.number
-                      : own->is_keys_only ? element_number(own->set, entry)
+                      : own->is_keys_only ? element_number(entry)
                                           : SET_ELEMENTS;
     char name[NAME_BYTES] = "";
     if (number < SET_ELEMENTS) {

@@ -784,9 +784,9 @@ static void init_workload(struct world *world)
         .seed = world->options->seed,
         .endpoints = world->endpoints,
         .mix = world->mix,
-        .clients = (uint32_t)random_between(draw, 2, 4),
-        .sessions = (uint32_t)random_between(draw, 4, 16),
-        .think_us = (uint32_t)random_between(draw, 2000, 50000),
+        .clients = (uint32_t)random_between(draw, 4, 8),
+        .sessions = (uint32_t)random_between(draw, 8, 32),
+        .think_us = (uint32_t)random_between(draw, 500, 10000),
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
         .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),
     };
