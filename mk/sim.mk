@@ -15,8 +15,9 @@ $(LINEAR_BINARY): $(BUILD)/obj/t/sim/linear_main.o $(BUILD)/obj/t/sim/linear.o $
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-# SEED=n [TRACE=1] replays one run; SEEDS=n, SECONDS=n say how much; SIM_FLAGS=… passes anything else.
+# SEED=n [TRACE=1] replays one run; SEEDS=n, SECONDS=n say how much, JOBS=n how many runs at a time (else one a core); SIM_FLAGS=… passes
+# anything else.
 .PHONY: sim
 sim: $(SIM_BINARY) ## simulate clusters under faults: SEEDS=200, SECONDS=60, SEED=n TRACE=1
 	@$(SIM_BINARY) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(SEEDS),--seeds $(SEEDS)) \
-	  $(if $(SECONDS),--seconds $(SECONDS)) $(SIM_FLAGS)
+	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(filter command% environment,$(origin JOBS)),--jobs $(JOBS)) $(SIM_FLAGS)

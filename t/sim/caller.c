@@ -174,6 +174,7 @@ void caller_init(struct caller *caller, const struct caller_config *config)
     caller->env =
         env_sim_new(config->schedule, config->network, NULL, config->machine, host, config->seed);
     caller->env->drift_ppm = (int64_t)random_below(config->random, 401) - 200;
+    caller->env->grain_us = config->grain_us;
     env_sim_boot(caller->env);
     list_init(&caller->links);
     caller->step.run = caller_step;

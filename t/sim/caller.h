@@ -19,6 +19,7 @@ struct caller_config {
     struct network *network;
     struct random *random; /* the core's seed and the clock's drift come from it */
     uint32_t machine;      /* of the network */
+    uint32_t grain_us;     /* of the process' loop, see env_sim.h */
     uint64_t seed;
     const char *endpoints;
     uint32_t timeout_ms;

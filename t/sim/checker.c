@@ -373,7 +373,7 @@ void checker_look(struct checker *checker, uint32_t node, uint64_t now_us)
     struct node *of = checker->nodes[node];
     for (size_t i = 0; of && i < of->partition_count; i++) {
         const struct raft *raft = of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;
-        struct checker_seen *seen = &group_of(checker, (uint32_t)i)->seen[node];
+        struct checker_seen *seen = &checker->seen[node][i];
         if (!raft || raft->role != RAFT_LEADER || !is_deaf(raft, now_us)) {
             seen->deaf_since_us = 0;
         } else if (seen->deaf_since_us == 0) {
@@ -445,6 +445,6 @@ void checker_image(struct checker *checker, uint32_t node, uint32_t number, uint
                      "entries, there of term %lu",
                      node + 1, number, index, term, group->committed, entry->term);
     }
-    group->seen[node].applied = index;
+    checker->seen[node][number].applied = index;
     checker->images++;
 }

@@ -141,6 +141,12 @@ void env_sim_pause(struct env_sim *env, uint64_t until_us)
     env->paused_until_us = until_us;
 }
 
+uint64_t env_sim_wakes_us(const struct env_sim *env, uint64_t at_us)
+{
+    uint64_t grain = env->grain_us;
+    return grain > 1 ? (at_us + grain - 1) / grain * grain : at_us;
+}
+
 bool env_sim_step(struct schedule *schedule, struct schedule_event *event)
 {
     struct env_sim *env = event->owner;
@@ -148,8 +154,10 @@ bool env_sim_step(struct schedule *schedule, struct schedule_event *event)
         schedule_add(schedule, event, env->paused_until_us); /* in order: sequences grow */
         return false;
     }
-    schedule_note(schedule, schedule->now_us * 64 + (env ? env->machine + 1 : 0));
-    event->run(event);
+    do {
+        schedule_note(schedule, schedule->now_us * 64 + (env ? env->machine + 1 : 0));
+        event->run(event);
+    } while (env && (event = schedule_next_of(schedule, env)) != NULL);
     if (env) {
         struct list *link;
         for (int i = 0; (link = list_take_first(&env->deferred)) != NULL; i++) {
@@ -214,8 +222,8 @@ static void sim_timer_start(struct env *base, struct env_timer *timer, uint64_t 
     of->event.owner = env;
     timer->due_us = sim_now_us(base) + delay_us;
     uint64_t real_us = delay_us - (uint64_t)((int64_t)delay_us * env->drift_ppm / 1000000);
-    schedule_add(env->schedule, &of->event,
-                 env->schedule->now_us + real_us + 1 + random_below(&env->timing, 100));
+    uint64_t due_us = env->schedule->now_us + real_us + 1 + random_below(&env->timing, 100);
+    schedule_add(env->schedule, &of->event, env_sim_wakes_us(env, due_us));
 }
 
 static void sim_timer_stop(struct env *base, struct env_timer *timer)
@@ -276,7 +284,8 @@ static void run_work(struct schedule_event *event)
     list_append(&jobs->finished, &job->link);
     uint64_t now = env->schedule->now_us;
     if (!schedule_is_waiting(&jobs->done)) {
-        schedule_add(env->schedule, &jobs->done, now + random_between(&env->timing, 1, 40));
+        schedule_add(env->schedule, &jobs->done,
+                     env_sim_wakes_us(env, now + random_between(&env->timing, 1, 40)));
     }
     if (!list_is_empty(&jobs->waiting)) {
         schedule_add(env->schedule, &jobs->work,

@@ -39,6 +39,7 @@ struct env_sim {
     bool torn;         /* a power loss may tear a sector */
     uint64_t paused_until_us;
     uint64_t booted_us;
+    uint32_t grain_us;      /* the loop wakes at multiples of it only: what has come until then shares a turn; 0: at any time */
     int64_t drift_ppm;      /* of both clocks */
     int64_t wall_offset_us; /* of the wall clock; a jump changes it */
     uint32_t slow_factor;   /* of the disk; 1: as it should be */
@@ -64,7 +65,9 @@ void env_sim_kill(struct env_sim *env, enum env_sim_end end);
 void env_sim_reap(struct env_sim *env);
 /* Stops the process (SIGSTOP) until a time: its events wait. */
 void env_sim_pause(struct env_sim *env, uint64_t until_us);
-/* Runs one event that schedule_next gave, and what it deferred; false: its process is paused, it was put off. */
+/* When the process' loop gets to see what happens at a time. */
+uint64_t env_sim_wakes_us(const struct env_sim *env, uint64_t at_us);
+/* Runs one event that schedule_next gave, those of the same process that are due too, and what they deferred: one turn of a loop. False: its process is paused, it was put off. */
 bool env_sim_step(struct schedule *schedule, struct schedule_event *event);
 
 static inline struct env_sim *env_sim_of(struct env *env) { return (struct env_sim *)env; }

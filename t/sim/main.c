@@ -1,13 +1,16 @@
 /* The simulator's command: runs seeds, each in a process of its own, and sums up.
  *
- *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--twice]
- *       [--trouble SECONDS] [--break-sync] [--expect-violation] | --self-test
+ *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]
+ *       [--twice] [--trouble SECONDS] [--break-sync] [--expect-violation]
+ *   sim --self-test
  *
- * The seed is printed before its run. Exit 0: as expected; 1: violations (or none where one was
- * expected); 2: usage. */
+ * --jobs: runs at a time, one a core by default. --twice runs every seed twice and compares the
+ * trace hashes; without it the first of each hundred is. Exit 0: as expected; 1: violations (or
+ * none where one was expected); 2: usage. */
 #include <errno.h>
 #include <getopt.h>
 #include <malloc.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,24 +21,36 @@
 #include <unistd.h>
 
 #include "base/check.h"
+#include "base/mem.h"
+#include "sim/report.h"
 #include "sim/self_test.h"
 #include "sim/world.h"
 
-enum { RUN_SECONDS_MAX = 300, KEEP_BYTES = 1 << 28 };
-
-struct totals {
-    uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps;
-    uint64_t faults[FAULT_COUNT];
-    uint64_t calls, ok, refused, unknown, nothing, elections, committed, images, boots, jobs_cut,
-        sectors_lost, sectors_torn, names_lost;
-    uint64_t recovery_us_max, writable_us_max;
-    struct timespec begin;
-};
+enum { RUN_SECONDS_MAX = 600, KEEP_BYTES = 1 << 28, JOBS_MAX = 64 };
 
 struct arguments {
     struct world_options world;
-    uint64_t first, seeds, seconds;
-    bool has_seed, is_twice, expects_violation;
+    uint64_t first, seeds, seconds, jobs;
+    uint64_t twice_every; /* the n-th seed is run twice and its trace hashes compared; 0: none */
+    bool has_seed, expects_violation;
+};
+
+/* A run in a process of its own; pid 0: free. */
+struct job {
+    pid_t pid;
+    int fd; /* what it writes its report to */
+    uint64_t seed;
+    bool is_repeated, is_again;
+    size_t got;
+    struct world_report report;
+    uint64_t hash; /* of the first of two runs */
+};
+
+struct fleet {
+    const struct arguments *arguments;
+    struct report report;
+    struct job jobs[JOBS_MAX];
+    uint64_t begun; /* seeds */
 };
 
 /* The one global: what a panic must still say. */
@@ -97,143 +112,170 @@ static void remove_leftovers(pid_t child, uint64_t seed)
     }
 }
 
-/* False: the run ended without a report (a panic, a crash, a hang). */
-static bool run_child(const struct arguments *arguments, uint64_t seed, struct world_report *report)
+static void start_process(struct fleet *fleet, struct job *job)
 {
     int pipes[2];
     CHECK(pipe(pipes) == 0);
     fflush(stdout);
-    pid_t child = fork();
-    CHECK(child >= 0);
-    if (child == 0) {
+    job->got = 0;
+    job->pid = fork();
+    CHECK(job->pid >= 0);
+    if (job->pid == 0) {
         close(pipes[0]);
-        run_here(arguments, seed, report);
-        bool sent = write(pipes[1], report, sizeof *report) == (ssize_t)sizeof *report;
+        run_here(fleet->arguments, job->seed, &job->report);
+        bool sent =
+            write(pipes[1], &job->report, sizeof job->report) == (ssize_t)sizeof job->report;
         close(pipes[1]);
         exit(sent ? 0 : 3); /* not _exit: a leak checker speaks now */
     }
     close(pipes[1]);
-    size_t got = 0;
-    while (got < sizeof *report) {
-        ssize_t part = read(pipes[0], (char *)report + got, sizeof *report - got);
-        if (part <= 0 && !(part < 0 && errno == EINTR)) {
-            break;
-        }
-        got += part > 0 ? (size_t)part : 0;
-    }
-    close(pipes[0]);
+    job->fd = pipes[0];
+}
+
+static void start_job(struct fleet *fleet, struct job *job)
+{
+    const struct arguments *arguments = fleet->arguments;
+    uint64_t number = fleet->begun++;
+    *job = (struct job){ .seed = arguments->first + number };
+    job->is_repeated = arguments->twice_every > 0 && number % arguments->twice_every == 0;
+    fleet->report.runs++;
+    start_process(fleet, job);
+}
+
+/* Waits for the process. False: the run ended without a report (a panic, a crash, a hang). */
+static bool reap(struct job *job)
+{
     int status = 0;
-    while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+    close(job->fd);
+    while (waitpid(job->pid, &status, 0) < 0 && errno == EINTR) {
     }
-    bool is_fine = got == sizeof *report && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    bool is_fine = job->got == sizeof job->report && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (!is_fine) {
-        remove_leftovers(child, seed);
+        remove_leftovers(job->pid, job->seed);
     }
+    job->pid = 0;
     return is_fine;
 }
 
-static void add(struct totals *totals, const struct world_report *report)
+static void tell_run(const struct world_report *run, uint64_t seed)
 {
-    totals->failed += report->violations > 0;
-    totals->violations += report->violations;
-    totals->undecided += report->undecided;
-    totals->virtual_us += report->virtual_us;
-    totals->steps += report->steps;
-    for (int i = 0; i < FAULT_COUNT; i++) {
-        totals->faults[i] += report->faults[i];
-    }
-    totals->calls += report->calls;
-    totals->ok += report->ok;
-    totals->refused += report->refused;
-    totals->unknown += report->unknown;
-    totals->nothing += report->nothing;
-    totals->elections += report->elections;
-    totals->images += report->images;
-    totals->committed += report->committed;
-    totals->boots += report->boots;
-    totals->jobs_cut += report->jobs_cut;
-    totals->sectors_lost += report->sectors_lost;
-    totals->sectors_torn += report->sectors_torn;
-    totals->names_lost += report->names_lost;
-    if (report->recovery_us > totals->recovery_us_max) {
-        totals->recovery_us_max = report->recovery_us;
-    }
-    if (report->writable_us > totals->writable_us_max) {
-        totals->writable_us_max = report->writable_us;
+    printf("seed %lu: hash %016lx, %u nodes, %lu steps, %.1f s simulated, %lu of %lu "
+           "operations done, healed after %.1f s\n",
+           seed, run->hash, run->nodes, run->steps, (double)run->virtual_us / 1e6,
+           run->ok + run->refused, run->calls, (double)run->recovery_us / 1e6);
+}
+
+/* The second of two runs of a seed has ended. */
+static void compare(struct fleet *fleet, const struct job *job)
+{
+    fleet->report.checked_twice++;
+    if (job->report.hash != job->hash) {
+        fleet->report.violations++;
+        printf("seed %lu: VIOLATION not deterministic: trace hash %016lx, then %016lx\n", job->seed,
+               job->hash, job->report.hash);
+        tell_replay(fleet->arguments, job->seed);
     }
 }
 
-static void run_seed(const struct arguments *arguments, uint64_t seed, struct totals *totals)
+static void end_job(struct fleet *fleet, struct job *job)
 {
-    struct world_report report = { 0 }, again = { 0 };
-    totals->runs++;
-    if (!run_child(arguments, seed, &report)) {
-        totals->crashed++;
-        totals->violations++;
-        printf("seed %lu: PANIC, crash or hang (see above)\n", seed);
-        tell_replay(arguments, seed);
+    if (!reap(job)) {
+        fleet->report.crashed++;
+        fleet->report.violations++;
+        printf("seed %lu: PANIC, crash or hang (see above)\n", job->seed);
+        tell_replay(fleet->arguments, job->seed);
         return;
     }
-    add(totals, &report);
-    if (report.undecided > 0) {
-        printf("seed %lu: %lu histories undecided\n", seed, report.undecided);
+    if (job->is_again) {
+        compare(fleet, job);
+        return;
     }
-    if (report.violations > 0) {
-        printf("seed %lu: VIOLATION %s\n", seed, report.violation);
-        tell_replay(arguments, seed);
+    report_add(&fleet->report, &job->report);
+    if (job->report.violations > 0) {
+        printf("seed %lu: VIOLATION %s\n", job->seed, job->report.violation);
+        tell_replay(fleet->arguments, job->seed);
     }
-    if (arguments->is_twice && (!run_child(arguments, seed, &again) || again.hash != report.hash)) {
-        totals->violations++;
-        printf("seed %lu: VIOLATION not deterministic: trace hash %016lx, then %016lx\n", seed,
-               report.hash, again.hash);
-        tell_replay(arguments, seed);
+    if (fleet->arguments->has_seed || fleet->arguments->twice_every == 1) {
+        tell_run(&job->report, job->seed);
     }
-    if (arguments->has_seed || arguments->is_twice) {
-        printf("seed %lu: hash %016lx, %u nodes, %lu steps, %.1f s simulated, %lu of %lu "
-               "operations done, healed after %.1f s\n",
-               seed, report.hash, report.nodes, report.steps, (double)report.virtual_us / 1e6,
-               report.ok + report.refused, report.calls, (double)report.recovery_us / 1e6);
+    if (job->is_repeated && job->report.violations == 0) {
+        job->is_again = true;
+        job->hash = job->report.hash;
+        start_process(fleet, job);
     }
 }
 
-static double seconds_since(const struct timespec *begin)
+/* Reads what a run reports; at its end the process is reaped. */
+static void hear_job(struct fleet *fleet, struct job *job)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)(now.tv_sec - begin->tv_sec) + (double)(now.tv_nsec - begin->tv_nsec) / 1e9;
+    ssize_t part = read(job->fd, (char *)&job->report + job->got, sizeof job->report - job->got);
+    if (part > 0) {
+        job->got += (size_t)part;
+    } else if (part == 0 || errno != EINTR) {
+        end_job(fleet, job);
+    }
 }
 
-static void tell_totals(const struct totals *totals)
+/* Waits until at least one run has something to say. */
+static void hear_jobs(struct fleet *fleet)
 {
-    double seconds = seconds_since(&totals->begin), simulated = (double)totals->virtual_us / 1e6;
-    printf("faults injected:");
-    for (int i = 0; i < FAULT_COUNT; i++) {
-        printf("%s %s %lu", i ? "," : "", world_fault_name((enum world_fault)i), totals->faults[i]);
+    struct pollfd polled[JOBS_MAX];
+    struct job *jobs[JOBS_MAX];
+    nfds_t count = 0;
+    for (int i = 0; i < JOBS_MAX; i++) {
+        if (fleet->jobs[i].pid != 0) {
+            jobs[count] = &fleet->jobs[i];
+            polled[count++] = (struct pollfd){ .fd = fleet->jobs[i].fd, .events = POLLIN };
+        }
     }
-    printf("\ndisks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
-           "operations lost\n",
-           totals->jobs_cut, totals->sectors_lost, totals->sectors_torn, totals->names_lost);
-    printf("cluster: %lu starts, %lu elections, %lu entries committed, images installed %lu, "
-           "slowest recovery %.1f s, "
-           "of that %.1f s after all nodes were up\n",
-           totals->boots, totals->elections, totals->committed, totals->images,
-           (double)totals->recovery_us_max / 1e6, (double)totals->writable_us_max / 1e6);
-    printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
-           "%lu unknown, %lu not applied; "
-           "%lu histories undecided\n",
-           totals->calls, simulated > 0 ? (double)totals->calls / simulated : 0, totals->ok,
-           totals->refused, totals->unknown, totals->nothing, totals->undecided);
-    printf("%lu seeds in %.1f s: %.2f seeds/s, %.0f simulated seconds per second, %.0f events/s\n",
-           totals->runs, seconds, (double)totals->runs / seconds, simulated / seconds,
-           (double)totals->steps / seconds);
-    printf("violations: %lu\n", totals->violations);
+    if (poll(polled, count, -1) < 0) {
+        CHECK(errno == EINTR);
+        return;
+    }
+    for (nfds_t i = 0; i < count; i++) {
+        if (polled[i].revents) {
+            hear_job(fleet, jobs[i]);
+        }
+    }
+}
+
+static bool goes_on(const struct fleet *fleet)
+{
+    const struct arguments *arguments = fleet->arguments;
+    if (arguments->expects_violation && fleet->report.violations > 0) {
+        return false;
+    }
+    if (arguments->seconds > 0 && report_seconds(&fleet->report) >= (double)arguments->seconds) {
+        return false;
+    }
+    return arguments->seeds == 0 || fleet->begun < arguments->seeds;
+}
+
+/* Keeps `jobs` processes busy until all seeds have run. */
+static void run_fleet(struct fleet *fleet)
+{
+    for (;;) {
+        bool is_running = false;
+        for (uint64_t i = 0; i < fleet->arguments->jobs; i++) {
+            struct job *job = &fleet->jobs[i];
+            if (job->pid == 0 && goes_on(fleet)) {
+                start_job(fleet, job);
+            }
+            is_running |= job->pid != 0;
+        }
+        if (!is_running) {
+            return;
+        }
+        hear_jobs(fleet);
+    }
 }
 
 static int usage(void)
 {
     fprintf(stderr,
-            "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--twice]\n"
-            "           [--trouble SECONDS] [--break-sync] [--expect-violation] | --self-test\n");
+            "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
+            "           [--twice] [--trouble SECONDS] [--break-sync] [--expect-violation]\n"
+            "       sim --self-test\n");
     return 2;
 }
 
@@ -248,17 +290,14 @@ static bool parse_number(const char *text, uint64_t *out)
 /* 0: run; 1: self test; -1: usage. */
 static int parse(int argc, char **argv, struct arguments *arguments)
 {
-    static const struct option options[] = { { "seed", required_argument, NULL, 's' },
-                                             { "seeds", required_argument, NULL, 'n' },
-                                             { "seconds", required_argument, NULL, 't' },
-                                             { "first", required_argument, NULL, 'f' },
-                                             { "trouble", required_argument, NULL, 'd' },
-                                             { "trace", no_argument, NULL, 'v' },
-                                             { "twice", no_argument, NULL, 'w' },
-                                             { "break-sync", no_argument, NULL, 'b' },
-                                             { "expect-violation", no_argument, NULL, 'e' },
-                                             { "self-test", no_argument, NULL, 'x' },
-                                             { NULL, 0, NULL, 0 } };
+    static const struct option options[] = {
+        { "seed", required_argument, NULL, 's' },    { "seeds", required_argument, NULL, 'n' },
+        { "seconds", required_argument, NULL, 't' }, { "first", required_argument, NULL, 'f' },
+        { "trouble", required_argument, NULL, 'd' }, { "jobs", required_argument, NULL, 'j' },
+        { "trace", no_argument, NULL, 'v' },         { "twice", no_argument, NULL, 'w' },
+        { "break-sync", no_argument, NULL, 'b' },    { "expect-violation", no_argument, NULL, 'e' },
+        { "self-test", no_argument, NULL, 'x' },     { NULL, 0, NULL, 0 }
+    };
     int option, status = 0;
     uint64_t number = 0;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -285,8 +324,11 @@ static int parse(int argc, char **argv, struct arguments *arguments)
         case 'v':
             arguments->world.trace = true;
             break;
+        case 'j':
+            arguments->jobs = number;
+            break;
         case 'w':
-            arguments->is_twice = true;
+            arguments->twice_every = 1;
             break;
         case 'b':
             arguments->world.break_sync = true;
@@ -304,24 +346,25 @@ static int parse(int argc, char **argv, struct arguments *arguments)
     return optind == argc ? status : -1;
 }
 
-static bool goes_on(const struct arguments *arguments, const struct totals *totals)
+static void fill_in(struct arguments *arguments)
 {
-    if (arguments->expects_violation && totals->violations > 0) {
-        return false;
-    }
     if (arguments->has_seed) {
-        return totals->runs == 0;
+        arguments->seeds = arguments->jobs = 1;
+        arguments->twice_every = arguments->twice_every == 1;
+    } else if (arguments->seeds == 0 && arguments->seconds == 0) {
+        arguments->seeds = 100;
     }
-    if (arguments->seconds > 0 && seconds_since(&totals->begin) >= (double)arguments->seconds) {
-        return false;
+    if (arguments->jobs == 0) {
+        long cores = sysconf(_SC_NPROCESSORS_ONLN);
+        arguments->jobs = cores > 0 ? (uint64_t)cores : 1;
     }
-    return arguments->seconds > 0 ? arguments->seeds == 0 || totals->runs < arguments->seeds
-                                  : totals->runs < (arguments->seeds ? arguments->seeds : 100);
+    arguments->jobs = arguments->jobs > JOBS_MAX ? JOBS_MAX : arguments->jobs;
 }
 
 int main(int argc, char **argv)
 {
-    struct arguments arguments = { .first = (uint64_t)time(NULL) % 1000000 * 1000 };
+    struct arguments arguments = { .first = (uint64_t)time(NULL) % 1000000 * 1000,
+                                   .twice_every = 100 };
     switch (parse(argc, argv, &arguments)) {
     case 0:
         break;
@@ -330,18 +373,21 @@ int main(int argc, char **argv)
     default:
         return usage();
     }
+    fill_in(&arguments);
     signal(SIGABRT, on_abort);
     mallopt(M_TRIM_THRESHOLD, KEEP_BYTES); /* a run is short: what it gave back it asks for again */
     mallopt(M_MMAP_THRESHOLD, KEEP_BYTES);
-    struct totals totals = { 0 };
-    clock_gettime(CLOCK_MONOTONIC, &totals.begin);
+    struct fleet *fleet = MEM_NEW(struct fleet);
+    struct report *report = &fleet->report;
+    fleet->arguments = &arguments;
+    report_begin(report);
     printf(arguments.has_seed ? "seed %lu\n" : "first seed %lu\n", arguments.first);
-    while (goes_on(&arguments, &totals)) {
-        run_seed(&arguments, arguments.first + totals.runs, &totals);
+    run_fleet(fleet);
+    if (arguments.expects_violation && report->violations > 0) {
+        printf("found with %lu seeds\n", report->runs);
     }
-    if (arguments.expects_violation && totals.violations > 0) {
-        printf("found with %lu seeds\n", totals.runs);
-    }
-    tell_totals(&totals);
-    return (totals.violations > 0) == arguments.expects_violation ? 0 : 1;
+    report_print(report);
+    bool is_as_expected = (report->violations > 0) == arguments.expects_violation;
+    mem_free(fleet);
+    return is_as_expected ? 0 : 1;
 }

@@ -23,6 +23,7 @@
 
 enum {
     MARKS_MAX = 64,
+    NOTED_BYTES = 128, /* of each delivery, in the trace hash */
     REFUSED_US = 100,
     PIECE_GAP_US = 20,
     SYN_FIRST_US = 1000 * 1000, /* doubled with each try, as Linux does: 127 s in all */
@@ -344,7 +345,8 @@ static size_t waiting_bytes(const struct env_conn *end)
 static void deliver_soon(struct env_conn *from, uint64_t at_us)
 {
     if (!schedule_is_waiting(&from->deliver) && !from->is_clogged) {
-        schedule_add(from->connection->network->schedule, &from->deliver, at_us);
+        schedule_add(from->connection->network->schedule, &from->deliver,
+                     env_sim_wakes_us(other(from)->env, at_us));
     }
 }
 
@@ -406,7 +408,8 @@ int network_write(struct env_conn *conn, const struct span *parts, size_t count)
     }
     if (waiting_bytes(conn) <= network->window_bytes && !schedule_is_waiting(&conn->news)) {
         conn->has_written = true;
-        schedule_add(network->schedule, &conn->news, network->schedule->now_us + 1);
+        schedule_add(network->schedule, &conn->news,
+                     env_sim_wakes_us(conn->env, network->schedule->now_us + 1));
     }
     return 0;
 }
@@ -417,7 +420,8 @@ static void written_if_fits(struct env_conn *end)
     if (end->is_writing && end->state == END_OPEN && !end->has_written &&
         waiting_bytes(end) <= network->window_bytes && !schedule_is_waiting(&end->news)) {
         end->has_written = true;
-        schedule_add(network->schedule, &end->news, network->schedule->now_us + 1);
+        schedule_add(network->schedule, &end->news,
+                     env_sim_wakes_us(end->env, network->schedule->now_us + 1));
     }
 }
 
@@ -479,7 +483,9 @@ static void run_deliver(struct schedule_event *event)
         from->out_at += piece;
         network->stats.deliveries++;
         network->stats.bytes += piece;
-        schedule_note(schedule, hash_bytes(data.data, data.size));
+        /* the head of a frame holds the checksum of what follows it */
+        schedule_note(schedule,
+                      piece ^ hash_bytes(data.data, piece < NOTED_BYTES ? piece : NOTED_BYTES));
         written_if_fits(from);
         if (from->mark_count > 0) {
             deliver_soon(from, from->marks[from->mark_head].at_us);

@@ -132,3 +132,12 @@ struct schedule_event *schedule_next(struct schedule *schedule, uint64_t until_u
     schedule->steps++;
     return event;
 }
+
+struct schedule_event *schedule_next_of(struct schedule *schedule, const struct env_sim *owner)
+{
+    if (schedule->count == 0 || schedule->heap[0].at_us > schedule->now_us ||
+        schedule->heap[0].event->owner != owner) {
+        return NULL;
+    }
+    return schedule_next(schedule, schedule->now_us);
+}

@@ -42,6 +42,9 @@ void schedule_remove_owner(struct schedule *schedule, const struct env_sim *owne
  * to until_us). */
 struct schedule_event *schedule_next(struct schedule *schedule, uint64_t until_us);
 
+/* The next event if it is due now and belongs to that process; else NULL. */
+struct schedule_event *schedule_next_of(struct schedule *schedule, const struct env_sim *owner);
+
 static inline bool schedule_is_waiting(const struct schedule_event *event) { return event->slot != 0; }
 
 /* Mixes something that happened into the trace hash. */

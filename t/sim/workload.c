@@ -135,6 +135,10 @@ static void think(struct session *session)
     }
     uint64_t pause_us = random_delay(
         &session->part->random, workload->config.think_us * session->part->module->think_factor);
+    uint32_t burst_us = workload->config.burst_us;
+    if (burst_us > 0) {
+        pause_us += burst_us - (workload->schedule->now_us + pause_us) % burst_us;
+    }
     if (!workload->is_ending || workload->is_final) {
         env_timer_start(&session->caller->env->env, &session->think,
                         workload->is_final ? 1000 : pause_us);
@@ -426,6 +430,7 @@ void workload_init(struct workload *workload, const struct workload_config *conf
                                              .network = network,
                                              .random = &workload->random,
                                              .machine = first_machine + i,
+                                             .grain_us = config->grain_us,
                                              .seed = config->seed,
                                              .endpoints = config->endpoints,
                                              .timeout_ms = config->timeout_ms });

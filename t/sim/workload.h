@@ -32,6 +32,8 @@ struct workload_config {
     uint32_t clients;      /* processes */
     uint32_t sessions;     /* callers in all; at least one a workload of the mix */
     uint32_t think_us;     /* typical, between an answer and the next question */
+    uint32_t grain_us;     /* of the callers' loops, see env_sim.h */
+    uint32_t burst_us;     /* questions are asked at multiples of it only, many at a time; 0: at any time */
     uint32_t timeout_ms;
     uint32_t break_per_mille; /* of the calls: the client's connections break right after it */
 };

@@ -12,7 +12,7 @@
 enum {
     SET_ELEMENTS = 512,
     NAME_BYTES = 40,
-    SCRAMBLE = 0x5bd1, /* odd: a permutation of the numbers, so that they come in no order */
+    SCRAMBLE = 0x5bd1,   /* odd: a permutation of the numbers, so that they come in no order */
     UNSCRAMBLE = 0xdd31, /* its inverse */
     MASK = 0xffff,
 };

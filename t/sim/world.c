@@ -76,6 +76,7 @@ struct world {
     uint32_t mix; /* of workloads */
     bool may_strike[FAULT_COUNT];
     uint32_t fault_interval_us;
+    uint32_t grain_us; /* of every loop, see env_sim.h */
     uint64_t trouble_us;
     struct schedule_event strike, heal_links;
     struct world_reigns {
@@ -286,6 +287,7 @@ static void init_node(struct world *world, uint32_t number)
     node->env = env_sim_new(&world->schedule, &world->network, node->disk, number, host,
                             world->options->seed);
     node->env->is_real_too = true;
+    node->env->grain_us = world->grain_us;
     node->env->torn = random_percent(&world->draw, 50);
     node->env->drift_ppm = (int64_t)random_below(&world->draw, 401) - 200;
     node->env->wall_offset_us = (int64_t)random_below(&world->draw, 100000);
@@ -538,6 +540,15 @@ static bool strike_clock(struct world *world)
     return true;
 }
 
+/* A fault has struck: at once, or, with those that wait for a file call, now. */
+static void note_fault(struct world *world, enum world_fault fault)
+{
+    world->report->faults[fault]++;
+    for (int i = 0; i < WORKLOAD_COUNT; i++) {
+        world->report->cells[fault][i] += world->workload.in_flight[i] > 0;
+    }
+}
+
 static bool strike(struct world *world, enum world_fault fault)
 {
     switch (fault) {
@@ -579,7 +590,9 @@ static void run_strike(struct schedule_event *event)
     bool strikes = world->may_strike[fault];
     if (strikes) {
         LOG_INFO(&world->logger, "world: %s", fault_names[fault]);
-        world->report->faults[fault] += strike(world, fault);
+        if (strike(world, fault)) {
+            note_fault(world, fault);
+        }
     }
     /* draws that hit nothing cost no time, so that the rate does not hang on how many faults there
      * are */
@@ -763,8 +776,10 @@ static void draw_run(struct world *world)
     world->scrub_interval_ms = (uint32_t)random_between(draw, 1000, 60000);
     world->mix = draw_mix(draw);
     bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
-    world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 22);
+    world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 20);
     world->log_bytes = world->segment_bytes * random_between(draw, 2, 8);
+    world->grain_us =
+        random_percent(draw, 30) ? 0 : 50u << random_below(draw, 6); /* to 1.6 ms: a busy loop */
     struct network *network = &world->network;
     network->cut_percent = (uint32_t)random_below(draw, 30);
     network->patience_us = (uint32_t)random_between(draw, SECOND_US, 15 * SECOND_US);
@@ -784,9 +799,11 @@ static void init_workload(struct world *world)
         .seed = world->options->seed,
         .endpoints = world->endpoints,
         .mix = world->mix,
-        .clients = (uint32_t)random_between(draw, 4, 8),
-        .sessions = (uint32_t)random_between(draw, 8, 32),
+        .clients = (uint32_t)random_between(draw, 2, 5),
+        .sessions = (uint32_t)random_between(draw, 10, 30),
         .think_us = (uint32_t)random_between(draw, 500, 10000),
+        .grain_us = world->grain_us,
+        .burst_us = random_percent(draw, 30) ? 0 : (uint32_t)random_between(draw, 2000, 30000),
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
         .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),
     };

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "sim/workload.h"
+
 /* What can befall a cluster. */
 enum world_fault {
     FAULT_CRASH,         /* one process dies; the page cache stays */
@@ -42,6 +44,7 @@ struct world_report {
     uint64_t violations, undecided;
     char violation[512];
     uint64_t faults[FAULT_COUNT];
+    uint32_t cells[FAULT_COUNT][WORKLOAD_COUNT]; /* how often the fault struck while an operation of the workload was in flight */
     uint64_t calls, ok, refused, unknown, nothing;
     uint64_t elections, committed, images, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
     uint64_t recovery_us; /* from healing until the last node was up and every partition took writes */

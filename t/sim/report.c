@@ -1,0 +1,116 @@
+/* See report.h. */
+#include "sim/report.h"
+
+#include <stdio.h>
+#include <sys/resource.h>
+
+void report_begin(struct report *report)
+{
+    clock_gettime(CLOCK_MONOTONIC, &report->begin);
+}
+
+void report_add(struct report *report, const struct world_report *run)
+{
+    report->failed += run->violations > 0;
+    report->violations += run->violations;
+    report->undecided += run->undecided;
+    report->virtual_us += run->virtual_us;
+    report->steps += run->steps;
+    for (int i = 0; i < FAULT_COUNT; i++) {
+        report->faults[i] += run->faults[i];
+        for (int j = 0; j < WORKLOAD_COUNT; j++) {
+            report->cells[i][j].runs += run->cells[i][j] > 0;
+            report->cells[i][j].failed += run->cells[i][j] > 0 && run->violations > 0;
+        }
+    }
+    report->calls += run->calls;
+    report->ok += run->ok;
+    report->refused += run->refused;
+    report->unknown += run->unknown;
+    report->nothing += run->nothing;
+    report->elections += run->elections;
+    report->committed += run->committed;
+    report->images += run->images;
+    report->boots += run->boots;
+    report->jobs_cut += run->jobs_cut;
+    report->sectors_lost += run->sectors_lost;
+    report->sectors_torn += run->sectors_torn;
+    report->names_lost += run->names_lost;
+    if (run->recovery_us > report->recovery_us_max) {
+        report->recovery_us_max = run->recovery_us;
+    }
+    if (run->writable_us > report->writable_us_max) {
+        report->writable_us_max = run->writable_us;
+    }
+}
+
+double report_seconds(const struct report *report)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - report->begin.tv_sec) +
+           (double)(now.tv_nsec - report->begin.tv_nsec) / 1e9;
+}
+
+static double seconds_of(struct timeval time)
+{
+    return (double)time.tv_sec + (double)time.tv_usec / 1e6;
+}
+
+double report_cpu_seconds(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_CHILDREN, &usage);
+    return seconds_of(usage.ru_utime) + seconds_of(usage.ru_stime);
+}
+
+/* A cell is the number of runs; "5!2" says that two of five failed. */
+static void print_cells(const struct report *report)
+{
+    uint32_t visited = 0, failing = 0;
+    printf(
+        "\nruns in which the fault struck while an operation of the workload was in flight\n%-20s"
+        "%10s",
+        "fault", "times");
+    for (int j = 0; j < WORKLOAD_COUNT; j++) {
+        printf("%10s", workload_name((enum workload_kind)j));
+    }
+    for (int i = 0; i < FAULT_COUNT; i++) {
+        printf("\n%-20s%10lu", world_fault_name((enum world_fault)i), report->faults[i]);
+        for (int j = 0; j < WORKLOAD_COUNT; j++) {
+            const struct report_cell *cell = &report->cells[i][j];
+            char text[48];
+            snprintf(text, sizeof text, cell->failed ? "%lu!%lu" : "%lu", cell->runs, cell->failed);
+            printf("%10s", text);
+            visited += cell->runs > 0;
+            failing += cell->failed > 0;
+        }
+    }
+    printf("\n%u of %d cells visited, %u of them in runs that failed\n\n", visited,
+           FAULT_COUNT * WORKLOAD_COUNT, failing);
+}
+
+void report_print(const struct report *report)
+{
+    double seconds = report_seconds(report), simulated = (double)report->virtual_us / 1e6;
+    double cpu_seconds = report_cpu_seconds();
+    print_cells(report);
+    printf("disks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
+           "operations lost\n",
+           report->jobs_cut, report->sectors_lost, report->sectors_torn, report->names_lost);
+    printf("cluster: %lu starts, %lu elections, %lu entries committed, %lu images installed, "
+           "slowest recovery %.1f s, of that %.1f s after all nodes were up\n",
+           report->boots, report->elections, report->committed, report->images,
+           (double)report->recovery_us_max / 1e6, (double)report->writable_us_max / 1e6);
+    printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
+           "%lu unknown, %lu not applied; "
+           "%lu histories undecided\n",
+           report->calls, simulated > 0 ? (double)report->calls / simulated : 0, report->ok,
+           report->refused, report->unknown, report->nothing, report->undecided);
+    printf("determinism: %lu runs repeated, trace hashes compared\n", report->checked_twice);
+    printf("%lu seeds in %.1f s: %.2f seeds/s, %.0f simulated seconds per second, %.0f per second "
+           "of processor time, %.0f events/s\n",
+           report->runs, seconds, (double)report->runs / seconds, simulated / seconds,
+           cpu_seconds > 0 ? simulated / cpu_seconds : 0, (double)report->steps / seconds);
+    printf("violations: %lu\n", report->violations);
+}

@@ -1,0 +1,30 @@
+/* What many runs came to: sums, and the table of faults × workloads. */
+#ifndef SIM_REPORT_H
+#define SIM_REPORT_H
+
+#include <time.h>
+
+#include "sim/world.h"
+
+/* A zeroed struct is empty; report_begin notes the time. */
+struct report {
+    struct timespec begin;
+    uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps, checked_twice;
+    uint64_t faults[FAULT_COUNT];
+    struct report_cell {
+        uint64_t runs, failed; /* in which the fault struck while an operation of the workload was in flight */
+    } cells[FAULT_COUNT][WORKLOAD_COUNT];
+    uint64_t calls, ok, refused, unknown, nothing, elections, committed, images, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
+    uint64_t recovery_us_max, writable_us_max;
+};
+
+void report_begin(struct report *report);
+/* One run that came to its end. */
+void report_add(struct report *report, const struct world_report *run);
+double report_seconds(const struct report *report);
+/* Processor time of all runs so far, which a machine that is shared does not distort as much. */
+double report_cpu_seconds(void);
+/* Prints everything on stdout; the number of violations is the last line. */
+void report_print(const struct report *report);
+
+#endif
