@@ -132,6 +132,42 @@ static void note_votes(struct checker_group *group, const struct raft *raft)
     }
 }
 
+/* The log holds the vote, and no record of it is on its way only now. */
+static bool has_vote(const struct log *log, uint32_t number, uint64_t term, uint64_t vote)
+{
+    const struct log_group *group = log_group_find(log, number);
+    bool is_held = group->term == term && group->vote == vote;
+    size_t in_flight = log->is_in_flight ? log->batch.count : 0;
+    for (size_t i = 0; is_held && i < log->pending.count + in_flight; i++) {
+        const struct log_pending *record =
+            i < in_flight ? &log->batch.records[i]
+                          : &log->pending.items[log->pending.first + i - in_flight];
+        is_held = record->group != group || record->kind != LOG_RECORD_STATE || record->is_silent ||
+                  record->index != term || record->term != vote;
+    }
+    return is_held;
+}
+
+/* C12: as a replica comes to lead, those of its voters that still are where they were. */
+static void check_votes(struct checker *checker, uint32_t number, const struct raft *leader)
+{
+    for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
+        struct partition *partition =
+            checker->nodes[i] ? node_find_partition(checker->nodes[i], number) : NULL;
+        const struct raft *raft = partition ? partition_raft(partition) : NULL;
+        for (int j = 0; raft && j < leader->config.replica_count; j++) {
+            if ((leader->votes >> j & 1) && leader->config.replicas[j] == raft->config.self &&
+                raft->term == leader->term &&
+                !has_vote(checker->nodes[i]->log, number, leader->term, leader->config.self)) {
+                checker_fail(checker,
+                             "the vote that n%u gave to %lu in term %lu of group %u was counted "
+                             "before it was on disk",
+                             i + 1, leader->config.self, leader->term, number);
+            }
+        }
+    }
+}
+
 static void check_vote(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
 {
@@ -157,10 +193,12 @@ static void check_leader(struct checker *checker, uint32_t node, uint32_t number
     }
     checker->elections += !was;
     note_votes(group, raft);
-    /* Entries committed in later terms are no business of a leader of an earlier one. */
+    check_votes(checker, number, raft);
+    /* What was committed in later terms, be it an older entry, is no business of a leader of an
+     * earlier one, who may hear of its votes only now. */
     for (uint64_t index = group->committed; index >= raft->log_start && index > 0; index--) {
         uint64_t term = entry_of(group, index)->term;
-        if (term == 0 || term > raft->term) {
+        if (term == 0 || entry_of(group, index)->committed_in > raft->term) {
             continue;
         }
         if (raft_term_at(raft, index) != term) {
@@ -194,7 +232,10 @@ static void check_commit(struct checker *checker, uint32_t node, uint32_t number
                          "n%u commits group %u index %lu with term %lu, others with term %lu",
                          node + 1, number, index, term, entry->term);
         }
-        checker->committed += entry->term == 0;
+        if (entry->term == 0) {
+            checker->committed++;
+            entry->committed_in = raft->term;
+        }
         entry->term = term;
     }
     group->committed = raft->commit > group->committed ? raft->commit : group->committed;

@@ -12,7 +12,7 @@
  *       remembers the terms that it led
  *   C10 per replica and follower, bytes and messages in flight are bounded (base/limits.h)
  *   C11 what a replica holds for durable is: a power loss at that moment would leave the sectors of its log
- *   C12 who gave a leader its vote remembers that, whatever happens to its process
+ *   C12 who gave a leader its vote has it on disk by then, and remembers it whatever happens to its process
  *   C13 a leader that hears no majority does not lead for long */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
@@ -30,6 +30,7 @@ struct raft;
 
 struct checker_entry {
     uint64_t term; /* 0: not committed as far as known */
+    uint64_t committed_in; /* term of who was first seen to hold it committed */
     uint64_t hash; /* of the payload; 0: not applied yet */
 };
 
