@@ -80,6 +80,8 @@ static int find_flushed(struct store_replica *replica, struct span key, struct s
                         struct err *err)
 {
     struct store *store = replica->store;
+    struct err own;
+    err = err ? err : &own;
     int rc = store_refuse_stopped(replica, err);
     rc = rc == 0 ? store_reader_begin(store, err) : rc;
     if (rc != 0) {
@@ -91,9 +93,11 @@ static int find_flushed(struct store_replica *replica, struct span key, struct s
         return ERR_NOT_FOUND;
     }
     if (rc != 0) {
-        struct err own;
-        err = err ? err : &own;
         return store_read_failed(replica, store_lmdb_error(err, rc, "reading a key"), true, err);
+    }
+    rc = store_map_check(&store->map, value, err);
+    if (rc != 0) {
+        return store_read_failed(replica, rc, true, err);
     }
     *bytes = span_of_val(value);
     return 0;

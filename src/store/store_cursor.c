@@ -22,10 +22,14 @@ static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct er
 {
     int rc = mdb_cursor_get(cursor->lmdb, &cursor->key, &cursor->data, op);
     cursor->has_lmdb = rc == 0;
-    if (rc == 0 || rc == MDB_NOTFOUND) {
+    if (rc == MDB_NOTFOUND) {
         return 0;
     }
-    return store_read_failed(cursor->replica, store_lmdb_error(err, rc, "scanning"), true, err);
+    const struct store_map *map = &cursor->replica->store->map;
+    int code = rc == 0 ? 0 : store_lmdb_error(err, rc, "scanning");
+    code = code == 0 ? store_map_check(map, cursor->key, err) : code;
+    code = code == 0 ? store_map_check(map, cursor->data, err) : code;
+    return code == 0 ? 0 : store_read_failed(cursor->replica, code, true, err);
 }
 
 /* Puts LMDB's cursor on the first key >= at; none: has_lmdb is false. A bound may be a byte longer

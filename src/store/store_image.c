@@ -51,6 +51,7 @@ struct store_image {
     struct store_name name;
     MDB_txn *txn;
     MDB_dbi data, sessions;
+    const struct store_map *map;
     struct store_meta meta;
     bool is_damaged; /* a read found that */
 };
@@ -106,6 +107,7 @@ int store_image_open(struct store_replica *replica, struct store_image **out, st
     image->txn = txn;
     image->data = replica->dbi;
     image->sessions = store->sessions;
+    image->map = &store->map;
     image->meta = meta;
     list_append(&store->images, &image->link);
     *out = image;
@@ -219,7 +221,11 @@ static int pack_records(struct packing *packing, struct span from, struct err *e
             break;
         }
         struct record record;
-        code = record_unpack_checked(span_of_val(key), span_of_val(value), &record, NULL, err);
+        code = store_map_check(packing->image->map, key, err);
+        code = code == 0 ? store_map_check(packing->image->map, value, err) : code;
+        code = code != 0 ? code
+                         : record_unpack_checked(span_of_val(key), span_of_val(value), &record,
+                                                 NULL, err);
         if (code == 0) {
             add_item(packing, STORE_CHUNK_RECORD, span_of_val(key), span_of_val(value));
         }

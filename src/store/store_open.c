@@ -130,6 +130,19 @@ static int open_databases(struct store *store, struct err *err)
     return rc == 0 ? 0 : store_lmdb_error(err, rc, "opening the store");
 }
 
+/* The identity was found, so its page is what it should be. */
+static int find_map(struct store *store, struct err *err)
+{
+    MDB_txn *txn;
+    int rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
+    if (rc == 0) {
+        rc = store_map_find(&store->map, store->env, txn, store->meta,
+                            val_of(span_of_string("identity")));
+        mdb_txn_abort(txn);
+    }
+    return rc == 0 ? 0 : store_lmdb_error(err, rc, "opening the store");
+}
+
 static int open_environment(struct store *store, struct err *err)
 {
     const struct store_config *config = &store->config;
@@ -210,6 +223,7 @@ int store_open(const struct store_config *config, struct store **out, struct err
     rc = rc == 0 ? store_check_condemned(config, err) : rc;
     rc = rc == 0 ? open_environment(store, err) : rc;
     rc = rc == 0 ? open_databases(store, err) : rc;
+    rc = rc == 0 ? find_map(store, err) : rc;
     if (rc == 0) {
         rc = store_measure_used(store->env, &store->stats.used_bytes);
         rc = rc == 0 ? 0 : store_lmdb_error(err, rc, "measuring the store");

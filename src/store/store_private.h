@@ -134,11 +134,19 @@ struct store_replica {
 
 struct flush;
 
+/* LMDB's file in memory. */
+struct store_map {
+    MDB_env *env;
+    uintptr_t begin;
+    size_t page_bytes;
+};
+
 struct store {
     struct store_config config;
     struct logger *logger;
     MDB_env *env;
     MDB_dbi meta, sessions;
+    struct store_map map;
     struct list replicas;
     struct generation *active, *frozen;
     struct generation *released; /* dropped, being freed bit by bit */
@@ -288,14 +296,20 @@ int store_snapshot(struct store_replica *replica, MDB_txn **out, struct store_me
 
 /* --- store_walk.c */
 
-/* Zeroed but for the first two: at the beginning. */
+/* Finds where LMDB's file is mapped, by a key that is there. LMDB's code. */
+int store_map_find(struct store_map *map, MDB_env *env, MDB_txn *txn, MDB_dbi dbi, MDB_val key);
+/* Does what LMDB gave out, a key or a value, lie where LMDB keeps such things? Not for what was
+ * written in the same transaction. Any thread. 0, ERR_CORRUPT. */
+bool store_map_is_sound(const struct store_map *map, MDB_val part);
+int store_map_check(const struct store_map *map, MDB_val part, struct err *err);
+
+/* Zeroed but for the first three: at the beginning. */
 struct store_walk {
+    const struct store_map *map;
     MDB_dbi dbi;
     bool is_for_records; /* checks records, sums their digest */
     struct buf last;     /* the key that was seen last */
     uint64_t count, digest;
-    size_t page_bytes;
-    uintptr_t map; /* where LMDB's map begins; 0: not seen yet */
 };
 void store_walk_fini(struct store_walk *walk);
 /* Goes on for about bytes_max bytes: 1: there is more; 0: that was all, and nothing was wrong;

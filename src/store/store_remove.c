@@ -209,6 +209,7 @@ void store_remove(struct store *store, const struct store_name *name)
     removal->name = *name;
     removal->lmdb = store->env;
     removal->sessions = store->sessions;
+    removal->walk.map = &store->map;
     list_append(&store->removals, &removal->link);
 }
 

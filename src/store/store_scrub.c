@@ -81,6 +81,7 @@ int store_scrub_open(struct store_replica *replica, struct store_scrub **out, st
     scrub->txn = txn;
     scrub->sessions = store->sessions;
     scrub->meta = meta;
+    scrub->walk.map = &store->map;
     scrub->walk.dbi = replica->dbi;
     scrub->walk.is_for_records = true;
     store->scrub = scrub;

@@ -1,13 +1,17 @@
-/* A walk over a generation's database that believes nothing: LMDB's pages have no checksums.
+/* What LMDB shows is not believed: its pages have no checksums.
  *
  * Records carry checksums, so a wrong one shows. What remains is a tree that leads astray: to a
- * page that is another's, or an older one, or past keys. A page says its own number and kind; the
- * walk compares them with where the page lies. Keys must ascend over the whole walk, so no page is
- * met twice, and be as many as LMDB says. The digest tells old records from new ones.
+ * page that is another's, or past keys. A page says its own number and kind; every value that is
+ * read is asked whether it lies in a page that is where it says it is, and ends within it.
  *
- * After a walk without findings the tree's pages are known to be its own: freeing them frees nobody
- * else's. (The format is LMDB's, mdb.c, "Common header for all page types": number 8, pad 2,
- * flags 2, then lower 2, upper 2, or for values beyond a page the count of pages 4.) */
+ * A walk looks at a whole database: keys must ascend all the way, so that no page is met twice, and
+ * be as many as LMDB says. The digest tells records that are right by themselves but not the
+ * newest. After a walk without findings the tree's pages are known to be its own: freeing them
+ * frees nobody else's.
+ *
+ * (The format is LMDB's, mdb.c, "Common header for all page types": number 8, pad 2, flags 2, then
+ * lower 2, upper 2, or for values beyond a page the count of pages 4. LMDB itself trusts what is
+ * inside a page, so a page of rubbish may bring it down: docs/decisions/004-images.md.) */
 #include "store/store_private.h"
 
 #include "base/check.h"
@@ -21,45 +25,68 @@ enum {
     PAGE_OVERFLOW = 4,
 };
 
+static const uint8_t *page_of(const struct store_map *map, const void *at)
+{
+    return (const uint8_t *)((uintptr_t)at & ~(uintptr_t)(map->page_bytes - 1));
+}
+
+static unsigned page_kind(const uint8_t *page)
+{
+    return get_u16(page + PAGE_FLAGS_AT) & PAGE_KINDS;
+}
+
+int store_map_find(struct store_map *map, MDB_env *env, MDB_txn *txn, MDB_dbi dbi, MDB_val key)
+{
+    MDB_stat stat;
+    MDB_val value;
+    int rc = mdb_env_stat(env, &stat);
+    rc = rc == 0 ? mdb_get(txn, dbi, &key, &value) : rc;
+    if (rc != 0) {
+        return rc;
+    }
+    *map = (struct store_map){ .env = env, .page_bytes = stat.ms_psize };
+    const uint8_t *page = page_of(map, value.mv_data);
+    map->begin = (uintptr_t)page - get_u64(page) * map->page_bytes;
+    return page_kind(page) == PAGE_LEAF ? 0 : MDB_CORRUPTED;
+}
+
+bool store_map_is_sound(const struct store_map *map, MDB_val part)
+{
+    MDB_envinfo info;
+    mdb_env_info(map->env, &info);
+    const uint8_t *at = part.mv_data, *page = page_of(map, at);
+    uintptr_t end = map->begin + (info.me_last_pgno + 1) * map->page_bytes;
+    if ((uintptr_t)page < map->begin || (uintptr_t)at >= end ||
+        part.mv_size > end - (uintptr_t)at ||
+        get_u64(page) != ((uintptr_t)page - map->begin) / map->page_bytes) {
+        return false;
+    }
+    uint64_t pages = (PAGE_HEADER_BYTES + part.mv_size + map->page_bytes - 1) / map->page_bytes;
+    return page_kind(page) == PAGE_LEAF
+               ? at + part.mv_size <= page + map->page_bytes
+               : page_kind(page) == PAGE_OVERFLOW && at == page + PAGE_HEADER_BYTES &&
+                     get_u32(page + PAGE_COUNT_AT) == pages;
+}
+
+int store_map_check(const struct store_map *map, MDB_val part, struct err *err)
+{
+    return store_map_is_sound(map, part)
+               ? 0
+               : err_set(err, ERR_CORRUPT, "a page of LMDB is not what it should be");
+}
+
 void store_walk_fini(struct store_walk *walk)
 {
     buf_fini(&walk->last);
 }
 
-/* Is what begins at `at` a page of this kind, and in its place? The first page says where the map
- * begins; if that one is wrong, the others will not agree. */
-static bool is_page(struct store_walk *walk, const uint8_t *at, unsigned kind)
-{
-    uintptr_t begin = (uintptr_t)at - get_u64(at) * walk->page_bytes;
-    walk->map = walk->map ? walk->map : begin;
-    return walk->map == begin && (get_u16(at + PAGE_FLAGS_AT) & PAGE_KINDS) == kind;
-}
-
-static const uint8_t *page_of(const struct store_walk *walk, const void *at)
-{
-    return (const uint8_t *)((uintptr_t)at & ~(uintptr_t)(walk->page_bytes - 1));
-}
-
-/* The key stands in a leaf; a large value in pages of its own, else beside the key. */
-static bool are_pages_sound(struct store_walk *walk, MDB_val key, MDB_val value)
-{
-    const uint8_t *leaf = page_of(walk, key.mv_data), *page = page_of(walk, value.mv_data);
-    if (!is_page(walk, leaf, PAGE_LEAF)) {
-        return false;
-    }
-    if (page == leaf) {
-        return (const uint8_t *)value.mv_data + value.mv_size <= leaf + walk->page_bytes;
-    }
-    uint64_t pages = (PAGE_HEADER_BYTES + value.mv_size + walk->page_bytes - 1) / walk->page_bytes;
-    return (const uint8_t *)value.mv_data == page + PAGE_HEADER_BYTES &&
-           is_page(walk, page, PAGE_OVERFLOW) && get_u32(page + PAGE_COUNT_AT) == pages;
-}
-
 static int check_pair(struct store_walk *walk, MDB_val key, MDB_val value, struct err *err)
 {
     struct span key_span = span_of_val(key), packed = span_of_val(value);
-    if (!are_pages_sound(walk, key, value)) {
-        return err_set(err, ERR_CORRUPT, "a page of LMDB is not what it should be");
+    int rc = store_map_check(walk->map, key, err);
+    rc = rc == 0 ? store_map_check(walk->map, value, err) : rc;
+    if (rc != 0) {
+        return rc;
     }
     if (walk->count > 0 && span_compare(buf_span(&walk->last), key_span) >= 0) {
         return err_set(err, ERR_CORRUPT, "keys are not in order");
@@ -69,7 +96,7 @@ static int check_pair(struct store_walk *walk, MDB_val key, MDB_val value, struc
         return 0;
     }
     struct record record;
-    int rc = record_unpack_checked(key_span, packed, &record, NULL, err);
+    rc = record_unpack_checked(key_span, packed, &record, NULL, err);
     walk->digest += rc == 0 ? store_record_digest(key_span, packed) : 0;
     return rc;
 }
@@ -117,13 +144,10 @@ static int walk_on(struct store_walk *walk, MDB_cursor *cursor, size_t bytes_max
 int store_walk_step(struct store_walk *walk, MDB_txn *txn, size_t bytes_max, struct err *err)
 {
     MDB_cursor *cursor;
-    MDB_stat stat;
-    int rc = mdb_stat(txn, walk->dbi, &stat);
-    rc = rc == 0 ? mdb_cursor_open(txn, walk->dbi, &cursor) : rc;
+    int rc = mdb_cursor_open(txn, walk->dbi, &cursor);
     if (rc != 0) {
         return store_lmdb_error(err, rc, "walking");
     }
-    walk->page_bytes = stat.ms_psize;
     rc = walk_on(walk, cursor, bytes_max, err);
     mdb_cursor_close(cursor);
     return rc == 0 ? check_end(walk, txn, err) : rc;
