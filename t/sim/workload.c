@@ -340,12 +340,25 @@ static void on_probe(void *arg, struct cairn_result *result)
 static void send_probe(struct workload_probe_key *key)
 {
     struct caller *caller = &key->workload->callers[0];
-    struct cairn_request request = { .verb = CAIRN_PUT,
+    struct cairn_request request = { .verb = key->verb,
                                      .key = key->name,
                                      .key_size = strlen(key->name) };
     int status = core_submit(caller->core, &request, on_probe, key, caller_now_us(caller), NULL);
     CHECK(status == 0);
     caller_wake(caller);
+}
+
+void workload_probe_again(struct workload *workload, enum cairn_verb verb)
+{
+    CHECK(workload->probe.left == 0);
+    for (uint32_t at = 1; at < WORKLOAD_PARTITIONS_MAX; at++) {
+        struct workload_probe_key *key = &workload->probe.keys[at];
+        if (key->workload) {
+            key->verb = verb;
+            workload->probe.left++;
+            send_probe(key);
+        }
+    }
 }
 
 static void on_topology(void *arg, int status, const struct frame *frame)
@@ -370,6 +383,7 @@ static void on_topology(void *arg, int status, const struct frame *frame)
         size_t at = topology_locate(topology, span_of(name, (size_t)size));
         if (!keys[at].workload) {
             keys[at].workload = workload;
+            keys[at].verb = CAIRN_PUT;
             memcpy(keys[at].name, name, sizeof name);
             covered++;
         }

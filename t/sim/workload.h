@@ -66,6 +66,7 @@ struct workload {
         struct workload_probe_key {
             struct workload *workload;
             char name[32];
+            enum cairn_verb verb;
         } keys[WORKLOAD_PARTITIONS_MAX];
     } probe;
     void (*violated)(void *ctx, const char *text);
@@ -83,6 +84,8 @@ void workload_fini(struct workload *workload);
 void workload_begin(struct workload *workload);
 /* Writes one key of every partition; workload->probe.left counts down to 0. */
 void workload_probe(struct workload *workload);
+/* The same keys once more, after workload_probe counted down: written or deleted, until it succeeds. */
+void workload_probe_again(struct workload *workload, enum cairn_verb verb);
 /* From now on all is well: a call that does not end with a definite answer, or not soon, is a violation. */
 void workload_expect_calm(struct workload *workload);
 /* No new requests; true when none is unanswered. */

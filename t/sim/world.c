@@ -30,6 +30,9 @@ enum {
     ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
     UP_MAX_US = RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
     WRITABLE_MAX_US = 2 * SECOND_US,            /* from then on until all partitions take writes */
+    FULL_MAX_US = 3 * SECOND_US,
+    ROOM_MAX_US =
+        6 * SECOND_US, /* until deletes or writes go on full disks, or on such as were full */
     CONVERGE_MAX_US = 5 * SECOND_US,
     CALM_MAX_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
@@ -922,6 +925,28 @@ static void strike_last(struct world *world)
     }
 }
 
+/* All disks are full at once, under load: deletes go on, and writes return when there is room. */
+static void live_on_full_disks(struct world *world)
+{
+    struct schedule *schedule = &world->schedule;
+    LOG_INFO(&world->logger, "world: all disks are full");
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        disk_faults(world->nodes[i].disk)->full = true;
+    }
+    run_until(world, schedule->now_us + random_between(&world->nemesis, 0, FULL_MAX_US), NULL);
+    workload_probe_again(&world->workload, CAIRN_DELETE);
+    expect(world, run_until(world, schedule->now_us + ROOM_MAX_US, is_writable),
+           "a partition takes no deletes while the disks are full");
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        disk_faults(world->nodes[i].disk)->full = false;
+    }
+    if (world->report->violations == 0) {
+        workload_probe_again(&world->workload, CAIRN_PUT);
+    }
+    expect(world, run_until(world, schedule->now_us + ROOM_MAX_US, is_writable),
+           "a partition takes no writes though the disks have room again");
+}
+
 /* After healing: all nodes come up, every partition takes writes soon, and then the load goes on
  * without a failure. */
 static void recover(struct world *world)
@@ -937,6 +962,9 @@ static void recover(struct world *world)
            "a partition takes no writes");
     world->report->writable_us = schedule->now_us - up_us;
     world->report->recovery_us = schedule->now_us - healed_us;
+    if (world->report->violations == 0 && random_below(&world->nemesis, 4) == 0) {
+        live_on_full_disks(world);
+    }
     workload_expect_calm(&world->workload);
     run_until(world, schedule->now_us + random_between(&world->nemesis, 0, CALM_MAX_US), NULL);
 }
