@@ -1,0 +1,16 @@
+# The unit tests under valgrind's memcheck, and what has threads under the thread sanitizer. (Everything under the other sanitizers:
+# make SAN=address,undefined check.)
+
+# What repeats thousands of runs takes too long under memcheck; sanitizers see it.
+VALGRIND_LEAVES_OUT := %/test_raft_model %/test_core_model %/test_store_model %/test_placement
+VALGRIND_TESTS ?= $(filter-out $(VALGRIND_LEAVES_OUT),$(UNIT_TESTS))
+.PHONY: valgrind
+valgrind: $(UNIT_TESTS) ## run the unit tests under valgrind's memcheck: VALGRIND_TESTS="build/t/raft/test_log …"
+	@CMOCKA_MESSAGE_OUTPUT=TAP prove --exec 'valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite' \
+	  $(VALGRIND_TESTS)
+
+THREAD_TESTS := env/test_env_uv raft/test_log_uv store/test_store_uv
+.PHONY: threads
+threads: ## run the tests of what has threads under the thread sanitizer
+	@$(MAKE) --no-print-directory SAN=thread $(THREAD_TESTS:%=build/san-thread/t/%)
+	@CMOCKA_MESSAGE_OUTPUT=TAP prove --exec '' $(THREAD_TESTS:%=build/san-thread/t/%)
