@@ -24,7 +24,6 @@
 #include "proto/peer.pb-c.h"
 
 enum {
-    CHUNK_BYTES = 512 << 10,
     /* A follower that asks nothing for so long has lost interest or waits for its turn. */
     IDLE_US = 20 * 1000 * 1000,
     /* Pages of LMDB that an image pins can't be used again: the file grows with what is written
@@ -53,6 +52,7 @@ struct sending {
     bool has_question; /* it waits for tokens or a read in flight */
     uint64_t request_id;
     struct buf position;
+    uint32_t chunk_bytes;
     struct buf chunk;
     int status;
     struct err err;
@@ -155,6 +155,7 @@ void images_want(struct images *images, struct partition *partition,
                                  .node_id = partition_node_of(partition, want->to),
                                  .id = node->next_forward_id++,
                                  .image = image,
+                                 .chunk_bytes = node->config.image_chunk_bytes,
                                  .opened_us = env_now_us(node->env) };
     sending->asked_us = sending->opened_us;
     list_append(&images->sendings, &sending->link);
@@ -188,8 +189,8 @@ static void read_work(struct env_job *job)
 {
     struct sending *sending = container_of(job, struct sending, job);
     buf_clear(&sending->chunk);
-    sending->status = store_image_read(sending->image, buf_span(&sending->position), CHUNK_BYTES,
-                                       &sending->chunk, &sending->err);
+    sending->status = store_image_read(sending->image, buf_span(&sending->position),
+                                       sending->chunk_bytes, &sending->chunk, &sending->err);
 }
 
 static void read_done(struct env_job *job)

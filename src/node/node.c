@@ -182,14 +182,19 @@ static void consider_flush(struct node *node)
     }
 }
 
+uint64_t node_log_budget(const struct node *node)
+{
+    uint64_t least = log_live_bytes_least(node->log);
+    return node->config.log_bytes > least ? node->config.log_bytes : least;
+}
+
 /* A log that outgrows its budget though the store was flushed is pinned by replicas that are dead
  * or far behind. They are spared as long as there is room: an image costs more than entries. Half a
  * budget above it only the own store counts, and with twice the budget no image on its way either:
  * so the log is bounded whatever the others do. */
 static enum raft_cut cut_level_of(const struct node *node)
 {
-    uint64_t live = log_live_bytes(node->log), least = log_live_bytes_least(node->log);
-    uint64_t budget = node->config.log_bytes > least ? node->config.log_bytes : least;
+    uint64_t live = log_live_bytes(node->log), budget = node_log_budget(node);
     return live <= budget           ? RAFT_CUT_SPARING
            : live <= budget / 2 * 3 ? RAFT_CUT_HEARD
            : live <= budget * 2     ? RAFT_CUT_OWN
@@ -570,6 +575,7 @@ static void copy_config(struct node *node, const struct node_config *config)
     own->heartbeat_ms = config->heartbeat_ms ? config->heartbeat_ms : 100;
     own->flush_bytes = config->flush_bytes ? config->flush_bytes : 128 << 20;
     own->flush_idle_ms = config->flush_idle_ms ? config->flush_idle_ms : 2000;
+    own->image_chunk_bytes = config->image_chunk_bytes ? config->image_chunk_bytes : 512 << 10;
     own->scrub_interval_ms =
         config->scrub_interval_ms ? config->scrub_interval_ms : 24 * 3600 * 1000;
     own->image_bytes_per_second =

@@ -120,6 +120,8 @@ bool node_take_topology(struct node *node, struct span packed, bool is_to_save);
 struct partition *node_find_partition(struct node *node, uint32_t group);
 /* Node id that leads a group as far as is known here, 0 = unknown. */
 uint64_t node_leader_of(struct node *node, uint32_t group);
+/* What the log may take before others' needs count less; it is never let grow beyond twice of that. */
+uint64_t node_log_budget(const struct node *node);
 void node_hear_time(struct node *node, uint64_t time);
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame);
 void node_link_up(struct node *node, struct link *link);

@@ -31,6 +31,9 @@ void report_add(struct report *report, const struct world_report *run)
     report->elections += run->elections;
     report->committed += run->committed;
     report->images += run->images;
+    report->log_percent_max = run->log_percent_max > report->log_percent_max
+                                  ? run->log_percent_max
+                                  : report->log_percent_max;
     report->boots += run->boots;
     report->jobs_cut += run->jobs_cut;
     report->sectors_lost += run->sectors_lost;
@@ -99,9 +102,11 @@ void report_print(const struct report *report)
            "operations lost\n",
            report->jobs_cut, report->sectors_lost, report->sectors_torn, report->names_lost);
     printf("cluster: %lu starts, %lu elections, %lu entries committed, %lu images installed, "
+           "longest log %lu %% of its budget, "
            "slowest recovery %.1f s, of that %.1f s after all nodes were up\n",
            report->boots, report->elections, report->committed, report->images,
-           (double)report->recovery_us_max / 1e6, (double)report->writable_us_max / 1e6);
+           report->log_percent_max, (double)report->recovery_us_max / 1e6,
+           (double)report->writable_us_max / 1e6);
     printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
            "%lu unknown, %lu not applied; "
            "%lu histories undecided\n",

@@ -37,6 +37,7 @@ enum {
     CALM_MAX_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
     DISK_BYTES = 1 << 30,
+    LOG_PERCENT_MAX = 250,
     LOOK_EVERY = 64, /* steps: what need not be seen at once */
     ABSENCE_MAX_US = 40 * SECOND_US,
 };
@@ -75,7 +76,7 @@ struct world {
     uint32_t node_count;
     char bootstrap[256], endpoints[256];
     uint64_t flush_bytes, log_bytes, segment_bytes;
-    uint32_t flush_idle_ms, scrub_interval_ms;
+    uint32_t flush_idle_ms, scrub_interval_ms, image_chunk_bytes, image_bytes_per_second;
     uint32_t mix; /* of workloads */
     bool may_strike[FAULT_COUNT];
     uint32_t fault_interval_us;
@@ -248,6 +249,8 @@ static void run_start(struct schedule_event *event)
         .map_bytes = MAP_BYTES,
         .reserve_bytes = world->segment_bytes,
         .scrub_interval_ms = world->scrub_interval_ms,
+        .image_chunk_bytes = world->image_chunk_bytes,
+        .image_bytes_per_second = world->image_bytes_per_second,
         .store_no_sync = true,
         .observe = on_observe,
         .observe_image = on_observe_image,
@@ -605,6 +608,23 @@ static void run_strike(struct schedule_event *event)
 
 /* --- A run */
 
+/* A log must not outgrow twice its budget, but for what came since the last flush could begin: a
+ * flush that is slow, or finds no room, holds cuts up. */
+static void look_at_log(struct world *world, const struct node *node)
+{
+    if (node->log) {
+        uint64_t percent = log_live_bytes(node->log) * 100 / node_log_budget(node);
+        uint64_t *most = &world->report->log_percent_max;
+        *most = percent > *most ? percent : *most;
+        if (percent > LOG_PERCENT_MAX) {
+            char text[100];
+            snprintf(text, sizeof text, "%s: the log takes %lu %% of its budget", node->config.name,
+                     percent);
+            on_violation(world, text);
+        }
+    }
+}
+
 /* Runs until `until_us` or, if given, until is_done. */
 static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(struct world *world))
 {
@@ -629,6 +649,7 @@ static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(st
                 watch_reigns(world, node);
             }
             if (step % LOOK_EVERY == 0) {
+                look_at_log(world, server_node(node->server));
                 checker_look(&world->checker, node->number, env_now_us(&node->env->env));
             }
         }
@@ -777,6 +798,8 @@ static void draw_run(struct world *world)
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
     world->scrub_interval_ms = (uint32_t)random_between(draw, 1000, 60000);
+    world->image_chunk_bytes = 1024u << random_below(draw, 10);
+    world->image_bytes_per_second = 1u << random_between(draw, 20, 26);
     world->mix = draw_mix(draw);
     bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
     world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 20);

@@ -49,6 +49,7 @@ struct world_report {
     uint64_t elections, committed, images, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
     uint64_t recovery_us; /* from healing until the last node was up and every partition took writes */
     uint64_t writable_us; /* of that, from the moment when all nodes were up and had found primaries */
+    uint64_t log_percent_max; /* of its budget that any log took */
     uint32_t nodes;
 };
 
