@@ -395,3 +395,12 @@ void session_table_load_end(struct session_table *table)
     }
     mem_free(sorted);
 }
+
+int session_check(struct span id, struct span value, struct err *err)
+{
+    struct session_table table;
+    session_table_init(&table);
+    int rc = session_table_load(&table, id, value, err);
+    session_table_fini(&table);
+    return rc;
+}

@@ -59,8 +59,8 @@ void session_record(struct session_table *table, const struct command *command,
  * starts anew. */
 void session_table_pack(struct session_table *table, struct buf *changes);
 
-/* Of all sessions with all that they remember, in whatever order: equal on replicas that applied the
- * same. Costs a walk over them. */
+/* Of all sessions with all that they remember, in whatever order: equal on replicas that applied
+ * the same. Costs a walk over them. */
 uint64_t session_table_digest(const struct session_table *table);
 
 enum { SESSION_ID_BYTES = 16 };
@@ -77,5 +77,8 @@ bool session_change_next(struct reader *reader, struct session_change *change);
 int session_table_load(struct session_table *table, struct span id, struct span value,
                        struct err *err);
 void session_table_load_end(struct session_table *table);
+
+/* Would session_table_load take it? 0, ERR_CORRUPT, ERR_FORMAT. */
+int session_check(struct span id, struct span value, struct err *err);
 
 #endif

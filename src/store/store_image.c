@@ -249,6 +249,7 @@ static int pack_sessions(struct packing *packing, struct span from, struct err *
         return store_lmdb_error(err, rc, "reading an image's sessions");
     }
     MDB_val key = val_of(span_of(packed, SESSION_KEY_PREFIX_BYTES + from.size)), value;
+    int code = 0;
     for (rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
          rc == 0 && key.mv_size == SESSION_KEY_BYTES && span_has_prefix(span_of_val(key), prefix);
          rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
@@ -258,9 +259,16 @@ static int pack_sessions(struct packing *packing, struct span from, struct err *
             set_next(packing, STORE_CHUNK_SESSION, id);
             break;
         }
+        code = session_check(id, span_of_val(value), err);
+        if (code != 0) {
+            break;
+        }
         add_item(packing, STORE_CHUNK_SESSION, id, span_of_val(value));
     }
     mdb_cursor_close(cursor);
+    if (code != 0) {
+        return code;
+    }
     return rc == 0 || rc == MDB_NOTFOUND ? 0
                                          : store_lmdb_error(err, rc, "reading an image's sessions");
 }

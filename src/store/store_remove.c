@@ -33,6 +33,7 @@ struct removal {
     int status;
     struct err err;
     bool is_done;
+    uint64_t used_bytes; /* measured when it is done, else 0 */
 };
 
 static void free_removal(struct removal *removal)
@@ -148,6 +149,9 @@ static void remove_work(struct store_job *job)
     }
     rc = mdb_txn_commit(txn); /* after a walk there is nothing to write */
     removal->status = rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting");
+    if (removal->is_done && store_measure_used(removal->lmdb, &removal->used_bytes) != 0) {
+        removal->used_bytes = 0; /* the next flush measures again, and says what is wrong */
+    }
 }
 
 /* What can't be removed stays, and takes room. */
@@ -163,6 +167,9 @@ static void remove_done(struct store_job *job)
     if (removal->status != 0) {
         LOG_WARN(store->logger, "store: what an image replaced stays group=%u replica=%llx: %s",
                  removal->name.group, (unsigned long long)removal->name.replica, removal->err.text);
+    }
+    if (removal->used_bytes != 0) {
+        store->stats.used_bytes = removal->used_bytes;
     }
     if (removal->status != 0 || removal->is_done) {
         list_remove(&removal->link);

@@ -113,17 +113,37 @@ bool store_scrub_is_complete(const struct store_scrub *scrub)
     return scrub->is_complete;
 }
 
+/* All in one step: they are few, next to records. */
 static int check_sessions(struct store_scrub *scrub)
 {
-    struct session_table table;
-    session_table_init(&table);
-    int rc = store_load_sessions(scrub->txn, scrub->sessions, &scrub->name, &table, &scrub->err);
-    if (rc == 0 && table.count != scrub->meta.sessions) {
-        rc = err_set(&scrub->err, ERR_CORRUPT, "%zu sessions, and there should be %llu",
-                     table.count, (unsigned long long)scrub->meta.sessions);
+    uint8_t packed[SESSION_KEY_PREFIX_BYTES];
+    store_name_sessions(&scrub->name, packed);
+    struct span prefix = span_of(packed, sizeof packed);
+    MDB_cursor *cursor;
+    int rc = mdb_cursor_open(scrub->txn, scrub->sessions, &cursor), code = 0;
+    if (rc != 0) {
+        return store_lmdb_error(&scrub->err, rc, "scrubbing sessions");
     }
-    session_table_fini(&table);
-    return rc;
+    MDB_val key = val_of(prefix), value;
+    uint64_t count = 0;
+    for (rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+         rc == 0 && code == 0 && span_has_prefix(span_of_val(key), prefix);
+         rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+        struct span id = span_of((uint8_t *)key.mv_data + prefix.size, key.mv_size - prefix.size);
+        code = session_check(id, span_of_val(value), &scrub->err);
+        count++;
+    }
+    mdb_cursor_close(cursor);
+    if (code != 0) {
+        return code;
+    }
+    if (rc != 0 && rc != MDB_NOTFOUND) {
+        return store_lmdb_error(&scrub->err, rc, "scrubbing sessions");
+    }
+    return count == scrub->meta.sessions
+               ? 0
+               : err_set(&scrub->err, ERR_CORRUPT, "%llu sessions, and there should be %llu",
+                         (unsigned long long)count, (unsigned long long)scrub->meta.sessions);
 }
 
 static int check_totals(struct store_scrub *scrub)

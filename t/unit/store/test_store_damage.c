@@ -511,13 +511,11 @@ static void a_scrub_finds_a_changed_key(void **state)
     scrub_finds(story, ERR_CORRUPT);
 }
 
-static void a_scrub_finds_a_damaged_session(void **state)
+/* Changes a byte of the session's value, wherever it stands. */
+static void spoil_sessions(struct fixture *fixture)
 {
-    struct story *story = *state;
-    fill(story);
-    open_both(story);
     char id[16] = { 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2 }, path[128];
-    snprintf(path, sizeof path, "%s/data.mdb", story->to.config.directory);
+    snprintf(path, sizeof path, "%s/data.mdb", fixture->config.directory);
     int fd = open(path, O_RDWR);
     static char data[4 << 20];
     ssize_t size = pread(fd, data, sizeof data, 0);
@@ -528,8 +526,34 @@ static void a_scrub_finds_a_damaged_session(void **state)
     }
     assert_int_equal(pwrite(fd, data, (size_t)size, 0), size);
     close(fd);
+}
+
+static void a_scrub_finds_a_damaged_session(void **state)
+{
+    struct story *story = *state;
+    fill(story);
+    open_both(story);
+    spoil_sessions(&story->to);
     assert_int_equal(fixture_scrub(&story->to, 10), ERR_CORRUPT);
     expect_told(story, 1);
+}
+
+static void a_damaged_session_is_not_sent(void **state)
+{
+    struct story *story = *state;
+    fill(story);
+    open_both(story);
+    spoil_sessions(&story->to);
+    struct store_image *image;
+    struct buf buf = { 0 };
+    struct err err;
+    assert_int_equal(store_image_open(story->to.replica, &image, NULL), 0);
+    assert_int_equal(store_image_read(image, span_of(NULL, 0), 1 << 20, &buf, &err), ERR_CORRUPT);
+    buf_fini(&buf);
+    store_image_close(image);
+    expect_told(story, 1);
+    repair(story);
+    expect_whole(story);
 }
 
 /* A page that an older state left: everything in it is right by itself. */
@@ -585,6 +609,7 @@ int main(void)
         STORY(a_scrub_finds_a_changed_value),
         STORY(a_scrub_finds_a_changed_key),
         STORY(a_scrub_finds_a_damaged_session),
+        STORY(a_damaged_session_is_not_sent),
         STORY(a_scrub_finds_an_old_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
