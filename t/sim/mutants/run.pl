@@ -148,7 +148,7 @@ sub scratch_remove {
 sub simulate {
     my ($binary, $seconds, $flags) = @_;
     my $begin = time;
-    my ($status, @lines) = run_quietly($seconds + $option{grace}, 'nice', $binary, '--first', 1, '--seconds', $seconds,
+    my ($status, @lines) = run_quietly($seconds + $option{grace}, 'nice', $binary, '--jobs', 1, '--first', 1, '--seconds', $seconds,
         '--expect-violation', split(' ', "$flags $option{'sim-flags'}"));
     my $took = time - $begin;
     scratch_remove();
