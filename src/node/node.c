@@ -762,6 +762,9 @@ static void ask_read_rounds(struct node *node)
     }
     for (size_t i = 0; i < node->link_count; i++) {
         struct link *link = &node->links[(node->next_asked + i) % node->link_count];
+        if (link->peer.conn && now_us - link->round_asked_us >= READ_ROUND_LOST_US) {
+            peer_round_give_up(&link->peer);
+        }
         if (!peer_round_is_free(&link->peer)) {
             continue;
         }

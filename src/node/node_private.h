@@ -28,6 +28,7 @@ enum {
     NODE_PREFER_AT_ONCE = 16,    /* transfers begun per look */
     LINK_RETRY_US = 100 * 1000,
     READ_ROUND_PATIENCE_US = 5 * 1000,
+    READ_ROUND_LOST_US = 1000 * 1000, /* then a round is taken for lost, and the peer is asked anew */
     LINK_GREET_US = 2 * 1000 * 1000, /* from dialling to the other side's greeting */
 };
 

@@ -81,6 +81,11 @@ void peer_round_open(struct peer *peer)
     peer->round_opened = true;
 }
 
+void peer_round_give_up(struct peer *peer)
+{
+    peer->round_done = peer->round_sent;
+}
+
 static void pack_message(uint8_t *at, const struct raft_message *message)
 {
     at[0] = message->type;

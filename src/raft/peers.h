@@ -47,6 +47,8 @@ void peer_send(struct peer *peer, const struct raft_message *message, const uint
 /* May a read round be opened this turn? Then RAFT_READ messages may be gathered after peer_round_open. */
 bool peer_round_is_free(const struct peer *peer);
 void peer_round_open(struct peer *peer);
+/* Waits no longer for the round in flight: its frame, or the answer, never came. An answer that comes yet is ignored. */
+void peer_round_give_up(struct peer *peer);
 /* Sends what was gathered as one frame, if anything. */
 void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time);
 

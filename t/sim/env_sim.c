@@ -174,13 +174,35 @@ bool env_sim_step(struct schedule *schedule, struct schedule_event *event)
 static uint64_t sim_now_us(struct env *base)
 {
     struct env_sim *env = env_sim_of(base);
-    uint64_t now = env->schedule->now_us;
-    return now + (uint64_t)((int64_t)now * env->drift_ppm / 1000000);
+    uint64_t passed = env->schedule->now_us - env->drift_from_us;
+    return env->drift_base_us + passed + (uint64_t)((int64_t)passed * env->drift_ppm / 1000000);
+}
+
+void env_sim_drift(struct env_sim *env, int64_t ppm)
+{
+    env->drift_base_us = sim_now_us(&env->env);
+    env->drift_from_us = env->schedule->now_us;
+    env->drift_ppm = ppm;
+}
+
+/* How much time the wall clock has missed by standing still. */
+static uint64_t wall_missed_us(struct env_sim *env)
+{
+    uint64_t now = sim_now_us(&env->env);
+    return (now < env->wall_go_us ? now : env->wall_go_us) - env->wall_stop_us;
+}
+
+void env_sim_stop_wall(struct env_sim *env, uint64_t for_us)
+{
+    env->wall_offset_us -= (int64_t)wall_missed_us(env);
+    env->wall_stop_us = sim_now_us(&env->env);
+    env->wall_go_us = env->wall_stop_us + for_us;
 }
 
 static uint64_t sim_wall_us(struct env *base)
 {
-    return WALL_BEGIN_US + sim_now_us(base) + (uint64_t)env_sim_of(base)->wall_offset_us;
+    struct env_sim *env = env_sim_of(base);
+    return WALL_BEGIN_US + sim_now_us(base) + (uint64_t)env->wall_offset_us - wall_missed_us(env);
 }
 
 static void sim_random(struct env *base, void *out, size_t size)

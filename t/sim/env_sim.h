@@ -40,8 +40,10 @@ struct env_sim {
     uint64_t paused_until_us;
     uint64_t booted_us;
     uint32_t grain_us;      /* the loop wakes at multiples of it only: what has come until then shares a turn; 0: at any time */
-    int64_t drift_ppm;      /* of both clocks */
+    int64_t drift_ppm;      /* of both clocks, since the schedule stood at drift_from_us and this clock at drift_base_us */
+    uint64_t drift_from_us, drift_base_us;
     int64_t wall_offset_us; /* of the wall clock; a jump changes it */
+    uint64_t wall_stop_us, wall_go_us; /* by the monotonic clock: between them the wall clock stands still; behind them it lags */
     uint32_t slow_factor;   /* of the disk; 1: as it should be */
     uint32_t log_delay_us, flush_delay_us, read_delay_us; /* typical */
     struct list deferred;
@@ -65,6 +67,10 @@ void env_sim_kill(struct env_sim *env, enum env_sim_end end);
 void env_sim_reap(struct env_sim *env);
 /* Stops the process (SIGSTOP) until a time: its events wait. */
 void env_sim_pause(struct env_sim *env, uint64_t until_us);
+/* From now on both clocks drift so. */
+void env_sim_drift(struct env_sim *env, int64_t ppm);
+/* The wall clock stands still for a while, and goes on from there. */
+void env_sim_stop_wall(struct env_sim *env, uint64_t for_us);
 /* When the process' loop gets to see what happens at a time. */
 uint64_t env_sim_wakes_us(const struct env_sim *env, uint64_t at_us);
 /* Runs one event that schedule_next gave, those of the same process that are due too, and what they deferred: one turn of a loop. False: its process is paused, it was put off. */

@@ -20,6 +20,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "sim/env_sim.h"
+#include "wire/frame.h"
 
 enum {
     MARKS_MAX = 64,
@@ -30,6 +31,11 @@ enum {
     SYN_TRIES = 7,
     KEEPALIVE_US = 60 * 1000 * 1000, /* as env_uv.c asks for */
     KEEPALIVE_LOST_US = 10 * 1000 * 1000,
+    SWAP_MAX_US = 10 * 1000,
+    DELAY_MAX_US = 3 * 1000 * 1000,
+    FRAME_TYPE_AT = 5, /* wire/frame.h */
+    FRAME_MESSAGE_SIZE_AT = 16,
+    FRAME_PAYLOAD_SIZE_AT = 20,
 };
 
 enum end_state { END_NEW, END_CONNECTING, END_OPEN, END_CLOSING, END_CLOSED };
@@ -61,6 +67,7 @@ struct env_conn {
     struct schedule_event news;    /* on_open, on_written, on_close of this end */
     struct schedule_event patience;
     struct schedule_event keepalive;
+    struct list held; /* frames that shall arrive later than their successors */
     bool has_written;
     bool is_doubted; /* a keepalive went unanswered */
 };
@@ -73,6 +80,14 @@ struct connection {
     struct schedule_event knock; /* in the listening process: somebody is there */
     int syn_tries;
     char address[64];
+};
+
+/* A frame that is kept back. */
+struct held {
+    struct list link;
+    struct env_conn *end;
+    struct schedule_event release;
+    struct buf bytes;
 };
 
 struct env_listener {
@@ -88,6 +103,7 @@ static void run_news(struct schedule_event *event);
 static void run_patience(struct schedule_event *event);
 static void run_keepalive(struct schedule_event *event);
 static void run_syn(struct schedule_event *event);
+static void drop_held(struct env_conn *end);
 static void run_knock(struct schedule_event *event);
 static void end_close(struct env_conn *end, int status, uint64_t delay_us);
 static void deliver_soon(struct env_conn *from, uint64_t at_us);
@@ -115,6 +131,7 @@ static void connection_free(struct connection *connection)
         schedule_remove(connection->network->schedule, &end->news);
         schedule_remove(connection->network->schedule, &end->patience);
         schedule_remove(connection->network->schedule, &end->keepalive);
+        drop_held(end);
         list_remove(&end->link);
         buf_fini(&end->out);
     }
@@ -232,6 +249,7 @@ static void init_end(struct connection *connection, int side, struct env_sim *en
     struct env_conn *end = &connection->ends[side];
     end->connection = connection;
     end->env = env;
+    list_init(&end->held);
     end->deliver = (struct schedule_event){ .run = run_deliver, .owner = peer };
     end->news = (struct schedule_event){ .run = run_news, .owner = env };
     end->patience = (struct schedule_event){ .run = run_patience, .owner = env };
@@ -379,6 +397,108 @@ static void start_patience(struct env_conn *end)
     }
 }
 
+/* --- Fates of frames */
+
+static void drop_held(struct env_conn *end)
+{
+    struct list *link;
+    while ((link = list_take_first(&end->held)) != NULL) {
+        struct held *held = container_of(link, struct held, link);
+        schedule_remove(end->connection->network->schedule, &held->release);
+        buf_fini(&held->bytes);
+        mem_free(held);
+    }
+}
+
+static void run_release(struct schedule_event *event)
+{
+    struct held *held = container_of(event, struct held, release);
+    struct env_conn *end = held->end;
+    if (end->state == END_OPEN && !end->is_finished) {
+        buf_append_span(&end->out, buf_span(&held->bytes));
+        add_mark(end);
+        deliver_soon(end, end->marks[end->mark_head % MARKS_MAX].at_us);
+    }
+    list_remove(&held->link);
+    buf_fini(&held->bytes);
+    mem_free(held);
+}
+
+static void hold(struct env_conn *end, struct span frame, uint64_t for_us)
+{
+    struct held *held = MEM_NEW(struct held);
+    held->end = end;
+    held->release.run = run_release;
+    buf_append_span(&held->bytes, frame);
+    list_append(&end->held, &held->link);
+    struct schedule *schedule = end->connection->network->schedule;
+    schedule_add(schedule, &held->release, schedule->now_us + for_us);
+}
+
+static enum network_fate draw_fate(struct network *network, uint8_t frame_type)
+{
+    uint64_t draw = frame_type == FRAME_RAFT ? random_below(&network->random, 10000) : 10000;
+    for (int i = NETWORK_LOSE; i < NETWORK_FATES; i++) {
+        if (draw < network->fates_per_10000[i]) {
+            return (enum network_fate)i;
+        }
+        draw -= draw < 10000 ? network->fates_per_10000[i] : 0;
+    }
+    return NETWORK_PASS;
+}
+
+/* Puts one frame behind those that go out; or not, or twice. */
+static void meet_fate(struct env_conn *end, struct span frame, struct buf *out)
+{
+    struct network *network = end->connection->network;
+    enum network_fate fate = draw_fate(network, frame.data[FRAME_TYPE_AT]);
+    if (fate != NETWORK_PASS) {
+        network->on_fate(network->ctx, fate);
+    }
+    if (fate == NETWORK_PASS || fate == NETWORK_DOUBLE) {
+        buf_append_span(out, frame);
+    }
+    if (fate == NETWORK_DOUBLE) {
+        buf_append_span(out, frame);
+    } else if (fate == NETWORK_SWAP) {
+        hold(end, frame, random_between(&network->random, 100, SWAP_MAX_US));
+    } else if (fate == NETWORK_DELAY) {
+        hold(end, frame, random_between(&network->random, SWAP_MAX_US, DELAY_MAX_US));
+    }
+}
+
+static bool has_fates(const struct network *network)
+{
+    for (int i = NETWORK_LOSE; i < NETWORK_FATES; i++) {
+        if (network->fates_per_10000[i] > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* What was just written, from `begin` on, is whole frames: a connection of two nodes writes no
+ * other way (wire/conn.c). */
+static void meet_fates(struct env_conn *end, size_t begin)
+{
+    if (!has_fates(end->connection->network)) {
+        return;
+    }
+    struct buf out = { 0 };
+    struct span left = span_of(end->out.data + begin, end->out.size - begin);
+    while (left.size > 0) {
+        CHECK(left.size >= FRAME_HEADER_BYTES);
+        size_t size = (size_t)FRAME_HEADER_BYTES + get_u32(left.data + FRAME_MESSAGE_SIZE_AT) +
+                      get_u32(left.data + FRAME_PAYLOAD_SIZE_AT);
+        CHECK(size <= left.size);
+        meet_fate(end, span_of(left.data, size), &out);
+        left = span_of(left.data + size, left.size - size);
+    }
+    end->out.size = begin;
+    buf_append_span(&end->out, buf_span(&out));
+    buf_fini(&out);
+}
+
 int network_write(struct env_conn *conn, const struct span *parts, size_t count)
 {
     if (conn->state == END_CLOSING || conn->state == END_CLOSED || conn->env->is_dead) {
@@ -397,12 +517,18 @@ int network_write(struct env_conn *conn, const struct span *parts, size_t count)
         }
         conn->out_at = 0;
     }
+    size_t before = conn->out.size;
     for (size_t i = 0; i < count; i++) {
         buf_append_span(&conn->out, parts[i]);
     }
+    if (network->on_fate && conn->env->disk && other(conn)->env->disk) {
+        meet_fates(conn, before);
+    }
     conn->is_writing = true;
-    add_mark(conn);
-    deliver_soon(conn, conn->marks[conn->mark_head % MARKS_MAX].at_us);
+    if (conn->out.size > before) {
+        add_mark(conn);
+        deliver_soon(conn, conn->marks[conn->mark_head % MARKS_MAX].at_us);
+    }
     if (other(conn)->is_silent) {
         start_patience(conn);
     }

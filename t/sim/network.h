@@ -1,6 +1,9 @@
 /* The simulated network: byte streams between processes, as TCP makes them. Inside a stream nothing is lost, doubled or reordered;
  * what a network can do to TCP is done: latency, arbitrary cutting into pieces, clogging, breaking at any byte, silence.
  *
+ * A frame with Raft messages between two nodes may have a fate of its own, at rates that are 0 unless set: the bytes stay whole frames, but
+ * one is lost, doubled, overtaken by the next, or delayed past many.
+ *
  * Faults: a blocked direction (from machine, to machine) clogs: bytes stay where they are, and go on when it is unblocked, unless
  * one side lost patience first. A process that ends closes its streams, a machine that loses power says nothing. */
 #ifndef SIM_NETWORK_H
@@ -19,6 +22,8 @@ struct network_stats {
     uint64_t connects, refused, deliveries, bytes, cut_pieces, breaks, timeouts;
 };
 
+enum network_fate { NETWORK_PASS, NETWORK_LOSE, NETWORK_DOUBLE, NETWORK_SWAP, NETWORK_DELAY, NETWORK_FATES };
+
 struct network {
     struct schedule *schedule;
     struct random random;
@@ -29,6 +34,9 @@ struct network {
     uint32_t patience_us;   /* how long unacknowledged bytes wait before a stream breaks */
     uint32_t cut_percent;   /* pieces that are cut */
     struct list connections;
+    uint32_t fates_per_10000[NETWORK_FATES]; /* of Raft's frames between nodes; [NETWORK_PASS] is the rest */
+    void (*on_fate)(void *ctx, enum network_fate fate); /* called for all but NETWORK_PASS */
+    void *ctx;
     struct network_stats stats;
     uint32_t next_port;
 };

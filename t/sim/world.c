@@ -27,6 +27,7 @@ enum {
     SECOND_US = 1000 * 1000,
     FORM_MAX_US = 30 * SECOND_US,
     RESTART_MAX_US = 4 * SECOND_US,
+    DRIFT_PPM_MAX = 100000,                     /* what decisions/006 allows clocks */
     ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
     UP_MAX_US = RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
     WRITABLE_MAX_US = 2 * SECOND_US,            /* from then on until all partitions take writes */
@@ -112,6 +113,12 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_WRITE_FAILS, "failed write"),
     NAME(FAULT_SYNC_FAILS, "failed sync"),
     NAME(FAULT_CLOCK_JUMP, "clock jump"),
+    NAME(FAULT_CLOCK_STOP, "clock stop"),
+    NAME(FAULT_CLOCK_DRIFT, "clock drift"),
+    NAME(FAULT_FRAME_LOST, "message lost"),
+    NAME(FAULT_FRAME_DOUBLED, "message doubled"),
+    NAME(FAULT_FRAME_SWAPPED, "message overtaken"),
+    NAME(FAULT_FRAME_DELAYED, "message delayed"),
     NAME(FAULT_REIGNS, "short reigns"),
 };
 #undef NAME
@@ -320,6 +327,15 @@ static void fini_node(struct world_node *node)
 }
 
 /* --- Faults */
+
+/* A fault has struck: at once, or, with those that wait for a file call, now. */
+static void note_fault(struct world *world, enum world_fault fault)
+{
+    world->report->faults[fault]++;
+    for (int i = 0; i < WORKLOAD_COUNT; i++) {
+        world->report->cells[fault][i] += world->workload.in_flight[i] > 0;
+    }
+}
 
 static struct world_node *draw_node(struct world *world)
 {
@@ -539,19 +555,58 @@ static void run_reign_end(struct schedule_event *event)
     schedule_add(&world->schedule, &world->heal_links, world->schedule.now_us + 4 * SECOND_US);
 }
 
-static bool strike_clock(struct world *world)
+static int64_t draw_around_zero(struct random *random, uint64_t most)
 {
-    struct world_node *node = draw_node(world);
-    node->env->wall_offset_us += (int64_t)random_below(&world->nemesis, 400000) - 200000;
+    return (int64_t)random_below(random, 2 * most + 1) - (int64_t)most;
+}
+
+static bool strike_clock(struct world *world, enum world_fault fault)
+{
+    static const uint64_t jumps_us[] = { 200000, 200000, 60ull * SECOND_US, 10800ull * SECOND_US };
+    struct env_sim *env = draw_node(world)->env;
+    if (fault == FAULT_CLOCK_JUMP) {
+        uint64_t most = jumps_us[random_below(&world->nemesis, 4)];
+        env->wall_offset_us += draw_around_zero(&world->nemesis, most);
+    } else if (fault == FAULT_CLOCK_STOP) {
+        env_sim_stop_wall(env, 100000 + random_below(&world->nemesis, 20 * SECOND_US));
+    } else {
+        env_sim_drift(env, draw_around_zero(&world->nemesis, DRIFT_PPM_MAX));
+    }
     return true;
 }
 
-/* A fault has struck: at once, or, with those that wait for a file call, now. */
-static void note_fault(struct world *world, enum world_fault fault)
+static void heal_clock(struct world *world, struct env_sim *env)
 {
-    world->report->faults[fault]++;
-    for (int i = 0; i < WORKLOAD_COUNT; i++) {
-        world->report->cells[fault][i] += world->workload.in_flight[i] > 0;
+    env->wall_offset_us = draw_around_zero(&world->nemesis, 100000);
+    env->wall_stop_us = env->wall_go_us = 0;
+    env_sim_drift(env, draw_around_zero(&world->nemesis, 200));
+}
+
+/* Faults of single frames come by themselves, at the run's rates. */
+static const enum world_fault frame_faults[NETWORK_FATES] = {
+    [NETWORK_LOSE] = FAULT_FRAME_LOST,
+    [NETWORK_DOUBLE] = FAULT_FRAME_DOUBLED,
+    [NETWORK_SWAP] = FAULT_FRAME_SWAPPED,
+    [NETWORK_DELAY] = FAULT_FRAME_DELAYED,
+};
+
+static bool is_frame_fault(enum world_fault fault)
+{
+    return fault >= FAULT_FRAME_LOST && fault <= FAULT_FRAME_DELAYED;
+}
+
+static void on_frame_fate(void *ctx, enum network_fate fate)
+{
+    note_fault(ctx, frame_faults[fate]);
+}
+
+static void begin_frame_faults(struct world *world)
+{
+    for (int i = 1; i < NETWORK_FATES; i++) {
+        if (world->may_strike[frame_faults[i]]) {
+            world->network.fates_per_10000[i] = 1u
+                                                << random_below(&world->nemesis, 9); /* to 2.56 % */
+        }
     }
 }
 
@@ -581,7 +636,9 @@ static bool strike(struct world *world, enum world_fault fault)
     case FAULT_BREAK:
         return network_break_one(&world->network);
     case FAULT_CLOCK_JUMP:
-        return strike_clock(world);
+    case FAULT_CLOCK_STOP:
+    case FAULT_CLOCK_DRIFT:
+        return strike_clock(world, fault);
     case FAULT_REIGNS:
         return strike_reigns(world);
     default:
@@ -593,7 +650,7 @@ static void run_strike(struct schedule_event *event)
 {
     struct world *world = container_of(event, struct world, strike);
     enum world_fault fault = (enum world_fault)random_below(&world->nemesis, FAULT_COUNT);
-    bool strikes = world->may_strike[fault];
+    bool strikes = world->may_strike[fault] && !is_frame_fault(fault);
     if (strikes) {
         LOG_INFO(&world->logger, "world: %s", fault_names[fault]);
         if (strike(world, fault)) {
@@ -842,6 +899,8 @@ static void init_world(struct world *world)
     uint64_t seed = world->options->seed;
     schedule_init(&world->schedule, SECOND_US);
     network_init(&world->network, &world->schedule, seed);
+    world->network.on_fate = on_frame_fate;
+    world->network.ctx = world;
     checker_init(&world->checker, on_violation, world);
     world->logger = make_logger(world, NULL);
     world->draw = random_stream(seed, 1);
@@ -893,9 +952,11 @@ static void heal(struct world *world)
     schedule_remove(&world->schedule, &world->reigns.end);
     world->reigns.until_us = 0;
     network_unblock_all(&world->network);
+    memset(world->network.fates_per_10000, 0, sizeof world->network.fates_per_10000);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];
         node->env->slow_factor = 1;
+        heal_clock(world, node->env);
         disk_faults(node->disk)->full = false;
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
         node->env->ambush = NULL;
@@ -998,6 +1059,7 @@ static void live(struct world *world)
     expect(world, run_until(world, schedule->now_us + FORM_MAX_US, is_formed),
            "the cluster does not form");
     workload_begin(&world->workload);
+    begin_frame_faults(world);
     schedule_add(schedule, &world->strike,
                  schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
     run_until(world, schedule->now_us + world->trouble_us, NULL);

@@ -24,7 +24,13 @@ enum world_fault {
     FAULT_DISK_FULL,
     FAULT_WRITE_FAILS,
     FAULT_SYNC_FAILS,
-    FAULT_CLOCK_JUMP,
+    FAULT_CLOCK_JUMP,    /* a wall clock, by up to hours, either way */
+    FAULT_CLOCK_STOP,    /* a wall clock stands still for seconds */
+    FAULT_CLOCK_DRIFT,   /* both clocks of a node, by up to a tenth */
+    FAULT_FRAME_LOST,    /* a frame with Raft messages between two nodes; TCP would not */
+    FAULT_FRAME_DOUBLED,
+    FAULT_FRAME_SWAPPED, /* a later one overtakes it */
+    FAULT_FRAME_DELAYED, /* many later ones do */
     FAULT_REIGNS,        /* for some seconds, whoever leads some group is cut off soon after it began to (Raft, figure 8) */
     FAULT_COUNT
 };
