@@ -177,6 +177,61 @@ is(($two->cairn('put', 'victim', 'new'))[0], 0, 'the key can be written');
 is(($two->cairn('get', 'victim'))[1], 'new', 'and is whole again');
 is($two->stop(1), 0, 'the daemon lived through all this');
 
+# --- The log of one of three
+my $healing = Cairn::Cluster->new(nodes => 3, args => ['--partitions', '16', '--flush-idle-ms', '600000']);
+$healing->wait_settled;
+my $counter = sub {
+    my ($n, $name) = @_;
+    my ($exit, $out) = $healing->cairn('-o', 'json', 'status', "n$n");
+    return ($out =~ /"$name"\s*:\s*"?(\d+)/)[0] // -1;
+};
+my $all = sub { return ($healing->cairn('scan'))[1]; };
+$healing->cairn('mput', { input => join '', map { sprintf "key%04d\tpayload %04d %s\n", $_, $_, 'x' x 200 } 1 .. 1000 });
+my $whole = $all->();
+is(scalar(split /\n/, $whole), 1000, 'three nodes hold a thousand keys');
+$healing->kill9(2);
+for my $n (100, 500, 900) {
+    my ($path, $at) = find_in_log($healing->folder(2), sprintf 'payload %04d', $n);
+    flip($path, $at + 9);
+}
+$healing->start(2);
+wait_until('the damaged entries to be given back', sub { $counter->(2, 'log_holes_filled') >= 3 }, 30);
+is($counter->(2, 'log_holes_filled'), $counter->(2, 'log_holes'), 'flipped bits in three payloads: every hole was filled by a peer');
+is($counter->(2, 'replicas_suspect'), 0, 'no replica is suspect for that');
+like($healing->log_text(2), qr/event=log_hole group=\d+ index=\d+/, 'the log names the entries');
+$healing->kill9(1);
+is($all->(), $whole, 'without another node nothing is missing, and nothing is wrong');
+$healing->start(1);
+$healing->wait_ready;
+
+# The head of the last batch: what it held nobody knows.
+$healing->wait_settled;
+$healing->cairn('put', "late$_", "late value $_") for 1 .. 50;
+my $with_late = $all->();
+$healing->kill9(3);
+my ($late_path) = find_in_log($healing->folder(3), 'late value');
+my $bytes = slurp($late_path);
+my $number = hex(($late_path =~ m{([0-9a-f]+)\.log$})[0]);
+my $last = 0;
+for (my $i = 512; $i + 512 <= length $bytes; $i += 512) {
+    $last = $i if substr($bytes, $i, 4) eq pack('V', $number) and substr($bytes, $i + 8, 4) eq 'CBT1';
+}
+flip($late_path, $last + 30);
+$healing->start(3);
+wait_until('the suspect replicas to heal', sub { $counter->(3, 'replicas_healed') > 0 and $counter->(3, 'replicas_suspect') == 0 }, 30);
+like($healing->log_text(3), qr/event=log_headers_lost segment=0*\w+ offset=\d+/, 'a lost record header: the log says where');
+like($healing->log_text(3), qr/event=replica_suspect group=\d+/, 'and whom it may concern');
+$healing->wait_settled;
+$healing->kill9(2);
+is($all->(), $with_late, 'once healed, the node counts: without another one nothing is missing');
+$healing->start(2);
+$healing->wait_ready;
+$healing->kill9(3);
+$healing->start(3);
+$healing->wait_ready;
+is($all->(), $with_late, 'with everything');
+$healing->stop($_) for $healing->nodes;
+
 # --- A store and a log of others
 my $stranger = $two->folder(1);
 for my $part ('store', 'log') {

@@ -109,6 +109,22 @@ static void on_state_durable(void *ctx, uint32_t group, uint64_t term, uint64_t 
     }
 }
 
+static void on_hole(void *ctx, uint32_t group)
+{
+    struct partition *partition = node_find_partition(ctx, group);
+    if (partition) {
+        partition_hole(partition);
+    }
+}
+
+static void on_healed(void *ctx, uint32_t group)
+{
+    struct partition *partition = node_find_partition(ctx, group);
+    if (partition) {
+        partition_healed(partition);
+    }
+}
+
 /* The flusher never runs ahead of the log. */
 static bool log_covers_frozen(struct node *node)
 {
@@ -441,8 +457,28 @@ static int open_partitions(struct node *node, struct err *err)
     return 0;
 }
 
+/* The replicas that are to be here; is_alone: one of them has no other that could help it. */
+static size_t list_expected(const struct node *node, struct log_expected *out, bool *is_alone)
+{
+    size_t count = 0;
+    *is_alone = false;
+    for (size_t i = 0; i < node->topology->partition_count; i++) {
+        const struct topology_partition *group = &node->topology->partitions[i];
+        for (int j = 0; j < group->replica_count; j++) {
+            if (group->replicas[j].node_id == node->id) {
+                out[count++] = (struct log_expected){ group->group, group->replicas[j].id };
+                *is_alone = *is_alone || group->replica_count == 1;
+            }
+        }
+    }
+    return count;
+}
+
 static int open_log(struct node *node, struct err *err)
 {
+    bool is_alone;
+    struct log_expected *expected =
+        mem_zalloc((node->topology->partition_count + 1) * sizeof *expected);
     char *directory = mem_printf("%s/log", node->config.data);
     struct log_config config = {
         .env = node->env,
@@ -450,15 +486,20 @@ static int open_log(struct node *node, struct err *err)
         .directory = directory,
         .node_id = node->id,
         .segment_bytes = node->config.log_segment_bytes,
-        .is_alone = true, /* until the groups know how to ask their peers */
+        .expected = expected,
+        .expected_count = list_expected(node, expected, &is_alone),
+        .is_alone = is_alone,
         .on_durable = on_durable,
         .on_state_durable = on_state_durable,
+        .on_hole = on_hole,
+        .on_healed = on_healed,
         .on_batch = on_batch,
         .on_failure = on_disk_failure,
         .ctx = node,
     };
     memcpy(config.cluster_id, node->topology->cluster_id, 16);
     int status = log_open(&config, &node->log, err);
+    mem_free(expected);
     mem_free(directory);
     return status;
 }

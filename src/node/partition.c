@@ -18,7 +18,10 @@
  *
  * I5 While an image takes the store's place nothing is applied and no log is cut. The store's swap
  *    is the durable step; core and log follow at once or, if the process dies between, at the next
- *    start (restore_reset). */
+ *    start (restore_reset).
+ *
+ * I6 An entry whose payload is damaged in the log (a hole) is neither applied nor sent until a peer
+ *    has given it back: any message that brings the same (index, term, size, checksum) does. */
 #include "node/partition.h"
 
 #include "base/check.h"
@@ -50,6 +53,7 @@ struct partition {
     bool is_closing;
     bool apply_is_reading;
     bool is_installing; /* I5 */
+    bool has_holes;     /* perhaps: ask the log */
     bool is_damaged;    /* the store of this replica is */
     bool failed;
     struct list queued;                  /* writes not proposed yet */
@@ -149,7 +153,28 @@ static void restore_reset(struct partition *partition, struct raft_start *start)
                                   .vote = start->vote,
                                   .log_start = index + 1,
                                   .start_term = term,
-                                  .last_index = index };
+                                  .last_index = index,
+                                  .is_suspect = start->is_suspect };
+}
+
+/* The flusher never runs ahead of the log, so a log that ends below what the store has applied has
+ * lost durable entries: the replica is suspect. Its log begins anew behind the store. */
+static void restore_lost(struct partition *partition, struct raft_start *start)
+{
+    uint64_t applied = store_replica_applied(partition->store);
+    if (applied <= start->last_index || partition->group.replica_count == 1 ||
+        store_replica_is_damaged(partition->store)) {
+        return;
+    }
+    LOG_WARN(partition->host.logger,
+             "part=%u the store has applied index %lu, but the log ends at %lu: entries were lost",
+             partition->group.group, applied, start->last_index);
+    log_rebase(partition->host.log, partition->group.group, applied + 1);
+    *start = (struct raft_start){ .term = start->term,
+                                  .vote = start->vote,
+                                  .log_start = applied + 1,
+                                  .last_index = applied,
+                                  .is_suspect = true };
 }
 
 /* The store may be ahead of nothing: an applied index beyond the durable log is damage of the log.
@@ -208,6 +233,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
         if (start) {
             raft_start = start->raft;
             restore_reset(partition, &raft_start);
+            restore_lost(partition, &raft_start);
         }
         status = check_start(partition, &raft_start, err);
     }
@@ -217,6 +243,15 @@ int partition_open(const struct partition_host *host, const struct topology_part
     }
     if (!start) {
         log_group_add(host->log, group->group, own->id, 1, 0);
+    }
+    partition->has_holes = log_first_hole(host->log, group->group, 0) != 0;
+    if (raft_start.is_suspect) {
+        LOG_WARN(
+            host->logger,
+            "part=%u the log has lost record headers: the replica may lack what it promised, and "
+            "counts for nothing until a leader elected without it has made it whole; if a "
+            "majority of its replicas are such, the partition is unavailable",
+            group->group);
     }
     partition->applied = store_replica_applied(partition->store);
     bool is_damaged =
@@ -425,6 +460,21 @@ static void append_received(struct partition *partition, const struct raft_entry
     }
 }
 
+/* The core hears of the log's holes: those that it must count with, and what to ask for. */
+static void tell_holes(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    uint32_t group = partition->group.group;
+    if (!partition->has_holes) {
+        return;
+    }
+    uint64_t needed = raft->flushed + 1;
+    raft_holes(
+        raft, log_first_hole(partition->host.log, group, needed),
+        log_first_unfilled(partition->host.log, group, raft->role == RAFT_LEADER ? 0 : needed));
+    partition->has_holes = log_first_hole(partition->host.log, group, 0) != 0;
+}
+
 /* After every event but a proposal (I1). entries and payloads: of an append that was stepped, else
  * NULL. */
 static void settle(struct partition *partition, const struct raft_entry *entries,
@@ -444,6 +494,16 @@ static void settle(struct partition *partition, const struct raft_entry *entries
         }
     }
     raft_effects_clear_log(&partition->raft);
+    if (out->start_learned) {
+        out->start_learned = false;
+        log_set_start_term(partition->host.log, partition->group.group, partition->raft.start_term);
+    }
+    if (out->heal) {
+        out->heal = false;
+        log_append_healed(partition->host.log, partition->group.group, partition->raft.term,
+                          partition->raft.vote);
+    }
+    tell_holes(partition);
     partition_wake(partition);
 }
 
@@ -470,6 +530,22 @@ void partition_tick(struct partition *partition, uint64_t now_ms)
     }
 }
 
+/* Whatever the core made of the message: what it brings may be what is missing (I6). */
+static void fill_holes(struct partition *partition, const struct raft_message *message,
+                       const struct raft_entry *entries, const struct span *payloads)
+{
+    uint32_t filled = 0;
+    for (uint32_t i = 0; i < message->count; i++) {
+        filled += log_fill(partition->host.log, partition->group.group, message->index + 1 + i,
+                           entries[i].term, payloads[i]);
+    }
+    if (filled > 0) {
+        LOG_INFO(partition->host.logger, "part=%u index=%lu damaged entries were given back: %u",
+                 partition->group.group, message->index + 1, filled);
+        settle(partition, NULL, NULL);
+    }
+}
+
 void partition_message(struct partition *partition, const struct raft_message *message,
                        const struct raft_entry *entries, const struct span *payloads)
 {
@@ -479,6 +555,9 @@ void partition_message(struct partition *partition, const struct raft_message *m
     raft_clock(&partition->raft, env_now_us(partition->host.env) / 1000);
     raft_step(&partition->raft, message, entries);
     settle(partition, message->type == RAFT_APPEND ? entries : NULL, payloads);
+    if (partition->has_holes && message->count > 0) {
+        fill_holes(partition, message, entries, payloads);
+    }
 }
 
 void partition_durable(struct partition *partition, uint64_t index, uint64_t term)
@@ -490,6 +569,26 @@ void partition_durable(struct partition *partition, uint64_t index, uint64_t ter
 void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote)
 {
     raft_state_durable(&partition->raft, term, vote);
+    settle(partition, NULL, NULL);
+}
+
+void partition_hole(struct partition *partition)
+{
+    partition->has_holes = true;
+    if (partition->group.replica_count == 1) {
+        struct err err;
+        err_set(&err, ERR_CORRUPT, "part=%u: the log is damaged, and there is no other replica",
+                partition->group.group);
+        partition_fail(partition, &err);
+    }
+    settle(partition, NULL, NULL);
+}
+
+void partition_healed(struct partition *partition)
+{
+    LOG_WARN(partition->host.logger, "part=%u holds again what it may have lost; it counts again",
+             partition->group.group);
+    raft_healed(&partition->raft);
     settle(partition, NULL, NULL);
 }
 
@@ -618,12 +717,21 @@ static bool may_apply(const struct partition *partition)
            !store_replica_is_stopped(partition->store);
 }
 
+/* The next entry is a hole (I6). */
+static bool waits_for_payload(const struct partition *partition)
+{
+    uint64_t next = partition->applied + 1;
+    return partition->has_holes &&
+           log_first_hole(partition->host.log, partition->group.group, next) == next;
+}
+
 static void apply_read_done(void *ctx, int status, uint64_t first, struct blob **payloads,
                             uint32_t count)
 {
     struct partition *partition = ctx;
     partition->apply_is_reading = false;
-    if (status != 0 && first == partition->applied + 1) { /* else an image made it needless */
+    bool is_needed = first == partition->applied + 1; /* else an image made it needless */
+    if (status != 0 && is_needed && !waits_for_payload(partition)) {
         struct err err;
         err_set(&err, status, "part=%u index=%lu: cannot read a committed entry from the log",
                 partition->group.group, first);
@@ -646,6 +754,9 @@ static void apply_committed(struct partition *partition)
            may_apply(partition)) {
         uint64_t next = partition->applied + 1;
         struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
+        if (!payload && waits_for_payload(partition)) {
+            break;
+        }
         if (!payload) {
             uint64_t left = partition->raft.commit - partition->applied;
             partition->apply_is_reading = true;
@@ -799,16 +910,52 @@ static void fetch_done(void *ctx, int status, uint64_t first, struct blob **payl
     }
 }
 
+/* NULL: all are reading. */
+static struct fetch *free_fetch(struct partition *partition)
+{
+    for (int i = 0; i < LIMIT_REPLICAS; i++) {
+        if (!partition->fetches[i].is_active) {
+            return &partition->fetches[i];
+        }
+    }
+    return NULL;
+}
+
+static void fill_done(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count)
+{
+    struct fetch *fetch = ctx;
+    struct partition *partition = fetch->partition;
+    fetch->is_active = false;
+    if (count > 0 && raft_fill_send(&partition->raft, fetch->to, first)) {
+        send_messages(partition, payloads, first, count);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        blob_unref(payloads[i]);
+    }
+}
+
+/* Peers lack payloads. What can't be read now is asked for again. */
+static void start_fills(struct partition *partition)
+{
+    struct raft_effects *out = &partition->raft.out;
+    for (int i = 0; i < out->fill_count; i++) {
+        uint64_t index = out->fills[i].index;
+        struct fetch *fetch = free_fetch(partition);
+        if (!fetch) {
+            break;
+        }
+        *fetch = (struct fetch){ partition, out->fills[i].to, true };
+        log_read(partition->host.log, partition->group.group, index, 1, LIMIT_RAFT_APPEND_BYTES,
+                 fill_done, fetch);
+    }
+    out->fill_count = 0;
+}
+
 static void start_fetches(struct partition *partition)
 {
     struct raft_effects *out = &partition->raft.out;
     for (int i = 0; i < out->fetch_count; i++) {
-        struct fetch *fetch = NULL;
-        for (int j = 0; j < LIMIT_REPLICAS && !fetch; j++) {
-            if (!partition->fetches[j].is_active) {
-                fetch = &partition->fetches[j];
-            }
-        }
+        struct fetch *fetch = free_fetch(partition);
         if (!fetch) {
             raft_fetched(&partition->raft, out->fetches[i].to, out->fetches[i].first, 0, 0);
             continue;
@@ -820,15 +967,21 @@ static void start_fetches(struct partition *partition)
     out->fetch_count = 0;
 }
 
-void partition_cut_log(struct partition *partition)
+/* Cuts the log behind an index that the own store covers. */
+static void cut_to(struct partition *partition, uint64_t cut)
 {
     struct raft *raft = &partition->raft;
-    uint64_t cut = raft_cut_at(raft, *partition->host.cut_level);
-    if (cut >= raft->log_start && cut <= partition->applied && !partition->is_installing) {
+    if (cut >= raft->log_start && cut <= partition->applied && cut <= raft->flushed &&
+        !partition->is_installing) {
         log_cut(partition->host.log, partition->group.group, cut + 1, raft_term_at(raft, cut));
         raft_log_cut(raft, cut + 1);
         settle(partition, NULL, NULL);
     }
+}
+
+void partition_cut_log(struct partition *partition)
+{
+    cut_to(partition, raft_cut_at(&partition->raft, *partition->host.cut_level));
 }
 
 static void note_role(struct partition *partition)
@@ -880,6 +1033,7 @@ void partition_turn(struct partition *partition)
     raft_flush(raft);
     send_messages(partition, NULL, 0, 0);
     start_fetches(partition);
+    start_fills(partition);
     if (raft->out.role_changed) {
         raft->out.role_changed = false;
         note_role(partition);
@@ -892,6 +1046,7 @@ void partition_turn(struct partition *partition)
     }
     tell_images(partition);
     tell_digests(partition);
+    uint64_t cut_wanted = raft->out.cut_wanted;
     raft_effects_clear(raft);
     apply_committed(partition);
     raft_applied(raft, partition->applied);
@@ -906,6 +1061,9 @@ void partition_turn(struct partition *partition)
         partition_wake(partition);
     }
     partition_cut_log(partition);
+    if (cut_wanted != 0) {
+        cut_to(partition, cut_wanted);
+    }
 }
 
 /* --- Damage */

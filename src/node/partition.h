@@ -117,6 +117,10 @@ void partition_message(struct partition *partition, const struct raft_message *m
 void partition_durable(struct partition *partition, uint64_t index, uint64_t term);
 void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote);
 void partition_flushed(struct partition *partition);
+/* The log's holes of this group are others than before. */
+void partition_hole(struct partition *partition);
+/* The record that ends the replica's suspicion is durable. */
+void partition_healed(struct partition *partition);
 void partition_peer_reset(struct partition *partition, uint64_t node_id);
 /* Emits the question of a read round to a node, if reads wait for which no majority has been asked yet. */
 void partition_read_round(struct partition *partition, uint64_t node_id);

@@ -52,6 +52,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
             out->digests_differed += partition_raft(node->partitions[i])->digests_differed;
             out->replicas_damaged += stats->damages;
             out->replicas_repaired += stats->repairs;
+            out->replicas_suspect += partition_raft(node->partitions[i])->is_suspect;
             out->replicas_in_repair += partition_is_damaged(node->partitions[i]);
         }
     }
@@ -61,6 +62,9 @@ static void gather_counters(struct node *node, struct node_counters *out)
     out->log_bytes = log->bytes;
     out->log_sync_us = log->syncs_us_total;
     out->log_live_bytes = log_live_bytes(node->log);
+    out->log_holes = log->holes;
+    out->log_holes_filled = log->holes_filled;
+    out->replicas_healed = log->healed;
     const struct store_stats *store = store_stats(node->store);
     out->store_flushes = store->flushes;
     out->store_flush_us = store->flush_us_total;
@@ -108,6 +112,8 @@ static void add_group(struct request *request, Cairn__V1__StatusResponse *respon
     group->log_start = raft->log_start;
     group->leader_node_id = partition_leader_node(partition);
     group->damaged = partition_is_damaged(partition);
+    group->suspect = raft->is_suspect;
+    group->hole = raft->hole;
     group->keys = store_replica_keys(partition_store(partition));
     response->groups[response->n_groups++] = group;
 }

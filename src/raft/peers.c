@@ -106,7 +106,8 @@ static void pack_message(uint8_t *at, const struct raft_message *message)
     put_u64(at + 84, message->stamp);
     put_u64(at + 92, message->echo);
     put_u64(at + 100, message->digest);
-    memset(at + 108, 0, PEER_MESSAGE_BYTES - 108);
+    put_u64(at + 108, message->episode);
+    memset(at + 116, 0, PEER_MESSAGE_BYTES - 116);
 }
 
 static void unpack_message(const uint8_t *at, struct raft_message *message)
@@ -130,6 +131,7 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
         .stamp = get_u64(at + 84),
         .echo = get_u64(at + 92),
         .digest = get_u64(at + 100),
+        .episode = get_u64(at + 108),
     };
 }
 

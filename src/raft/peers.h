@@ -20,7 +20,7 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 112, PEER_HEAD_BYTES = 24, PEER_ENTRY_BYTES = 16 };
+enum { PEER_MESSAGE_BYTES = 120, PEER_HEAD_BYTES = 24, PEER_ENTRY_BYTES = 16 };
 
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {

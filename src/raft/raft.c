@@ -23,6 +23,23 @@
  * inflight_bytes_max bytes or a single entry. I8  A read joins only a round of which no message has
  * been sent yet. I9  cut <= min(flushed) over all replicas, itself included. I10 The log's terms
  * are kept as runs in order of `first`; runs[0].first == log_start unless the log is empty.
+ * I13 A suspect replica may have lost entries that it acknowledged; terms and votes it has kept. It
+ *       counts for nothing: no vote, no campaign, no acknowledgement that is counted, no read
+ *       confirmed; yet it is counted in the size of the quorum. Who leads a later term was elected
+ *       by a majority without it, and any majority that committed an entry with its help shares a
+ *       member with that one which is not it: so the leader has the entry. (One that it helped to
+ *       elect before the loss has all that it had acknowledged then, by §5.4.1, and made itself
+ *       what came since.) So when the leader hears of the suspicion, its last index covers
+ *       everything that the replica ever acknowledged: acknowledgements still under way included.
+ *       Once the leader has committed that index, without counting the replica, and the replica
+ *       holds it verified, durable and without a hole, one record ends the suspicion. The episode's
+ *       number, drawn at each start, keeps words about an earlier suspicion from ending this one.
+ * I14 What is committed here every later leader has. So a replica whose log was lost below what its
+ *       store has applied begins it behind that and learns the term of the entry before.
+ * I15 Entries from the first hole (raft_holes) on are not acknowledged or counted for this replica;
+ *       votes are compared by the true last (index, term), holes or not, so that an entry lives
+ *       while its header is on a majority and its payload anywhere. Only a leader's verified
+ *       conflict erases a hole, or a cut of the log: where the store covers the entry.
  *
  * Roles
  *   follower ──time out──▶ pre-candidate ──majority would──▶ candidate ──majority did──▶ leader
@@ -66,6 +83,9 @@
  * others elect first. */
 enum { STEP_DOWN_TIMEOUTS = 4 };
 
+/* A leader with a hole steps down after that many. */
+enum { HOLE_TIMEOUTS = 2 };
+
 /* An image on offer is given up when its follower was silent for that many election timeouts: it
  * pins pages of the store and entries of the log. */
 enum { IMAGE_SILENCE_TIMEOUTS = 10 };
@@ -100,6 +120,10 @@ struct raft_private {
     uint64_t transfer_deadline_ms;
     uint64_t transfer_sent_ms;
     bool transfer_sent;
+
+    bool heal_asked;        /* out.heal, and not durable yet */
+    uint64_t hole_since_ms; /* leader: the first hole is this one since */
+    uint64_t fill_asked_ms;
 
     struct raft_message held[LIMIT_RAFT_HELD_MESSAGES]; /* I4 */
     uint32_t held_count;
@@ -198,6 +222,19 @@ static uint64_t find_by_term(const struct raft *raft, uint64_t index, uint64_t t
         index = raft->private->runs[runs_find(raft, index)].first - 1;
     }
     return index;
+}
+
+/* What this replica's disk holds without a hole. */
+static uint64_t sound_index(const struct raft *raft)
+{
+    return raft->hole ? min_u64(raft->durable_index, raft->hole - 1) : raft->durable_index;
+}
+
+/* The log was lost from below what the store has applied on: it begins behind that, and which term
+ * the entry before had will be learned (I14). */
+static bool start_is_unknown(const struct raft *raft)
+{
+    return raft->log_start > 1 && raft->start_term == 0;
 }
 
 static uint64_t random_next(struct raft *raft)
@@ -431,6 +468,7 @@ static void become_leader(struct raft *raft)
     raft->leader = raft->config.self;
     raft->out.role_changed = true;
     p->read_round_closed = true;
+    p->hole_since_ms = p->now_ms;
     lease_enter_term(&raft->lease);
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
@@ -474,9 +512,9 @@ static bool wants_image(const struct raft_progress *peer)
 static void leader_advance_commit(struct raft *raft)
 {
     uint64_t match[LIMIT_REPLICAS];
-    raft->progress[raft->private->self].match = raft->durable_index; /* only one vote */
+    raft->progress[raft->private->self].match = sound_index(raft); /* only one vote */
     for (int i = 0; i < raft->config.replica_count; i++) {
-        match[i] = raft->progress[i].match;
+        match[i] = raft->progress[i].episode ? 0 : raft->progress[i].match; /* I13 */
     }
     uint64_t index = majority_value(raft, match);
     if (index > raft->commit && raft_term_at(raft, index) == raft->term) { /* I2 */
@@ -534,6 +572,10 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
     append->count = count;
     append->sequence = ++peer->sequence;
     append->echo = raft->lease.peers[peer - raft->progress].vouched_ms;
+    if (peer->episode && raft->commit >= peer->heal_index && peer->match >= peer->heal_index) {
+        append->episode = peer->episode; /* I13 */
+        append->hint = peer->heal_index;
+    }
     peer->sent_ms = raft->private->now_ms;
     peer->heartbeat_due = false;
 }
@@ -544,6 +586,8 @@ static void entries_emit(struct raft *raft, struct raft_progress *peer, uint32_t
     append_emit(raft, peer, count);
     peer->next += count;
     flights_add(peer, peer->next - 1, bytes);
+    peer->next = max_u64(peer->next, peer->resume);
+    peer->resume = 0;
 }
 
 static bool has_room(const struct raft *raft, const struct raft_progress *peer)
@@ -602,6 +646,7 @@ static bool stream_entries(struct raft *raft, struct raft_progress *peer)
 static void probe_from(struct raft *raft, struct raft_progress *peer, uint64_t next)
 {
     flights_clear(peer);
+    peer->resume = 0;
     if (next < raft->log_start) {
         if (peer->state == RAFT_PROBE && peer->next == raft->log_start) {
             peer->state = RAFT_IMAGING; /* it was refused there: only an image helps */
@@ -677,7 +722,7 @@ static void flush_transfer(struct raft *raft)
     struct raft_private *p = raft->private;
     struct raft_progress *peer = find_peer(raft, raft->transfer_to);
     bool due = !p->transfer_sent || p->now_ms - p->transfer_sent_ms >= raft->config.heartbeat_ms;
-    if (!peer || !due || peer->match < raft->last_index) {
+    if (!peer || !due || peer->match < raft->last_index || peer->episode) {
         return; /* its claim must beat everybody's log: wait until its disk holds everything */
     }
     emit(raft, RAFT_TRANSFER, peer->id)->index = peer->match;
@@ -693,7 +738,7 @@ static void flush_ack(struct raft *raft)
         return;
     }
     p->ack_due = false;
-    p->acked = min_u64(p->verified, raft->durable_index); /* I3 */
+    p->acked = min_u64(p->verified, sound_index(raft)); /* I3 */
     struct raft_message *reply = emit(raft, RAFT_APPEND_REPLY, raft->leader);
     reply->granted = true;
     reply->index = p->acked;
@@ -702,6 +747,8 @@ static void flush_ack(struct raft *raft)
     reply->digest = own_digest(raft, raft->flushed);
     reply->needs_image = raft->needs_image;
     reply->sequence = p->ack_sequence;
+    reply->hint = raft->unfilled <= p->verified ? raft->unfilled : 0;
+    reply->episode = raft->episode;
     reply->echo = raft->lease.append_ms;
 }
 
@@ -743,7 +790,7 @@ static void step_pre_vote(struct raft *raft, const struct raft_message *m)
     if (is_sticky(raft)) {
         return;
     }
-    bool granted = m->term > raft->term && is_up_to_date(raft, m);
+    bool granted = m->term > raft->term && is_up_to_date(raft, m) && !raft->is_suspect; /* I13 */
     struct raft_message *reply = emit(raft, RAFT_PRE_VOTE_REPLY, m->from);
     reply->granted = granted;
     reply->term = granted ? m->term : raft->term;
@@ -754,7 +801,8 @@ static void step_vote(struct raft *raft, const struct raft_message *m)
 {
     /* The term may have been entered while the promise to the last one's leader holds. */
     bool is_free = raft->vote == 0 && raft->leader == 0 && (m->transfer || !is_sticky(raft));
-    bool granted = (raft->vote == m->from || is_free) && is_up_to_date(raft, m);
+    bool granted =
+        (raft->vote == m->from || is_free) && is_up_to_date(raft, m) && !raft->is_suspect; /* I13 */
     if (granted && raft->vote == 0) {
         become_follower(raft, raft->term, 0); /* a pre-candidate gives way */
         raft->vote = m->from;
@@ -798,9 +846,12 @@ static void append_refuse(struct raft *raft, const struct raft_message *m)
     hint = max_u64(hint, raft->commit);
     reply->index = m->index;
     reply->hint = hint;
-    reply->log_term = raft_term_at(raft, hint);
+    bool is_unknown = hint + 1 == raft->log_start && start_is_unknown(raft);
+    reply->log_term =
+        is_unknown ? raft->term : raft_term_at(raft, hint); /* committed: any will do */
     reply->flushed = raft->flushed;
     reply->digest = own_digest(raft, raft->flushed);
+    reply->episode = raft->episode;
     reply->needs_image = raft->needs_image;
     reply->sequence = m->sequence;
     reply->echo = raft->lease.append_ms; /* refused, but followed */
@@ -836,6 +887,34 @@ static bool append_merge(struct raft *raft, const struct raft_message *m,
     return true;
 }
 
+/* The entry before the log is committed, so every leader has it, with its term (I14). */
+static void learn_start(struct raft *raft, const struct raft_message *m,
+                        const struct raft_entry *entries)
+{
+    uint64_t at = raft->log_start - 1;
+    if (m->index == at) {
+        raft->start_term = m->log_term;
+    } else if (m->index < at && at <= m->index + m->count) {
+        raft->start_term = entries[at - m->index - 1].term;
+    }
+    raft->out.start_learned |= raft->start_term != 0;
+}
+
+/* The leader says that this replica holds again everything up to `hint`, and that this covers what
+ * it may have promised. It must be true of the log as it is now (I13). */
+static void consider_heal(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_private *p = raft->private;
+    if (!raft->is_suspect || p->heal_asked || m->episode != raft->episode ||
+        min_u64(p->verified, sound_index(raft)) < m->hint || start_is_unknown(raft)) {
+        return;
+    }
+    raft->vote = raft->vote ? raft->vote : m->from;
+    p->state_durable = false;
+    p->heal_asked = true;
+    raft->out.heal = true;
+}
+
 static void step_append(struct raft *raft, const struct raft_message *m,
                         const struct raft_entry *entries)
 {
@@ -844,6 +923,9 @@ static void step_append(struct raft *raft, const struct raft_message *m,
         return;
     }
     lease_heard_append(&raft->lease, m->stamp, m->echo, m->commit, p->now_ms);
+    if (start_is_unknown(raft)) {
+        learn_start(raft, m, entries);
+    }
     bool matches = m->index <= raft->last_index &&
                    (m->index + 1 < raft->log_start || raft_term_at(raft, m->index) == m->log_term);
     if (!matches && m->index > raft->commit) {
@@ -868,11 +950,12 @@ static void step_append(struct raft *raft, const struct raft_message *m,
         raft->out.commit_advanced = true;
     }
     raft->cut = max_u64(raft->cut, min_u64(m->flushed, raft->flushed));
+    consider_heal(raft, m);
 }
 
 static void step_read(struct raft *raft, const struct raft_message *m)
 {
-    if (!follow(raft, m->from)) {
+    if (!follow(raft, m->from) || raft->is_suspect) {
         return;
     }
     struct raft_message *reply = emit(raft, RAFT_READ_REPLY, m->from);
@@ -882,7 +965,7 @@ static void step_read(struct raft *raft, const struct raft_message *m)
 
 static void step_transfer(struct raft *raft, const struct raft_message *m)
 {
-    if (follow(raft, m->from) && !raft->needs_image) {
+    if (follow(raft, m->from) && !raft->needs_image && !raft->is_suspect) {
         become_candidate(raft, true);
     }
 }
@@ -890,15 +973,17 @@ static void step_transfer(struct raft *raft, const struct raft_message *m)
 /* The log holds the image's last entry, or it is known to be committed here (I12). */
 static bool has_image(const struct raft *raft, uint64_t index, uint64_t term)
 {
-    return index <= raft->commit ||
-           (index <= raft->last_index && raft_term_at(raft, index) == term);
+    bool is_whole = raft->hole == 0 || raft->hole > index;
+    return is_whole && (index <= raft->commit ||
+                        (index <= raft->last_index && raft_term_at(raft, index) == term));
 }
 
 /* A committed entry here must be what the image says that it is. */
 static bool contradicts_image(const struct raft *raft, uint64_t index, uint64_t term)
 {
+    bool is_unknown = index + 1 == raft->log_start && start_is_unknown(raft);
     return index <= raft->commit && index + 1 >= raft->log_start &&
-           raft_term_at(raft, index) != term;
+           raft_term_at(raft, index) != term && !is_unknown;
 }
 
 static void step_image(struct raft *raft, const struct raft_message *m)
@@ -913,6 +998,7 @@ static void step_image(struct raft *raft, const struct raft_message *m)
     }
     struct raft_message *reply = emit(raft, RAFT_IMAGE_REPLY, m->from);
     reply->needs_image = raft->needs_image;
+    reply->episode = raft->episode;
     reply->sequence = m->sequence;
     if (!raft->needs_image && has_image(raft, m->index, m->log_term)) {
         p->verified = max_u64(p->verified, m->index);
@@ -946,6 +1032,26 @@ static void append_refused(struct raft *raft, struct raft_progress *peer,
     probe_from(raft, peer, max_u64(prev, peer->match) + 1);
 }
 
+/* The follower verified the entry at `hint`, and has lost its payload: it is sent again, alone, and
+ * then what comes next. Where the log here begins later only an image helps. */
+static void resend_hole(struct raft *raft, struct raft_progress *peer, const struct raft_message *m)
+{
+    if (m->hint == 0 || m->hint >= peer->next || peer->state != RAFT_STREAM ||
+        m->sequence < peer->resend_sequence) {
+        return;
+    }
+    if (m->hint < raft->log_start) {
+        flights_clear(peer);
+        peer->state = RAFT_IMAGING;
+        image_over(peer);
+        return;
+    }
+    flights_clear(peer);
+    peer->resume = peer->next;
+    peer->next = m->hint;
+    peer->resend_sequence = peer->sequence + 1;
+}
+
 static void append_granted(struct raft *raft, struct raft_progress *peer,
                            const struct raft_message *m)
 {
@@ -962,11 +1068,13 @@ static void append_granted(struct raft *raft, struct raft_progress *peer,
         peer->state = RAFT_STREAM;
         peer->probe_sent = false;
     }
+    resend_hole(raft, peer, m);
     if (m->index <= peer->match) {
+        flights_landed(peer); /* what was sent again */
         return;
     }
     peer->match = m->index;
-    if (peer->next <= peer->match) {
+    if (peer->next <= peer->match && peer->resume == 0) {
         peer->next = peer->match + 1;
         if (peer->state == RAFT_FETCHING) {
             peer->state = RAFT_STREAM; /* what is being read is not needed any more */
@@ -987,6 +1095,21 @@ static void note_damage(struct raft_progress *peer, bool is_damaged)
     if (is_healed && peer->state != RAFT_IMAGING) {
         image_over(peer);
     }
+}
+
+/* I13. A suspicion that begins, or another one: whatever it may have acknowledged is below what
+ * stands here now; what it holds is to be found out. */
+static void note_episode(struct raft *raft, struct raft_progress *peer, uint64_t episode)
+{
+    if (episode != 0 && episode != peer->episode) {
+        peer->heal_index = raft->last_index;
+        peer->match = 0;
+        if (peer->state != RAFT_IMAGING) {
+            probe_from(raft, peer,
+                       max_u64(raft->log_start, min_u64(peer->next, raft->last_index + 1)));
+        }
+    }
+    peer->episode = episode;
 }
 
 /* The newest own time at which this leader is known to have led, by the appends that were followed.
@@ -1077,9 +1200,12 @@ static void step_append_reply(struct raft *raft, const struct raft_message *m)
         return;
     }
     peer->heard_ms = raft->private->now_ms;
-    lease_heard_reply(&raft->lease, (int)(peer - raft->progress), m->stamp, m->echo,
-                      raft->private->now_ms);
-    leader_vouch(raft);
+    note_episode(raft, peer, m->episode);
+    if (!peer->episode) {
+        lease_heard_reply(&raft->lease, (int)(peer - raft->progress), m->stamp, m->echo,
+                          raft->private->now_ms);
+        leader_vouch(raft);
+    }
     if (m->flushed > peer->flushed && m->flushed <= raft->last_index) {
         peer->flushed = m->flushed;
         leader_advance_cut(raft);
@@ -1100,6 +1226,7 @@ static void step_image_reply(struct raft *raft, const struct raft_message *m)
         return;
     }
     peer->heard_ms = raft->private->now_ms;
+    note_episode(raft, peer, m->episode);
     note_damage(peer, m->needs_image);
     if (m->sequence != peer->image_id || peer->image_id == 0) {
         return; /* about an image that is closed */
@@ -1138,6 +1265,23 @@ static void step_read_reply(struct raft *raft, const struct raft_message *m)
     }
 }
 
+/* Somebody's payload is damaged; the one here may serve. */
+static void step_fill(struct raft *raft, const struct raft_message *m)
+{
+    struct raft_effects *out = &raft->out;
+    if (m->index < raft->log_start || m->index > raft->last_index || m->index == raft->unfilled ||
+        raft_term_at(raft, m->index) != m->log_term) {
+        return;
+    }
+    int at = 0;
+    while (at < out->fill_count && out->fills[at].to != m->from) {
+        at++;
+    }
+    CHECK(at < LIMIT_REPLICAS);
+    out->fills[at] = (struct raft_fill){ m->from, m->index };
+    out->fill_count += at == out->fill_count;
+}
+
 static bool entries_are_sound(const struct raft_message *m, const struct raft_entry *entries)
 {
     uint64_t term = m->log_term;
@@ -1168,10 +1312,10 @@ static bool is_sound(struct raft *raft, const struct raft_message *m,
     if (m->type == RAFT_IMAGE && (m->index == 0 || m->log_term == 0 || m->sequence == 0)) {
         return false;
     }
-    if (m->type != RAFT_APPEND) {
+    if (m->type != RAFT_APPEND && m->type != RAFT_FILL_REPLY) {
         return m->count == 0;
     }
-    return entries_are_sound(m, entries);
+    return entries_are_sound(m, entries) && (m->type == RAFT_APPEND || m->count == 1);
 }
 
 /* False: the message is done with. */
@@ -1244,6 +1388,9 @@ void raft_step(struct raft *raft, const struct raft_message *m, const struct raf
     case RAFT_TRANSFER:
         step_transfer(raft, m);
         break;
+    case RAFT_FILL:
+        step_fill(raft, m);
+        break;
     case RAFT_IMAGE:
         step_image(raft, m);
         break;
@@ -1257,7 +1404,8 @@ static bool hears_majority(const struct raft *raft)
 {
     int heard = 1;
     for (int i = 0; i < raft->config.replica_count; i++) {
-        heard += i != raft->private->self && is_heard_lately(raft, raft->progress[i].heard_ms);
+        heard += i != raft->private->self && !raft->progress[i].episode &&
+                 is_heard_lately(raft, raft->progress[i].heard_ms);
     }
     return heard >= majority(raft);
 }
@@ -1285,6 +1433,30 @@ static void tick_peer(struct raft *raft, struct raft_progress *peer)
     }
 }
 
+/* A leader asks everybody for the payload that it lacks. One whom nobody helps can't commit or
+ * apply: it gives way for a while. */
+static void tick_holes(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    uint64_t patience = (uint64_t)HOLE_TIMEOUTS * raft->config.election_timeout_ms;
+    if (raft->unfilled && p->now_ms - p->fill_asked_ms >= raft->config.heartbeat_ms) {
+        p->fill_asked_ms = p->now_ms;
+        for (int i = 0; i < raft->config.replica_count; i++) {
+            if (i != p->self) {
+                struct raft_message *ask = emit(raft, RAFT_FILL, raft->config.replicas[i]);
+                ask->index = raft->unfilled;
+                ask->log_term = raft_term_at(raft, raft->unfilled);
+            }
+        }
+    }
+    bool is_over = p->now_ms - p->hole_since_ms >= patience;
+    if (raft->hole && is_over) {
+        raft_step_down(raft);
+    } else if (raft->unfilled && is_over && raft->unfilled <= raft->flushed) {
+        raft->out.cut_wanted = raft->unfilled;
+    }
+}
+
 static void tick_leader(struct raft *raft)
 {
     if (!hears_majority(raft) || (raft->needs_image && !raft->transfer_to)) {
@@ -1299,6 +1471,7 @@ static void tick_leader(struct raft *raft)
             tick_peer(raft, &raft->progress[i]);
         }
     }
+    tick_holes(raft);
 }
 
 void raft_clock(struct raft *raft, uint64_t now_ms)
@@ -1312,7 +1485,7 @@ void raft_tick(struct raft *raft, uint64_t now_ms)
     raft_clock(raft, now_ms);
     if (raft->role == RAFT_LEADER) {
         tick_leader(raft);
-    } else if (p->now_ms >= p->election_deadline_ms && raft->needs_image) {
+    } else if (p->now_ms >= p->election_deadline_ms && (raft->needs_image || raft->is_suspect)) {
         become_follower(raft, raft->term, 0);
         reset_election_timer(raft);
     } else if (p->now_ms >= p->election_deadline_ms) {
@@ -1351,7 +1524,7 @@ void raft_entries_durable(struct raft *raft, uint64_t index, uint64_t term)
     raft->durable_index = index;
     if (raft->role == RAFT_LEADER) {
         leader_advance_commit(raft);
-    } else if (min_u64(p->verified, index) > p->acked) {
+    } else if (min_u64(p->verified, sound_index(raft)) > p->acked) {
         p->ack_due = raft->role == RAFT_FOLLOWER;
     }
 }
@@ -1374,6 +1547,8 @@ bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count
     peer->state = RAFT_STREAM;
     if (count == 0) {
         peer->fetch_after_ms = raft->private->now_ms + raft->config.heartbeat_ms;
+        peer->next = max_u64(peer->next, peer->resume); /* it will say again what it lacks */
+        peer->resume = 0;
         return false;
     }
     CHECK(first + count <= raft->last_index + 1);
@@ -1511,6 +1686,10 @@ bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
 {
     struct raft_private *p = raft->private;
     CHECK(index > 0 && term <= raft->term);
+    if (index + 1 == raft->log_start && start_is_unknown(raft)) {
+        raft->start_term = term; /* I14 */
+        raft->out.start_learned = true;
+    }
     bool is_kept = index <= raft->last_index && raft_term_at(raft, index) == term;
     if (!is_kept) {
         log_empty(raft, index, term);
@@ -1584,8 +1763,8 @@ int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index)
 bool raft_read_send(struct raft *raft, uint64_t replica)
 {
     struct raft_progress *peer = find_peer(raft, replica);
-    if (!peer || raft->role != RAFT_LEADER || raft->read_confirmed >= raft->read_sequence ||
-        peer->read_sent >= raft->read_sequence) {
+    if (!peer || peer->episode || raft->role != RAFT_LEADER ||
+        raft->read_confirmed >= raft->read_sequence || peer->read_sent >= raft->read_sequence) {
         return false;
     }
     peer->read_sent = raft->read_sequence;
@@ -1637,11 +1816,48 @@ static struct raft_progress *transfer_choose(struct raft *raft)
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
         if (i != raft->private->self && is_heard_lately(raft, peer->heard_ms) &&
-            !wants_image(peer) && (!best || peer->match > best->match)) {
+            !wants_image(peer) && !peer->episode && (!best || peer->match > best->match)) {
             best = peer;
         }
     }
     return best;
+}
+
+void raft_holes(struct raft *raft, uint64_t hole, uint64_t unfilled)
+{
+    struct raft_private *p = raft->private;
+    if (hole == raft->hole && unfilled == raft->unfilled) {
+        return;
+    }
+    if (hole != raft->hole || unfilled != raft->unfilled) {
+        p->hole_since_ms = p->now_ms;
+    }
+    raft->hole = hole;
+    raft->unfilled = unfilled;
+    if (raft->role == RAFT_LEADER) {
+        leader_advance_commit(raft);
+    } else {
+        p->ack_due = raft->role == RAFT_FOLLOWER; /* the leader sends again, or counts on */
+    }
+}
+
+bool raft_fill_send(struct raft *raft, uint64_t to, uint64_t index)
+{
+    if (!find_peer(raft, to) || index < raft->log_start || index > raft->last_index) {
+        return false;
+    }
+    struct raft_message *reply = emit(raft, RAFT_FILL_REPLY, to);
+    reply->index = index - 1;
+    reply->log_term = raft_term_at(raft, index - 1);
+    reply->count = 1;
+    return raft->private->state_durable; /* else it was put aside, and the other will ask again */
+}
+
+void raft_healed(struct raft *raft)
+{
+    raft->is_suspect = false;
+    raft->episode = 0;
+    raft->private->ack_due = raft->role == RAFT_FOLLOWER;
 }
 
 int raft_transfer(struct raft *raft, uint64_t to)
@@ -1654,8 +1870,8 @@ int raft_transfer(struct raft *raft, uint64_t to)
         return ERR_BUSY;
     }
     struct raft_progress *peer = to ? find_peer(raft, to) : transfer_choose(raft);
-    if (!peer) {
-        return to ? ERR_BAD_REQUEST : ERR_UNAVAILABLE;
+    if (!peer || peer->episode) {
+        return to && !peer ? ERR_BAD_REQUEST : ERR_UNAVAILABLE;
     }
     raft->transfer_to = peer->id;
     p->transfer_deadline_ms = p->now_ms + raft->config.election_timeout_ms;
@@ -1726,6 +1942,8 @@ void raft_init(struct raft *raft, const struct raft_config *config, const struct
     init_config(raft, config);
     raft->private->random = config->seed ^ config->self * 0x9e3779b97f4a7c15u ^ config->group;
     init_log(raft, start);
+    raft->is_suspect = start->is_suspect;
+    raft->episode = start->is_suspect ? random_next(raft) | 1 : 0;
     reset_election_timer(raft);
     /* Without a durable term it never followed anybody; alone it promised nobody. */
     lease_init(&raft->lease, now_ms, config->election_timeout_ms,
@@ -1766,9 +1984,9 @@ const char *raft_role_name(enum raft_role role)
 
 const char *raft_message_name(uint8_t type)
 {
-    static const char *const names[] = {
-        "?",    "pre-vote",   "pre-vote-reply", "vote",  "vote-reply", "append", "append-reply",
-        "read", "read-reply", "transfer",       "image", "image-reply"
-    };
+    static const char *const names[] = { "?",          "pre-vote",  "pre-vote-reply", "vote",
+                                         "vote-reply", "append",    "append-reply",   "read",
+                                         "read-reply", "transfer",  "image",          "image-reply",
+                                         "fill",       "fill-reply" };
     return type < sizeof(names) / sizeof(names[0]) ? names[type] : names[0];
 }

@@ -49,6 +49,8 @@ enum raft_message_type {
     RAFT_TRANSFER,   /* leader tells its successor to campaign at once */
     RAFT_IMAGE,      /* leader offers an image of its store; the heartbeat of who lags behind the log */
     RAFT_IMAGE_REPLY,
+    RAFT_FILL,       /* leader asks for the payload of the entry (index, log_term), which is damaged at home */
+    RAFT_FILL_REPLY, /* brings it: one entry behind `index` */
     RAFT_MESSAGE_MAX,
 };
 
@@ -68,7 +70,8 @@ struct raft_message {
                            index; refused: the prev index that was refused; IMAGE: the image's index */
     uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: the follower's term at `hint` */
     uint64_t commit;    /* APPEND: leader's commit index */
-    uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try); IMAGE_REPLY granted: its commit;
+    uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try); granted: index of a verified entry whose
+                           payload is damaged here, 0 = none; APPEND with an episode: the index that ends it; IMAGE_REPLY granted: its commit;
                            else the least index of an image that it could use, 0 = any */
     uint64_t flushed;   /* APPEND_REPLY: applied and flushed to the store; APPEND: every replica has flushed to here */
     uint64_t sequence;  /* READ, READ_REPLY: number of the read round; APPEND: number of the message;
@@ -79,6 +82,8 @@ struct raft_message {
     uint64_t digest;    /* APPEND_REPLY: of the store's content at `flushed`, 0 = not told */
     uint64_t echo;      /* APPEND, APPEND_REPLY: the newest stamp of the receiver that the sender vouches for, 0 = none: see
                            raft/lease.h */
+    uint64_t episode;   /* APPEND_REPLY, IMAGE_REPLY: the sender is suspect, and this numbers its suspicion (0: it is not);
+                           APPEND: this suspicion is over */
 };
 
 /* What an entry is to the core. size in bytes, as logged. */
@@ -111,7 +116,7 @@ struct raft_start {
     uint64_t term;
     uint64_t vote;              /* replica id, 0 = none */
     uint64_t log_start;         /* first index that the log holds; log_start - 1 has term start_term */
-    uint64_t start_term;
+    uint64_t start_term;        /* 0 with log_start > 1: unknown (suspect only), learned from a leader */
     uint64_t last_index;        /* log_start - 1 when the log is empty */
     /* Terms of the entries log_start … last_index as runs in order: entries from `first` on have `term`. */
     struct raft_run {
@@ -147,6 +152,16 @@ struct raft_effects {
     bool reads_confirmed;   /* raft->read_confirmed grew */
     bool read_round_wanted; /* reads wait and no message asks yet: the driver calls raft_read_send when it suits */
     bool transfer_done;     /* a transfer ended; role tells how */
+    bool heal;              /* the replica is suspect no more once this is durable, with raft->term and raft->vote; then
+                               raft_state_durable and raft_healed */
+    bool start_learned;     /* the log's unknown start_term is known: keep it */
+    /* Peers that need an entry's payload: to be sent with raft_fill_send, when it was read. */
+    struct raft_fill {
+        uint64_t to, index;
+    } fills[LIMIT_REPLICAS];
+    int fill_count;
+    uint64_t cut_wanted;    /* nobody has the payload of this entry any more, which the own store covers: the log is to be cut
+                               behind it, so that who lacks it gets an image */
     /* Followers that only an image of the store can help, and none is on offer to them: open one whose index is at least
      * `floor`, then raft_image_offer. Named again with every heartbeat until that is done. */
     struct raft_image_want {
@@ -197,6 +212,10 @@ struct raft_progress {
     uint64_t read_sent_ms;
     uint64_t image_sent_ms;      /* when the image was last offered, or asked of the driver */
     bool heartbeat_due;
+    uint64_t episode;            /* of its suspicion; 0: it counts */
+    uint64_t heal_index;         /* ends the suspicion when it is committed and held there */
+    uint64_t resume;             /* where to go on behind a hole that is filled, 0: none is */
+    uint64_t resend_sequence;    /* an older answer can't know of the filling */
 };
 
 struct raft {
@@ -216,6 +235,9 @@ struct raft {
     bool needs_image;                 /* own store is damaged: see raft_need_image */
     struct raft_digest digests[RAFT_DIGESTS]; /* of the own store, newest first */
     uint64_t digests_compared, digests_differed;
+    bool is_suspect;                  /* may have lost what it promised: counts for nothing */
+    uint64_t episode;                 /* of the suspicion */
+    uint64_t hole, unfilled;          /* see raft_holes */
     struct lease lease;               /* what clocks prove */
     uint32_t votes;                   /* of its last campaign; bit i: config.replicas[i] granted, the own one only when durable */
     struct raft_effects out;
@@ -313,6 +335,15 @@ void raft_applied(struct raft *raft, uint64_t applied);
 /* Whether every replica that was heard within an election timeout, this one included, has the entry at index durably. For leaders:
  * a replica whose answers are missing for so long counts as out of reach. */
 bool raft_is_everywhere(const struct raft *raft, uint64_t index);
+
+/* Holes: entries whose payload the log can't give any more, though (index, term) stand. To be told at the start and when it changes;
+ * 0: none. hole: the first beyond what the store has flushed: nothing from there on is acknowledged, or counted for this replica.
+ * unfilled: the first whose payload nobody gave back yet (a leader's: of all that its log holds): peers are asked for it. */
+void raft_holes(struct raft *raft, uint64_t hole, uint64_t unfilled);
+/* The payload that out.fills asked for is at hand: the reply is the last of out.messages. False: the entry is gone. */
+bool raft_fill_send(struct raft *raft, uint64_t to, uint64_t index);
+/* The record that out.heal asked for is durable. */
+void raft_healed(struct raft *raft);
 
 /* Hands leadership to a replica (0: the most caught-up one that was heard lately). Ends with transfer_done: when another leads,
  * or after an election timeout (still leader, proposals accepted again). ERR_NOT_PRIMARY; ERR_BUSY: one is under way;

@@ -143,12 +143,17 @@ static void print_node_counters(const json_t *node)
     json_t *group;
     json_array_foreach(json_object_get(node, "groups"), i, group)
     {
-        bool is_damaged = json_is_true(json_object_get(group, "damaged"));
+        const char *trouble =
+            json_is_true(json_object_get(group, "suspect"))
+                ? "  suspect: its log lost entries, it waits for a leader elected without it"
+            : json_is_true(json_object_get(group, "damaged")) ? "  damaged: waits for an image"
+            : number_of(group, "hole") ? "  an entry of its log is damaged: waits for a peer"
+                                       : "";
         printf("  %6lld %-14s %8lld %10lld %10lld %10lld %10lld %8lld%s\n",
                number_of(group, "group"), text_of(group, "role"), number_of(group, "term"),
                number_of(group, "last_index"), number_of(group, "commit_index"),
                number_of(group, "applied_index"), number_of(group, "flushed_index"),
-               number_of(group, "keys"), is_damaged ? "  damaged: waits for an image" : "");
+               number_of(group, "keys"), trouble);
     }
 }
 

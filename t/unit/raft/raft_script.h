@@ -40,6 +40,9 @@ struct world_entry {
 
 struct world_op {
     bool is_state;
+    bool is_heal;  /* a state too */
+    bool is_fill;  /* of the entry `first` of `term` */
+    bool is_start; /* the term before `first` was learned */
     bool is_reset; /* the log begins anew behind `first`, of `term` */
     uint64_t term, vote;
     uint64_t first;
@@ -80,6 +83,11 @@ struct world_node {
     bool is_damaged;         /* the store on disk is */
     uint64_t disk_image_index, disk_image_term, disk_flushed_max;
     uint64_t images_installed, images_kept, images_healed;
+    /* Damage to the log: payloads that are gone (log[] and disk[] still have them, for the test to
+     * compare), as the log knows it and as the disk has it; replicas that lost entries. */
+    bool holes[WORLD_LOG], filling[WORLD_LOG], disk_holes[WORLD_LOG];
+    bool disk_is_suspect, was_lost;
+    uint64_t filled, heals, starts;
 };
 
 struct world {
@@ -93,6 +101,11 @@ struct world {
     uint64_t next_image;
 };
 
+static inline bool world_has_payload(const struct world_node *node, uint64_t index)
+{
+    return !node->holes[index] || node->filling[index];
+}
+
 static inline uint32_t world_in_memory(void *ctx, uint64_t first, uint32_t count_max,
                                        uint32_t bytes_max, uint32_t *bytes)
 {
@@ -102,6 +115,11 @@ static inline uint32_t world_in_memory(void *ctx, uint64_t first, uint32_t count
     }
     uint32_t count = bytes_max / WORLD_ENTRY_BYTES;
     count = count == 0 ? 1 : count > count_max ? count_max : count;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!world_has_payload(node, first + i)) {
+            count = i;
+        }
+    }
     *bytes = count * WORLD_ENTRY_BYTES;
     return count;
 }
@@ -123,6 +141,19 @@ static inline void world_op_apply(struct world_node *node, const struct world_op
     if (op->is_state) {
         node->disk_term = op->term;
         node->disk_vote = op->vote;
+        node->disk_is_suspect = node->disk_is_suspect && !op->is_heal;
+        return;
+    }
+    if (op->is_fill) {
+        if (node->disk[op->first].term == op->term) {
+            node->disk_holes[op->first] = false;
+        }
+        return;
+    }
+    if (op->is_start) {
+        if (node->disk_start == op->first) {
+            node->disk_start_term = op->term;
+        }
         return;
     }
     if (op->is_reset) {
@@ -133,6 +164,7 @@ static inline void world_op_apply(struct world_node *node, const struct world_op
     }
     for (uint32_t i = 0; i < count; i++) {
         node->disk[op->first + i] = op->entries[i];
+        node->disk_holes[op->first + i] = false;
         node->disk_last = op->first + i;
     }
 }
@@ -145,7 +177,39 @@ static inline void world_ops_drop(struct world_node *node)
     node->op_count = 0;
 }
 
-/* Carries out persist_state and append. */
+/* As the driver does after each event. */
+static inline void world_tell_holes(struct world_node *node)
+{
+    struct raft *raft = &node->raft;
+    uint64_t hole = 0, unfilled = 0;
+    for (uint64_t i = raft->last_index; i >= raft->log_start; i--) {
+        bool counts = i > raft->flushed;
+        hole = node->holes[i] && counts ? i : hole;
+        bool is_asked = counts || raft->role == RAFT_LEADER;
+        unfilled = node->holes[i] && !node->filling[i] && is_asked ? i : unfilled;
+    }
+    raft_holes(raft, hole, unfilled);
+}
+
+/* Payloads that fill holes, whatever else becomes of the message. */
+static inline void world_fill(struct world_node *node, const struct world_packet *packet)
+{
+    for (uint32_t i = 0; packet && i < packet->message.count; i++) {
+        uint64_t index = packet->message.index + 1 + i;
+        bool is_there = index >= node->raft.log_start && index <= node->raft.last_index;
+        if (is_there && node->holes[index] && !node->filling[index] &&
+            node->log[index].term == packet->entries[i].term) {
+            assert_int_equal(node->log[index].value, packet->entries[i].value);
+            struct world_op *op = world_op_new(node);
+            op->is_fill = node->filling[index] = true;
+            op->first = index;
+            op->term = packet->entries[i].term;
+            node->filled++;
+        }
+    }
+}
+
+/* Carries out persist_state and append, heal and start_learned. */
 static inline void world_log_effects(struct world_node *node, const struct world_packet *packet)
 {
     struct raft *raft = &node->raft;
@@ -174,9 +238,26 @@ static inline void world_log_effects(struct world_node *node, const struct world
             }
             assert_int_equal(op->entries[i].term, raft_term_at(raft, index));
             node->log[index] = op->entries[i];
+            node->holes[index] = node->filling[index] = false;
         }
     }
+    if (raft->out.heal) {
+        raft->out.heal = false;
+        struct world_op *op = world_op_new(node);
+        op->is_state = op->is_heal = true;
+        op->term = raft->term;
+        op->vote = raft->vote;
+    }
+    if (raft->out.start_learned) {
+        raft->out.start_learned = false;
+        struct world_op *op = world_op_new(node);
+        op->is_start = true;
+        op->first = raft->log_start;
+        op->term = raft->start_term;
+    }
     raft_effects_clear_log(raft);
+    world_fill(node, packet);
+    world_tell_holes(node);
 }
 
 /* Finishes the oldest write and tells the core. As the log must, it does not report what a later
@@ -190,12 +271,23 @@ static inline void world_sync_one(struct world_node *node)
     world_op_apply(node, &op, op.count);
     if (op.is_state) {
         raft_state_durable(&node->raft, op.term, op.vote);
+        if (op.is_heal) {
+            raft_healed(&node->raft);
+            node->heals++;
+        }
+    } else if (op.is_fill) {
+        bool is_same = op.first <= node->raft.last_index &&
+                       raft_term_at(&node->raft, op.first) == op.term;
+        if (is_same && node->filling[op.first]) {
+            node->holes[op.first] = node->filling[op.first] = false;
+        }
+    } else if (op.is_start) {
     } else if (!op.is_reset) {
         uint64_t index = op.first + op.count - 1;
         for (int i = 0; i < node->op_count; i++) {
             if (node->ops[i].is_reset) {
                 index = 0;
-            } else if (!node->ops[i].is_state && node->ops[i].first <= index) {
+            } else if (node->ops[i].count > 0 && node->ops[i].first <= index) {
                 index = node->ops[i].first - 1;
             }
         }
@@ -219,9 +311,12 @@ static inline void world_emit(struct world_node *node, const struct raft_message
     packet->message = *message;
     packet->entries = message->count ? calloc(message->count, sizeof(*packet->entries)) : NULL;
     for (uint32_t i = 0; i < message->count; i++) {
+        assert_true(world_has_payload(node, message->index + 1 + i));
         packet->entries[i] = node->log[message->index + 1 + i];
     }
 }
+
+static inline void world_cut_log_at(struct world *world, int id, uint64_t start);
 
 /* The end of a turn: flush, messages, flags. */
 static inline void world_turn(struct world *world, int id)
@@ -232,7 +327,12 @@ static inline void world_turn(struct world *world, int id)
         world_sync_one(node);
     }
     raft_flush(&node->raft);
-    assert_false(out->append || out->persist_state);
+    assert_false(out->append || out->persist_state || out->heal);
+    for (int i = 0; i < out->fill_count; i++) {
+        if (world_has_payload(node, out->fills[i].index)) {
+            raft_fill_send(&node->raft, out->fills[i].to, out->fills[i].index);
+        }
+    }
     for (size_t i = 0; i < out->message_count; i++) {
         world_emit(node, &out->messages[i]);
     }
@@ -245,6 +345,7 @@ static inline void world_turn(struct world *world, int id)
         node->fetch_count += at == node->fetch_count;
     }
     node->want_count = out->image_count ? out->image_count : node->want_count;
+    uint64_t cut_wanted = out->cut_wanted;
     memcpy(node->wants, out->images, (size_t)out->image_count * sizeof(*node->wants));
     if (out->image_offered && !node->is_installing) {
         node->image = out->image;
@@ -258,6 +359,9 @@ static inline void world_turn(struct world *world, int id)
     node->saw_image |= out->image_count > 0;
     node->saw_diverged |= out->diverged;
     raft_effects_clear(&node->raft);
+    if (cut_wanted) {
+        world_cut_log_at(world, id, cut_wanted + 1);
+    }
 }
 
 /* Everything written so far becomes durable. */
@@ -441,7 +545,10 @@ static inline void world_node_start(struct world *world, int id)
                                 .start_term = node->disk_start_term,
                                 .last_index = node->disk_last,
                                 .runs = runs,
-                                .commit = node->is_damaged ? 0 : node->disk_flushed };
+                                .commit = node->is_damaged ? 0 : node->disk_flushed,
+                                .is_suspect = node->disk_is_suspect };
+    memcpy(node->holes, node->disk_holes, sizeof(node->holes));
+    memset(node->filling, 0, sizeof(node->filling));
     for (uint64_t i = node->disk_start; i <= node->disk_last; i++) {
         node->log[i] = node->disk[i];
         if (i == node->disk_start || node->disk[i].term != node->disk[i - 1].term) {
@@ -450,7 +557,7 @@ static inline void world_node_start(struct world *world, int id)
     }
     struct raft_config config = world->config;
     config.self = (uint64_t)id;
-    config.seed += (uint64_t)id * 7919;
+    config.seed += (uint64_t)id * 7919 + node->starts++ * 104729;
     config.ctx = node;
     raft_init(&node->raft, &config, &start, node->now_ms);
     if (node->is_damaged) {
@@ -458,6 +565,7 @@ static inline void world_node_start(struct world *world, int id)
     } else {
         raft_flushed(&node->raft, node->disk_flushed);
     }
+    world_tell_holes(node);
     node->memory_from = 0;
     node->fetch_count = 0;
     node->want_count = 0;
@@ -611,7 +719,13 @@ static inline void world_flush_store(struct world *world, int id)
     }
     uint64_t index =
         node->raft.commit < node->raft.durable_index ? node->raft.commit : node->raft.durable_index;
+    for (uint64_t i = node->raft.flushed + 1; i <= index; i++) {
+        if (!world_has_payload(node, i)) {
+            index = i - 1; /* it can't be applied */
+        }
+    }
     raft_flushed(&node->raft, index);
+    world_tell_holes(node);
     node->disk_flushed = node->raft.flushed;
     if (node->disk_flushed > node->disk_flushed_max) {
         node->disk_flushed_max = node->disk_flushed;
@@ -714,6 +828,11 @@ static inline void world_fetch(struct world *world, int id, uint32_t count)
     for (int i = 0; i < pending; i++) {
         uint64_t left = node->raft.last_index + 1 - fetches[i].first;
         uint32_t n = left < count ? (uint32_t)left : count;
+        for (uint32_t k = 0; k < n; k++) {
+            if (!world_has_payload(node, fetches[i].first + k)) {
+                n = k;
+            }
+        }
         size_t before = node->raft.out.message_count;
         bool sent =
             raft_fetched(&node->raft, fetches[i].to, fetches[i].first, n, n * WORLD_ENTRY_BYTES);
@@ -725,6 +844,36 @@ static inline void world_fetch(struct world *world, int id, uint32_t count)
         }
     }
     world_turn(world, id);
+}
+
+/* --- Damage to the log --- */
+
+/* The payload of an entry that is durable is gone. */
+static inline void world_rot(struct world *world, int id, uint64_t index)
+{
+    struct world_node *node = &world->nodes[id];
+    node->disk_holes[index] = true;
+    if (node->is_up && node->raft.durable_index >= index && index >= node->raft.log_start &&
+        node->log[index].term == node->disk[index].term && !node->holes[index]) {
+        node->holes[index] = true;
+        node->filling[index] = false;
+        world_tell_holes(node);
+        world_turn(world, id);
+    }
+}
+
+/* A replica that is down lost the record headers behind `last`. */
+static inline void world_lose(struct world *world, int id, uint64_t last)
+{
+    struct world_node *node = &world->nodes[id];
+    assert_false(node->is_up);
+    node->was_lost = node->disk_is_suspect = true;
+    node->disk_last = last < node->disk_last ? last : node->disk_last;
+    if (node->disk_last < node->disk_flushed) { /* see log_rebase */
+        node->disk_last = node->disk_flushed;
+        node->disk_start = node->disk_flushed + 1;
+        node->disk_start_term = 0;
+    }
 }
 
 static inline void world_assert_log(struct world *world, int id, const uint64_t *terms,

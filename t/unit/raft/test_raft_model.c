@@ -41,6 +41,7 @@ struct model {
     int read_count;
     uint64_t reads_done, elections, crashes, fetched, cuts, transfers;
     uint64_t installs, kept, healed, damages;
+    uint64_t rots, filled, losses, heals;
 };
 
 #define MODEL_CHECK(model, condition)                                                              \
@@ -69,6 +70,28 @@ static bool same_entry(struct world_entry a, struct world_entry b)
     return a.term == b.term && a.value == b.value;
 }
 
+/* For who looks into a seed that failed. */
+static void tell_all(const struct model *m)
+{
+    for (int id = 1; id <= m->world->count; id++) {
+        const struct world_node *node = &m->world->nodes[id];
+        const struct raft *raft = &node->raft;
+        print_message("# %d %s term=%lu leader=%lu start=%lu/%lu last=%lu durable=%lu commit=%lu "
+                      "flushed=%lu hole=%lu/%lu suspect=%d damaged=%d\n",
+                      id, raft_role_name(raft->role), raft->term, raft->leader, raft->log_start,
+                      raft->start_term, raft->last_index, raft->durable_index, raft->commit,
+                      raft->flushed, raft->hole, raft->unfilled, raft->is_suspect,
+                      node->is_damaged);
+        for (int i = 0; raft->role == RAFT_LEADER && i < m->world->count; i++) {
+            const struct raft_progress *peer = &raft->progress[i];
+            print_message("#   %lu state=%d match=%lu next=%lu resume=%lu episode=%d heal=%lu "
+                          "flights=%u\n",
+                          peer->id, (int)peer->state, peer->match, peer->next, peer->resume,
+                          peer->episode != 0, peer->heal_index, peer->inflight_messages);
+        }
+    }
+}
+
 static void check_newly_committed(struct model *m, int id, uint64_t index)
 {
     struct world *w = m->world;
@@ -79,7 +102,8 @@ static void check_newly_committed(struct model *m, int id, uint64_t index)
     for (int other = 1; other <= w->count; other++) {
         const struct world_node *node = &w->nodes[other];
         durable += index < node->disk_start || index <= node->disk_image_index ||
-                   (index <= node->disk_last && same_entry(node->disk[index], m->committed[index]));
+                   ((index <= node->disk_last || node->was_lost) &&
+                    same_entry(node->disk[index], m->committed[index])); /* it once was there */
     }
     MODEL_CHECK(m, durable > w->count / 2);
 }
@@ -328,6 +352,9 @@ static void do_start(struct model *m, int id)
     world_node_start(m->world, id);
     MODEL_CHECK(m, node->disk_term >= node->disk_start_term);
     m->checked[id] = node->raft.commit;
+    if (node->raft.commit > m->commit) {
+        tell_all(m);
+    }
     MODEL_CHECK(m, node->raft.commit <= m->commit);
     for (uint64_t i = node->disk_start; i <= node->raft.commit; i++) {
         MODEL_CHECK(m, same_entry(node->disk[i], m->committed[i]));
@@ -375,18 +402,86 @@ static void do_image(struct model *m, int id)
     }
 }
 
+/* Another replica depends on payloads of its peers. */
+static bool has_holes(const struct model *m, int id)
+{
+    for (int other = 1; other <= m->world->count; other++) {
+        const struct world_node *node = &m->world->nodes[other];
+        for (uint64_t i = node->disk_flushed + 1; other != id && i <= node->disk_last; i++) {
+            if (node->disk_holes[i]) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 /* At most a minority's stores are damaged at a time: else nobody could lead. */
 static void do_damage(struct model *m, int id)
 {
     int damaged = 0;
     for (int other = 1; other <= m->world->count; other++) {
-        damaged += m->world->nodes[other].is_damaged;
+        damaged += m->world->nodes[other].is_damaged || m->world->nodes[other].disk_is_suspect;
     }
     if (m->world->nodes[id].is_up && !m->world->nodes[id].is_installing &&
-        damaged < (m->world->count - 1) / 2) {
+        damaged < (m->world->count - 1) / 2 && !has_holes(m, id)) {
         world_damage(m->world, id);
         m->damages++;
     }
+}
+
+/* Somebody else holds the payload, who can lead or keep it: a suspect replica's log may be cut. */
+static bool has_copy(const struct model *m, int id, uint64_t index)
+{
+    const struct world_node *node = &m->world->nodes[id];
+    for (int other = 1; other <= m->world->count; other++) {
+        const struct world_node *peer = &m->world->nodes[other];
+        if (other != id && !peer->disk_is_suspect && index >= peer->disk_start &&
+            index <= peer->disk_last && same_entry(peer->disk[index], node->disk[index]) &&
+            !peer->disk_holes[index]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void do_rot(struct model *m, int id)
+{
+    struct world_node *node = &m->world->nodes[id];
+    uint64_t count = node->disk_last + 1 - node->disk_start;
+    if (count == 0 || node->is_damaged || node->is_installing) {
+        return;
+    }
+    uint64_t index = node->disk_last - draw(m, count < 12 ? count : 12);
+    if (has_copy(m, id, index)) {
+        world_rot(m->world, id, index);
+        m->rots++;
+    }
+}
+
+/* At most a minority at a time, and none while another needs payloads that this one's store may be
+ * the only one to have: more is unavailable for good. */
+static void do_lose(struct model *m, int id)
+{
+    struct world_node *node = &m->world->nodes[id];
+    int bad = 0;
+    for (int other = 1; other <= m->world->count; other++) {
+        bad += m->world->nodes[other].is_damaged ||
+               (m->world->nodes[other].disk_is_suspect && other != id);
+    }
+    if (bad + 1 > (m->world->count - 1) / 2 || node->is_installing || node->is_damaged) {
+        return;
+    }
+    if (node->is_up) {
+        do_crash(m, id);
+    }
+    uint64_t count = node->disk_last + 1 - node->disk_start;
+    uint64_t last = node->disk_last - draw(m, count < 20 ? count + 1 : 21);
+    if (has_holes(m, id)) {
+        return;
+    }
+    world_lose(m->world, id, last);
+    m->losses++;
 }
 
 static void do_links(struct model *m)
@@ -453,6 +548,10 @@ static void random_step(struct model *m)
         do_image(m, draw_node(m));
     } else if (choice < 929) {
         do_damage(m, draw_node(m));
+    } else if (choice < 931) {
+        do_rot(m, draw_node(m));
+    } else if (choice < 932) {
+        do_lose(m, draw_node(m));
     } else if (choice < 970) {
         do_memory(m, draw_node(m));
     } else if (choice < 976) {
@@ -472,7 +571,7 @@ static bool has_converged(struct model *m, uint64_t index)
 {
     for (int id = 1; id <= m->world->count; id++) {
         const struct raft *raft = &m->world->nodes[id].raft;
-        if (raft->commit < index || raft->needs_image) {
+        if (raft->commit < index || raft->needs_image || raft->is_suspect || raft->hole) {
             return false;
         }
     }
@@ -492,6 +591,9 @@ static void heal(struct model *m)
     }
     uint64_t index = 0, proposed_term = 0;
     for (int round = 0; !(index && has_converged(m, index)); round++) {
+        if (round == 499) {
+            tell_all(m);
+        }
         MODEL_CHECK(m, round < 500); /* 5 s of 100 ms timeouts */
         for (int id = 1; id <= w->count; id++) {
             world_tick(w, id, 10);
@@ -551,6 +653,8 @@ static void run_seed(struct model *m, uint64_t seed)
         m->installs += m->world->nodes[id].images_installed;
         m->kept += m->world->nodes[id].images_kept;
         m->healed += m->world->nodes[id].images_healed;
+        m->filled += m->world->nodes[id].filled;
+        m->heals += m->world->nodes[id].heals;
     }
     world_free(m->world);
 }
@@ -560,7 +664,7 @@ static uint64_t first_seed = 1, seed_count = 300;
 static void random_schedules_keep_the_promises(void **state)
 {
     uint64_t commits = 0, reads = 0, elections = 0, crashes = 0, fetched = 0, cuts = 0, moves = 0;
-    uint64_t installs = 0, kept = 0, healed = 0;
+    uint64_t installs = 0, kept = 0, healed = 0, rots = 0, filled = 0, losses = 0, heals = 0;
     for (uint64_t seed = first_seed; seed < first_seed + seed_count; seed++) {
         struct model *m = calloc(1, sizeof(*m));
         run_seed(m, seed);
@@ -574,6 +678,10 @@ static void random_schedules_keep_the_promises(void **state)
         installs += m->installs;
         kept += m->kept;
         healed += m->healed;
+        rots += m->rots;
+        filled += m->filled;
+        losses += m->losses;
+        heals += m->heals;
         free(m);
     }
     print_message(
@@ -584,10 +692,14 @@ static void random_schedules_keep_the_promises(void **state)
         (unsigned long long)(fetched / seed_count), (unsigned long long)(cuts / seed_count),
         (unsigned long long)(moves / seed_count), (unsigned long long)installs,
         (unsigned long long)kept, (unsigned long long)healed);
+    print_message("# %llu payloads rotten, %llu filled; %llu replicas lost entries, %llu healed\n",
+                  (unsigned long long)rots, (unsigned long long)filled, (unsigned long long)losses,
+                  (unsigned long long)heals);
     /* The schedules do reach what they are for. */
+    assert_true(filled > seed_count / 2 && heals > seed_count / 2);
     assert_true(commits / seed_count > 50);
     assert_true(elections > seed_count && crashes > seed_count && reads > seed_count);
-    assert_true(fetched > seed_count && cuts > seed_count && moves > 0);
+    assert_true(fetched > seed_count / 4 && cuts > seed_count && moves > 0);
     assert_true(installs > seed_count / 2 && kept > 0 && healed > 0);
 }
 
