@@ -14,7 +14,7 @@
 
 #include "store_fixture.h"
 
-enum { KEYS = 4000, PAGE = 4096, FILE_MAX = 16 << 20, CHILD_SECONDS = 20 };
+enum { KEYS = 4000, PAGE = 4096, FILE_MAX = 16 << 20, CHILD_SECONDS = 120 };
 
 enum outcome { FINE, FOUND, REFUSED, WRONG, CRASHED, HUNG, OUTCOMES };
 static const char *const outcome_names[] = { "not touched", "found",           "refused",
@@ -234,10 +234,11 @@ static enum outcome attempt(struct world *world)
     if (WIFSIGNALED(status)) {
         return WTERMSIG(status) == SIGALRM ? HUNG : CRASHED;
     }
-    return (enum outcome)WEXITSTATUS(status);
+    int code = WEXITSTATUS(status); /* a sanitizer's or valgrind's own, perhaps */
+    return code < OUTCOMES ? (enum outcome)code : CRASHED;
 }
 
-static uint64_t first_seed = 1, attempts = 150;
+static uint64_t first_seed = 1, attempts = 80;
 
 static void spoiled_pages_are_never_taken_for_good(void **state)
 {
