@@ -1156,6 +1156,7 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
         partition->stats.repairs++;
     }
     partition->applied = index;
+    raft_applied(&partition->raft, index); /* less than before, perhaps: so not as fresh */
     drop_covered(partition, index);
     bool is_kept = raft_image_installed(&partition->raft, index, term);
     raft_digest(&partition->raft, store_replica_digest(partition->store));
@@ -1244,7 +1245,10 @@ uint64_t partition_leader_node(const struct partition *partition)
 
 bool partition_is_readable(const struct partition *partition)
 {
-    return !partition->failed && !partition->raft.needs_image;
+    /* Between the swap of an image and the word of it, what is known of the store's state is of the
+     * one before. */
+    return !partition->failed && !partition->is_damaged && !partition->raft.needs_image &&
+           partition->applied == store_replica_applied(partition->store);
 }
 
 bool partition_has_lease(const struct partition *partition)

@@ -93,6 +93,10 @@ void lease_vouch(struct lease *lease, int count, uint64_t confirmed_ms)
 
 void lease_applied(struct lease *lease, uint64_t applied)
 {
+    if (applied < lease->applied) {
+        lease->fresh_ms = 0;
+    }
+    lease->applied = applied;
     while (lease->claim_count > 0 && lease->claims[0].commit <= applied) {
         if (lease->claims[0].stamp_ms > lease->fresh_ms) {
             lease->fresh_ms = lease->claims[0].stamp_ms;

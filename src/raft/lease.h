@@ -55,6 +55,7 @@ struct lease {
         uint64_t stamp_ms, commit;
     } claims[2];
     int claim_count;
+    uint64_t applied;  /* as told last */
     uint64_t fresh_ms; /* own clock: everything acknowledged before is applied here; 0: not known */
     struct lease_peer peers[LIMIT_REPLICAS];
     bool was_ordered; /* L2 */
@@ -76,7 +77,7 @@ void lease_peer_reset(struct lease *lease, int peer);
 uint64_t lease_confirmed(const struct lease *lease, int count, int self, uint64_t now_ms);
 /* Vouches for what c confirms. */
 void lease_vouch(struct lease *lease, int count, uint64_t confirmed_ms);
-/* The store has applied to here. */
+/* The store has applied to here. It may be less than before, when an image took the store's place: then nothing is known any more. */
 void lease_applied(struct lease *lease, uint64_t applied);
 
 #endif

@@ -23,10 +23,15 @@ enum {
 };
 
 static const struct workload_module *const modules[WORKLOAD_COUNT] = {
-    [WORKLOAD_REGISTER] = &workload_register, [WORKLOAD_RECREATE] = &workload_recreate,
-    [WORKLOAD_MULTI] = &workload_multi,       [WORKLOAD_LARGE] = &workload_large,
-    [WORKLOAD_SET] = &workload_set,           [WORKLOAD_COUNTER] = &workload_counter,
-    [WORKLOAD_APPEND] = &workload_append,     [WORKLOAD_SCAN] = &workload_scan,
+    [WORKLOAD_REGISTER] = &workload_register,
+    [WORKLOAD_RECREATE] = &workload_recreate,
+    [WORKLOAD_MULTI] = &workload_multi,
+    [WORKLOAD_LARGE] = &workload_large,
+    [WORKLOAD_SET] = &workload_set,
+    [WORKLOAD_COUNTER] = &workload_counter,
+    [WORKLOAD_APPEND] = &workload_append,
+    [WORKLOAD_SCAN] = &workload_scan,
+    [WORKLOAD_CONSISTENCY] = &workload_consistency,
 };
 
 const char *workload_name(enum workload_kind kind)
@@ -206,12 +211,37 @@ static void on_answer(void *arg, struct cairn_result *result)
     on_answers(arg, result, 1);
 }
 
-void session_call(struct session *session, const struct cairn_request *requests, size_t count,
+void workload_tell_ack_all(struct workload *workload, uint32_t writer, struct span key,
+                           uint64_t version)
+{
+    if (workload->ack_all) {
+        workload->ack_all(workload->ctx, writer, key, version);
+    }
+}
+
+/* A lease read promises what a linearizable one does, so the histories of every workload judge it.
+ */
+static void draw_leases(struct session *session, struct cairn_request *requests, size_t count)
+{
+    struct workload *workload = session->part->workload;
+    for (size_t i = 0; i < count; i++) {
+        bool is_get = requests[i].verb == CAIRN_GET || requests[i].verb == CAIRN_GET_META;
+        if (is_get && requests[i].consistency == CAIRN_LINEARIZABLE && !workload->is_final &&
+            random_below(&workload->random, 100) < workload->config.lease_percent) {
+            requests[i].consistency = CAIRN_LEASE;
+        }
+    }
+}
+
+void session_call(struct session *session, const struct cairn_request *asked, size_t count,
                   void (*heard)(struct session *session, const struct cairn_result *results,
                                 size_t count))
 {
     struct workload *workload = session->part->workload;
     CHECK(count > 0 && count <= SESSION_OPERATIONS_MAX);
+    struct cairn_request requests[SESSION_OPERATIONS_MAX];
+    memcpy(requests, asked, count * sizeof *requests);
+    draw_leases(session, requests, count);
     /* the deadline of many counts from the last progress */
     begin_call(session, (uint64_t)workload->config.timeout_ms * 1000 * count);
     session->heard = heard;

@@ -20,6 +20,7 @@ enum workload_kind {
     WORKLOAD_SET,      /* distinct elements; scans show each that was acknowledged */
     WORKLOAD_COUNTER,  /* increments by compare-and-set; keys with one writer */
     WORKLOAD_APPEND,   /* lists that grow by compare-and-set */
+    WORKLOAD_CONSISTENCY, /* lease and stale reads, writes that all replicas acknowledge */
     WORKLOAD_SCAN,     /* scans of every kind against inserts and deletes in order */
     WORKLOAD_COUNT
 };
@@ -35,6 +36,7 @@ struct workload_config {
     uint32_t grain_us;     /* of the callers' loops, see env_sim.h */
     uint32_t burst_us;     /* questions are asked at multiples of it only, many at a time; 0: at any time */
     uint32_t timeout_ms;
+    uint32_t lease_percent; /* of the gets, whatever their workload: by lease */
     uint32_t break_per_mille; /* of the calls: the client's connections break right after it */
 };
 
@@ -70,6 +72,9 @@ struct workload {
         } keys[WORKLOAD_PARTITIONS_MAX];
     } probe;
     void (*violated)(void *ctx, const char *text);
+    /* A put that every replica within reach must acknowledge is asked now (version 0), or was answered with this version; `writer` is
+     * the session. NULL: nobody wants to know. */
+    void (*ack_all)(void *ctx, uint32_t writer, struct span key, uint64_t version);
     void *ctx;
     struct workload_stats stats;
 };

@@ -66,6 +66,9 @@ uint64_t session_place(struct session *session);
 /* What a status means: LINEAR_OK, _ABSENT, _REFUSED, _UNKNOWN or _NOTHING. */
 enum linear_outcome session_outcome(enum cairn_verb verb, int status);
 
+/* See workload->ack_all. */
+void workload_tell_ack_all(struct workload *workload, uint32_t writer, struct span key, uint64_t version);
+
 void part_fail(struct part *part, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* --- Values: each tells who wrote it, as which number, and whether it is whole.
@@ -88,6 +91,6 @@ void value_make(struct buf *out, struct span key, const struct value *value, siz
 bool value_read(struct span key, struct span bytes, struct value *out);
 
 extern const struct workload_module workload_register, workload_recreate, workload_multi, workload_large, workload_set,
-    workload_counter, workload_append, workload_scan;
+    workload_counter, workload_append, workload_scan, workload_consistency;
 
 #endif

@@ -28,6 +28,7 @@ enum {
     FORM_MAX_US = 30 * SECOND_US,
     RESTART_MAX_US = 4 * SECOND_US,
     DRIFT_PPM_MAX = 100000,                     /* what decisions/006 allows clocks */
+    REACH_SLACK_MS = 30,                        /* ticks */
     ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
     UP_MAX_US = RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
     WRITABLE_MAX_US = 2 * SECOND_US,            /* from then on until all partitions take writes */
@@ -63,6 +64,15 @@ struct world_node {
     struct schedule_event relief; /* slow and full disks get well */
 };
 
+/* What was within reach of a primary when a write was asked that all must acknowledge. */
+struct world_ack {
+    uint32_t group;
+    uint64_t leader, term;
+    struct {
+        uint64_t node_id, boot_id, until_us;
+    } replicas[LIMIT_REPLICAS];
+};
+
 struct world {
     const struct world_options *options;
     struct world_report *report;
@@ -70,8 +80,9 @@ struct world {
     struct network network;
     struct checker checker;
     struct workload workload;
-    struct logger logger; /* the world's and the clients' own lines */
-    struct random draw;   /* what the run is like */
+    struct world_ack acks[WORKLOAD_SESSIONS_MAX]; /* by session */
+    struct logger logger;                         /* the world's and the clients' own lines */
+    struct random draw;                           /* what the run is like */
     struct random nemesis;
     struct world_node nodes[NODES_MAX];
     uint32_t node_count;
@@ -825,6 +836,119 @@ static void compare_stores(struct world *world)
     }
 }
 
+/* --- Writes that every replica within reach acknowledges */
+
+static struct world_node *find_by_node_id(struct world *world, uint64_t id)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct server *server = world->nodes[i].server;
+        if (server && node_id(server_node(server)) == id) {
+            return &world->nodes[i];
+        }
+    }
+    return NULL;
+}
+
+/* The node that leads the group in the newest term, NULL: none. */
+static struct world_node *find_leader(struct world *world, uint32_t group)
+{
+    struct world_node *found = NULL;
+    uint64_t term = 0;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct server *server = world->nodes[i].server;
+        struct partition *partition =
+            server ? node_find_partition(server_node(server), group) : NULL;
+        if (partition && partition_is_primary(partition) &&
+            partition_raft(partition)->term > term) {
+            found = &world->nodes[i];
+            term = partition_raft(partition)->term;
+        }
+    }
+    return found;
+}
+
+/* When the write is asked: until when each replica certainly counts as within reach, by what the
+ * primary has heard already. */
+static void note_reach(struct world *world, struct world_ack *ack, uint32_t group)
+{
+    *ack = (struct world_ack){ .group = group };
+    struct world_node *leader = find_leader(world, group);
+    if (!leader) {
+        return;
+    }
+    struct partition *partition = node_find_partition(server_node(leader->server), group);
+    const struct raft *raft = partition_raft(partition);
+    const struct topology_partition *topology = partition_topology(partition);
+    uint64_t now_ms = env_now_us(&leader->env->env) / 1000;
+    ack->leader = node_id(server_node(leader->server));
+    ack->term = raft->term;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        struct world_node *node = find_by_node_id(world, topology->replicas[i].node_id);
+        uint64_t left_ms = raft->progress[i].heard_ms + raft->config.election_timeout_ms;
+        if (node && topology->replicas[i].node_id != ack->leader &&
+            left_ms > now_ms + REACH_SLACK_MS) {
+            ack->replicas[i].node_id = topology->replicas[i].node_id;
+            ack->replicas[i].boot_id = node_boot_id(server_node(node->server));
+            ack->replicas[i].until_us =
+                world->schedule.now_us +
+                (left_ms - now_ms - REACH_SLACK_MS) * (1000 - DRIFT_PPM_MAX / 1000);
+        }
+    }
+}
+
+/* Whether that replica, of the same process as before, lacks the entry. */
+static bool lacks_entry(struct world *world, uint32_t group, uint64_t id, uint64_t boot_id,
+                        uint64_t index)
+{
+    struct world_node *node = find_by_node_id(world, id);
+    if (!node || node_boot_id(server_node(node->server)) != boot_id) {
+        return false;
+    }
+    struct partition *partition = node_find_partition(server_node(node->server), group);
+    return partition && partition_raft(partition)->durable_index < index;
+}
+
+static void judge_reach(struct world *world, const struct world_ack *ack, uint64_t version)
+{
+    struct world_node *leader = find_leader(world, ack->group);
+    if (!leader || ack->leader != node_id(server_node(leader->server)) ||
+        ack->term !=
+            partition_raft(node_find_partition(server_node(leader->server), ack->group))->term) {
+        return; /* another one answered */
+    }
+    for (int i = 0; i < LIMIT_REPLICAS; i++) {
+        if (ack->replicas[i].until_us > world->schedule.now_us &&
+            lacks_entry(world, ack->group, ack->replicas[i].node_id, ack->replicas[i].boot_id,
+                        version)) {
+            char text[160];
+            snprintf(
+                text, sizeof text,
+                "group %u index %lu was acknowledged by all, but a replica within reach lacks it",
+                ack->group, version);
+            on_violation(world, text);
+        }
+    }
+}
+
+static void on_ack_all(void *ctx, uint32_t writer, struct span key, uint64_t version)
+{
+    struct world *world = ctx;
+    struct world_ack *ack = &world->acks[writer % WORKLOAD_SESSIONS_MAX];
+    if (version != 0) {
+        judge_reach(world, ack, version);
+        return;
+    }
+    *ack = (struct world_ack){ 0 };
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct topology *topology =
+            world->nodes[i].server ? server_node(world->nodes[i].server)->topology : NULL;
+        if (topology) {
+            note_reach(world, ack, topology->partitions[topology_locate(topology, key)].group);
+            return;
+        }
+    }
+}
+
 /* One to four workloads. */
 static uint32_t draw_mix(struct random *draw)
 {
@@ -888,10 +1012,12 @@ static void init_workload(struct world *world)
         .grain_us = world->grain_us,
         .burst_us = random_percent(draw, 30) ? 0 : (uint32_t)random_between(draw, 2000, 30000),
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
+        .lease_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 1, 100),
         .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),
     };
     workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count,
                   &world->logger, on_violation, world);
+    world->workload.ack_all = on_ack_all;
 }
 
 static void init_world(struct world *world)

@@ -114,6 +114,11 @@ static void claims_count_when_applied(void **state)
     assert_int_equal(lease.fresh_ms, 1005);
     lease_applied(&lease, 30);
     assert_int_equal(lease.fresh_ms, 1015);
+    lease_applied(&lease, 29); /* an older image */
+    assert_int_equal(lease.fresh_ms, 0);
+    lease_heard_append(&lease, 4, 1020, 29, 1100);
+    lease_applied(&lease, 29);
+    assert_int_equal(lease.fresh_ms, 1020);
     lease_heard_append(&lease, 4, 999, 1, 1100);  /* of an earlier process */
     lease_heard_append(&lease, 4, 1101, 1, 1100); /* not reached yet */
     lease_heard_append(&lease, 4, 0, 1, 1100);
