@@ -240,6 +240,14 @@ void images_question(struct images *images, struct link *link, const struct fram
         struct sending *sending = container_of(at, struct sending, link);
         if (status == ERR_NOT_FOUND && sending->id == asked->id && sending->group == asked->group &&
             sending->node_id == link->node_id && !sending->is_over) {
+            if (asked->is_refused) {
+                LOG_WARN(node->logger, "part=%u image=%lu refused by replica %lu: it is scrubbed",
+                         sending->group, sending->id, sending->to);
+                scrub_hurry(node->scrub, sending->group);
+                partition_image_withdraw(node_find_partition(node, sending->group), sending->to);
+                sending_end(sending);
+                break;
+            }
             /* One piece at a time: while one is read, the asker has given that one up. */
             status = sending->is_reading ? ERR_BUSY : 0;
             if (status == 0) {
@@ -323,6 +331,31 @@ static void receiving_rest(struct receiving *receiving, uint64_t wait_us)
     receiving->not_before_us = env_now_us(receiving->images->node->env) + wait_us;
 }
 
+/* To the node that offers the image; false: there is no link. */
+static bool send_question(struct receiving *receiving, Cairn__V1__ImageRequest *message)
+{
+    struct node *node = receiving->images->node;
+    struct link *link = membership_find(node, receiving->node_id);
+    if (!link || !link->peer.conn) {
+        return false;
+    }
+    message->group = receiving->group;
+    message->id = receiving->image.id;
+    struct buf packed = { 0 };
+    size_t size = cairn__v1__image_request__get_packed_size(message);
+    cairn__v1__image_request__pack(message, buf_extend(&packed, size));
+    receiving->request_id = node->next_forward_id++;
+    struct frame frame = { .type = FRAME_REQUEST,
+                           .verb = VERB_IMAGE,
+                           .request_id = receiving->request_id,
+                           .epoch = node->topology->epoch,
+                           .time = node->hlc,
+                           .message = buf_span(&packed) };
+    conn_send(link->conn, &frame, NULL);
+    buf_fini(&packed);
+    return true;
+}
+
 static void on_installed(void *ctx, int status, const struct err *err)
 {
     struct receiving *receiving = ctx;
@@ -348,6 +381,9 @@ static void on_installed(void *ctx, int status, const struct err *err)
     partition_image_failed(partition);
     receiving_rest(receiving, RETRY_US);
     if (status == ERR_CORRUPT) { /* the stage is gone */
+        Cairn__V1__ImageRequest message = CAIRN__V1__IMAGE_REQUEST__INIT;
+        message.is_refused = true;
+        send_question(receiving, &message);
         receiving->stage = NULL;
         node->counters.images_refused++;
     }
@@ -364,35 +400,14 @@ static void install(struct receiving *receiving)
     }
 }
 
-/* Asks for what is missing; false: there is no link. */
-static bool ask(struct receiving *receiving)
+/* Asks for what is missing. */
+static void ask(struct receiving *receiving)
 {
-    struct node *node = receiving->images->node;
-    struct link *link = membership_find(node, receiving->node_id);
-    if (!link || !link->peer.conn) {
-        receiving->state = IDLE;
-        return false;
-    }
     struct span position = store_stage_position(receiving->stage);
     Cairn__V1__ImageRequest message = CAIRN__V1__IMAGE_REQUEST__INIT;
-    message.group = receiving->group;
-    message.id = receiving->image.id;
     message.position = (ProtobufCBinaryData){ position.size, (uint8_t *)position.data };
-    struct buf packed = { 0 };
-    size_t size = cairn__v1__image_request__get_packed_size(&message);
-    cairn__v1__image_request__pack(&message, buf_extend(&packed, size));
-    receiving->request_id = node->next_forward_id++;
-    receiving->asked_us = env_now_us(node->env);
-    receiving->state = ASKED;
-    struct frame frame = { .type = FRAME_REQUEST,
-                           .verb = VERB_IMAGE,
-                           .request_id = receiving->request_id,
-                           .epoch = node->topology->epoch,
-                           .time = node->hlc,
-                           .message = buf_span(&packed) };
-    conn_send(link->conn, &frame, NULL);
-    buf_fini(&packed);
-    return true;
+    receiving->asked_us = env_now_us(receiving->images->node->env);
+    receiving->state = send_question(receiving, &message) ? ASKED : IDLE;
 }
 
 static void go_on(struct receiving *receiving)

@@ -109,8 +109,9 @@ static void print_nodes(const json_t *cluster)
         }
         const json_t *counters = json_object_get(node, "counters");
         printf("%-12s %-22s %-12s %-9d %9llds %9lld %12lld\n", name, text_of(member, "address"),
-               "up", count_led(node), number_of(node, "uptime_ms") / 1000,
-               number_of(counters, "store_keys"), number_of(counters, "requests"));
+               number_of(counters, "replicas_in_repair") > 0 ? "in repair" : "up", count_led(node),
+               number_of(node, "uptime_ms") / 1000, number_of(counters, "store_keys"),
+               number_of(counters, "requests"));
     }
 }
 

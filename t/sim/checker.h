@@ -6,6 +6,7 @@
  *   C4  leader completeness: who becomes leader has every committed entry
  *   C5  state machine equality: an index is applied with the same term and payload by every replica, each time it is applied
  *   C6  a running replica applies indices in order, without holes, and only committed ones
+ *       (an image, which must hold committed entries only, takes the place of all up to its index)
  *   C7  a leader's commit index advances to entries of its own term only (Raft §5.4.2, figure 8)
  *   C8  when it does, a majority of the group has the entry durable: what a client was told is on disks
  *   C9  what a replica said to be durable is in its log when its process begins again (nothing but damage excuses it), and it
