@@ -6,7 +6,7 @@
  *   N2  a read shows at least every n that was acknowledged before it began
  *   N3  at the end: acknowledged ≤ n ≤ acknowledged + unknown
  *   N4  a key with one writer shows exactly its last acknowledged write, with the version that was
- *       acknowledged: applied twice, it would have another */
+ *       acknowledged: applied twice, it would have another; and with the mode that was set last */
 #include <stdio.h>
 
 #include "base/mem.h"
@@ -35,6 +35,7 @@ struct counter_session {
     /* the key of its own: */
     uint32_t life; /* a new key after each unknown outcome, whose end is open */
     uint64_t solo_number, solo_version;
+    uint32_t solo_mode, solo_mode_asked;
     bool must_repeat, is_solo_read; /* final reads */
 };
 
@@ -51,7 +52,8 @@ static void ask_read(struct session *session,
 
 /* --- A key of its own */
 
-static void hear_solo_put(struct session *session, const struct cairn_result *result, size_t count)
+static void hear_solo_write(struct session *session, const struct cairn_result *result,
+                            size_t count)
 {
     struct counter_session *own = session->own;
     switch (session_outcome(CAIRN_PUT, result->status)) {
@@ -60,14 +62,19 @@ static void hear_solo_put(struct session *session, const struct cairn_result *re
             part_fail(session->part, "%s: version %lu after %lu", own->name, result->meta.version,
                       own->solo_version);
         }
-        own->solo_number++;
+        own->solo_number += session->verbs[0] == CAIRN_PUT;
         own->solo_version = result->meta.version;
+        own->solo_mode = own->solo_mode_asked;
         return;
     case LINEAR_NOTHING:
         return;
+    case LINEAR_REFUSED:
+        part_fail(session->part, "%s: its only writer is told %s", own->name,
+                  err_info(result->status)->name);
+        return;
     default:
         own->life++;
-        own->solo_number = own->solo_version = 0;
+        own->solo_number = own->solo_version = own->solo_mode = 0;
     }
 }
 
@@ -109,14 +116,23 @@ static void ask_solo(struct session *session)
     }
     struct buf bytes = { 0 };
     struct value value = { .writer = session->writer, .number = own->solo_number + 1 };
-    value_make(&bytes, span_of_string(own->name), &value,
-               random_below(&session->part->random, 100));
-    struct cairn_request request = { .verb = CAIRN_PUT,
+    struct cairn_request request = { .verb = CAIRN_SETATTR,
                                      .key = own->name,
-                                     .key_size = strlen(own->name),
-                                     .value = bytes.data,
-                                     .value_size = bytes.size };
-    session_call(session, &request, 1, hear_solo_put);
+                                     .key_size = strlen(own->name) };
+    /* a mode that is not named stays as it is */
+    bool sets_mode = random_percent(&session->part->random, 40);
+    own->solo_mode_asked =
+        sets_mode ? (uint32_t)random_below(&session->part->random, 01000) : own->solo_mode;
+    request.attributes = (struct cairn_attributes){ .mask = sets_mode ? CAIRN_ATTR_MODE : 0,
+                                                    .mode = own->solo_mode_asked };
+    if (!sets_mode || own->solo_number == 0 || random_percent(&session->part->random, 30)) {
+        request.verb = CAIRN_PUT;
+        value_make(&bytes, span_of_string(own->name), &value,
+                   random_below(&session->part->random, 100));
+        request.value = bytes.data;
+        request.value_size = bytes.size;
+    }
+    session_call(session, &request, 1, hear_solo_write);
     buf_fini(&bytes);
 }
 
