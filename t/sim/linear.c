@@ -8,8 +8,9 @@
  * Unknown outcomes would make the search exponential; two observations keep it small:
  *   - an unknown put whose value somebody read did happen, before that read's reply: it is treated
  * so;
- *   - an unknown put that nobody read, when every version ever reported belongs to a known write,
- * explains nothing: it is left out.
+ *   - an unknown put that nobody read is left out at first. It can explain something only if an
+ * answer speaks of a version that is of no known write, or of a bare presence: then, and only if
+ * there is no order without it, a second search takes it in;
  *   - another unknown operation earns its place only by what comes right after it: if that could
  * have come without it, the unknown one can be moved behind it (it was a read) or left out (it was
  * a write). So whatever follows an unknown operation must be impossible without it. */
@@ -357,10 +358,48 @@ static bool lead(const struct search *search, const struct entry *entry, const s
     return !place->is_after_optional || !step(&without, op);
 }
 
-static bool is_optional_delete(const struct search *search, const struct entry *entry)
+/* Unknown deletes that could be taken here lead to the same place. An EXACT one, whose version is
+ * there now, is of no use anywhere else, since versions never repeat; a plain one is as good
+ * later as now, and as any other plain one. So one of them is tried: an exact one if there is any,
+ * else a plain one. */
+enum delete_class { DELETE_NONE, DELETE_EXACT, DELETE_PLAIN };
+
+static enum delete_class classify(const struct search *search, const struct entry *entry,
+                                  const struct state *state)
 {
     const struct linear_op *op = &search->ops[entry->op];
-    return entry->is_optional && op->kind == LINEAR_DELETE && op->condition == LINEAR_ALWAYS;
+    if (!entry->is_optional || op->kind != LINEAR_DELETE || state->value == 0) {
+        return DELETE_NONE;
+    }
+    switch (op->condition) {
+    case LINEAR_ALWAYS:
+    case LINEAR_IF_PRESENT:
+        return DELETE_PLAIN;
+    case LINEAR_IF_VERSION:
+        return op->condition_version == state->version ? DELETE_EXACT : DELETE_NONE;
+    default:
+        return DELETE_NONE;
+    }
+}
+
+/* Is there another unknown delete, to be tried instead of this one? */
+static bool is_dispensable(const struct search *search, const struct entry *entry,
+                           const struct state *state)
+{
+    enum delete_class class = classify(search, entry, state);
+    if (class == DELETE_NONE) {
+        return false;
+    }
+    bool is_before = true;
+    for (struct entry *other = search->head.next; other && other->is_call; other = other->next) {
+        is_before = is_before && other != entry;
+        enum delete_class of_other = classify(search, other, state);
+        if ((of_other == class && is_before) ||
+            (of_other == DELETE_EXACT && class == DELETE_PLAIN)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Tries the calls from `entry` on, required ones first (`is_optional` says which turn it is); true
@@ -369,20 +408,10 @@ static bool advance(struct search *search, struct entry *entry, bool is_optional
                     struct place *place)
 {
     for (int turn = is_optional; turn < 2; turn++, entry = search->head.next) {
-        bool tried_delete = false;
-        for (struct entry *tried = search->head.next; tried != entry && !tried_delete;
-             tried = tried->next) {
-            tried_delete = is_optional_delete(search, tried);
-        }
         for (; entry && entry->is_call; entry = entry->next) {
             struct place next;
-            bool is_delete = is_optional_delete(search, entry);
-            if (is_delete && tried_delete) {
-                continue; /* unknown plain deletes are all alike, and once callable stay so: the
-                             first will do */
-            }
-            tried_delete |= is_delete;
-            if (entry->is_optional != (turn == 1) || !lead(search, entry, place, &next)) {
+            if (entry->is_optional != (turn == 1) || !lead(search, entry, place, &next) ||
+                is_dispensable(search, entry, &place->state)) {
                 continue;
             }
             toggle(search, entry->op);
@@ -421,9 +450,7 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
             furthest = reply->at;
         }
         if (search->depth == 0) {
-            if (stuck) {
-                *stuck = furthest;
-            }
+            *stuck = furthest;
             return LINEAR_NO;
         }
         struct frame *frame = &search->stack[--search->depth];
@@ -435,9 +462,10 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
     return LINEAR_YES;
 }
 
-static size_t make_entries(struct search *search, const struct linear_op *ops, size_t count)
+/* with_unread: unknown puts that nobody read take part, too. */
+static size_t make_entries(struct search *search, const struct linear_op *ops, size_t count,
+                           bool with_unread)
 {
-    bool is_orphaned = has_orphan(ops, count);
     size_t made = 0;
     for (size_t i = 0; i < count; i++) {
         const struct linear_op *op = &ops[i];
@@ -447,7 +475,7 @@ static size_t make_entries(struct search *search, const struct linear_op *ops, s
         }
         if (is_unknown(op)) {
             reply_at = op->kind == LINEAR_PUT ? first_seen(ops, count, op->value) : LINEAR_NEVER;
-            if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !is_orphaned) {
+            if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !with_unread) {
                 continue;
             }
         }
@@ -468,20 +496,32 @@ static size_t make_entries(struct search *search, const struct linear_op *ops, s
     return made;
 }
 
-enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max,
-                                 uint64_t *stuck)
+static enum linear_verdict check(const struct linear_op *ops, size_t count, bool with_unread,
+                                 uint64_t steps_max, uint64_t *stuck)
 {
     struct search search = { .ops = ops };
     search.entries = mem_zalloc((2 * count + 1) * sizeof *search.entries);
     search.stack = mem_alloc((count + 1) * sizeof *search.stack);
-    link_entries(&search, make_entries(&search, ops, count));
-    enum linear_verdict verdict = run(&search, steps_max ? steps_max : STEPS_MAX_DEFAULT, stuck);
-    if (stuck && verdict == LINEAR_NO) {
-        *stuck /= 4;
-    }
+    link_entries(&search, make_entries(&search, ops, count, with_unread));
+    enum linear_verdict verdict = run(&search, steps_max, stuck);
     hashtab_fini(&search.visited);
     arena_fini(&search.cells);
     mem_free(search.entries);
     mem_free(search.stack);
+    return verdict;
+}
+
+enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max,
+                                 uint64_t *stuck)
+{
+    uint64_t place = 0;
+    steps_max = steps_max ? steps_max : STEPS_MAX_DEFAULT;
+    enum linear_verdict verdict = check(ops, count, false, steps_max, &place);
+    if (verdict != LINEAR_YES && has_orphan(ops, count)) {
+        verdict = check(ops, count, true, steps_max, &place);
+    }
+    if (stuck && verdict == LINEAR_NO) {
+        *stuck = place / 4;
+    }
     return verdict;
 }

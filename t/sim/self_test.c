@@ -871,6 +871,80 @@ static void test_generated(struct tally *tally)
     mem_free(ops);
 }
 
+/* What a correct register answers to an operation that takes effect now. */
+static void apply_op(struct linear_op *op, uint64_t *value, uint64_t *version, uint64_t next)
+{
+    bool holds =
+        op->condition == LINEAR_ALWAYS || (op->condition == LINEAR_IF_ABSENT && *value == 0) ||
+        (op->condition == LINEAR_IF_PRESENT && *value != 0) ||
+        (op->condition == LINEAR_IF_VERSION && *value != 0 && *version == op->condition_version);
+    op->outcome = LINEAR_OK;
+    if (op->kind == LINEAR_GET) {
+        op->value = *value;
+        op->outcome = *value ? LINEAR_OK : LINEAR_ABSENT;
+        op->version = *version;
+    } else if (!holds) {
+        op->outcome = LINEAR_REFUSED;
+        op->version = *version;
+    } else if (op->kind == LINEAR_PUT) {
+        *value = op->value;
+        *version = op->version = next;
+    } else {
+        op->existed = *value != 0;
+        op->version = *version;
+        *value = *version = 0;
+    }
+}
+
+/* All kinds and conditions, overlaps, and many unknown outcomes of which half happened. */
+static void make_conditional_history(struct random *random, struct linear_op *ops, size_t count)
+{
+    enum { SPREAD = 10 };
+    uint64_t value = 0, version = 0, seen = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct linear_op *op = &ops[i];
+        uint64_t at = (i + SPREAD) * 1000;
+        *op = (struct linear_op){ .kind = (uint8_t)random_below(random, 3), .client = (uint32_t)i };
+        op->call = at - random_below(random, SPREAD * 500);
+        op->reply = at + random_below(random, SPREAD * 500);
+        op->value = op->kind == LINEAR_PUT ? i + 1 : 0;
+        if (op->kind != LINEAR_GET && random_percent(random, 60)) {
+            op->condition = (uint8_t)random_between(random, LINEAR_IF_ABSENT, LINEAR_IF_PRESENT);
+            op->condition_version = random_percent(random, 70) ? version : seen;
+            op->condition_version += op->condition_version == 0;
+        }
+        bool is_unknown = op->kind != LINEAR_GET && random_percent(random, 10);
+        if (!is_unknown || random_percent(random, 50)) {
+            apply_op(op, &value, &version, i + 1);
+            seen = random_percent(random, 20) ? version : seen;
+        }
+        if (is_unknown) {
+            op->outcome = LINEAR_UNKNOWN;
+            op->version = 0;
+            op->existed = false;
+            op->reply = LINEAR_NEVER;
+        }
+    }
+}
+
+static void test_generated_conditions(struct tally *tally)
+{
+    enum { COUNT = 200, ROUNDS = 100, STEPS_MAX = 100000 };
+    struct linear_op *ops = mem_alloc(COUNT * sizeof *ops);
+    int good = 0, undecided = 0;
+    for (uint64_t seed = 0; seed < ROUNDS; seed++) {
+        struct random random = random_stream(seed, 78);
+        make_conditional_history(&random, ops, COUNT);
+        enum linear_verdict verdict = linear_check(ops, COUNT, STEPS_MAX, NULL);
+        good += verdict == LINEAR_YES;
+        undecided += verdict == LINEAR_UNDECIDED;
+    }
+    printf("# %d good, %d undecided\n", good, undecided);
+    ok(tally, good == ROUNDS,
+       "linear: 200 generated histories with conditions and a sixth unknown are good");
+    mem_free(ops);
+}
+
 int self_test(void)
 {
     struct tally tally = { 0 };
@@ -887,6 +961,7 @@ int self_test(void)
     test_env(&tally);
     test_stories(&tally);
     test_generated(&tally);
+    test_generated_conditions(&tally);
     printf("1..%d\n", tally.count);
     return tally.failed > 0;
 }
