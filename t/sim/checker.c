@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "node/node_private.h"
+#include "node/request_private.h"
 #include "raft/log_private.h"
 #include "sim/disk.h"
 
@@ -16,6 +17,8 @@ enum {
     /* A leader is deaf for an election timeout and a tick at most; the rest is for being looked at
        rarely. */
     DEAF_MAX_US = 1000 * 1000,
+    LATE_MAX_US = 5 * 1000 * 1000,
+    OVERLAY_SLACK_BYTES = 16 << 20, /* what was admitted before the limit was reached */
 };
 
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx)
@@ -409,9 +412,42 @@ static bool is_deaf(const struct raft *raft, uint64_t now_us)
     return heard <= raft->config.replica_count / 2;
 }
 
+/* C14. A process that wakes from a pause has not swept yet. */
+static void check_queues(struct checker *checker, uint32_t node, const struct node *of,
+                         uint64_t now_us)
+{
+    for (size_t i = 0; i < of->link_count; i++) {
+        size_t waiting = of->links[i].conn ? conn_out_bytes(of->links[i].conn) : 0;
+        if (waiting > LIMIT_CONN_OUT_BYTES + LIMIT_FRAME_BYTES) {
+            checker_fail(checker, "n%u has %zu bytes waiting for %s", node + 1, waiting,
+                         of->links[i].name);
+        }
+    }
+    LIST_FOR(at, &of->requests)
+    {
+        const struct request *request = container_of(at, struct request, link);
+        if (now_us > request->deadline_us + LATE_MAX_US) {
+            checker_fail(checker,
+                         "n%u has a request of verb %u unanswered %lu ms past its deadline",
+                         node + 1, request->verb, (now_us - request->deadline_us) / 1000);
+            return;
+        }
+    }
+    if (of->store) {
+        uint64_t overlay = store_stats(of->store)->overlay_bytes;
+        if (overlay > of->config.overlay_bytes + OVERLAY_SLACK_BYTES) {
+            checker_fail(checker, "n%u holds %lu bytes in its overlay, its limit is %lu", node + 1,
+                         overlay, of->config.overlay_bytes);
+        }
+    }
+}
+
 void checker_look(struct checker *checker, uint32_t node, uint64_t now_us)
 {
     struct node *of = checker->nodes[node];
+    if (of) {
+        check_queues(checker, node, of, now_us);
+    }
     for (size_t i = 0; of && i < of->partition_count; i++) {
         const struct raft *raft = of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;
         struct checker_seen *seen = &checker->seen[node][i];

@@ -14,7 +14,8 @@
  *   C10 per replica and follower, bytes and messages in flight are bounded (base/limits.h)
  *   C11 what a replica holds for durable is: a power loss at that moment would leave the sectors of its log
  *   C12 who gave a leader its vote has it on disk by then, and remembers it whatever happens to its process
- *   C13 a leader that hears no majority does not lead for long */
+ *   C13 a leader that hears no majority does not lead for long
+ *   C14 per node, what waits for a connection and what the overlay holds are bounded; no request outlives its deadline for long */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 
@@ -84,7 +85,7 @@ void checker_node_ended(struct checker *checker, uint32_t node);
 void checker_node_damaged(struct checker *checker, uint32_t node);
 /* After a step of a node. */
 void checker_step(struct checker *checker, uint32_t node, struct node *of);
-/* Now and then, of a node that is not paused: C13. */
+/* Now and then, of a node that is not paused: C13, C14. */
 void checker_look(struct checker *checker, uint32_t node, uint64_t now_us);
 /* From node_config.observe. */
 void checker_applied(struct checker *checker, uint32_t node, uint32_t group, uint64_t index, uint64_t term, struct span payload);
