@@ -2,7 +2,7 @@
 # make SAN=address,undefined check.)
 
 # What repeats thousands of runs takes too long under memcheck; sanitizers see it.
-VALGRIND_LEAVES_OUT := %/test_raft_model %/test_core_model %/test_store_model %/test_placement
+VALGRIND_LEAVES_OUT := %/test_raft_model %/test_core_model %/test_store_model %/test_placement %/test_log
 VALGRIND_TESTS ?= $(filter-out $(VALGRIND_LEAVES_OUT),$(UNIT_TESTS))
 .PHONY: valgrind
 valgrind: $(UNIT_TESTS) ## run the unit tests under valgrind's memcheck: VALGRIND_TESTS="build/t/raft/test_log …"

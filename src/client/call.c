@@ -326,15 +326,17 @@ void call_wake(struct core *core, struct list *list, uint64_t count_max)
 /* When an operation that waits for an answer asks another node. Of a silent link after
  * CORE_HEDGE_US, then after twice that (the other node may have passed it on to the one that stands
  * still, and know better by then), and no more: beyond, patience, or an overloaded cluster would
- * get its load many times. A large value may itself be what the link is silent for. */
+ * get its load many times. Not after a failure: when a node has died, silence is an election's, and
+ * the other node has parked the request until there is a primary. Not for large values: the link
+ * may be silent for nothing else. */
 static uint64_t operation_ask_again_us(const struct operation *operation)
 {
     uint64_t patient = operation->routed_us + operation_resend_us(operation);
     uint64_t hedged = operation->routed_us + CORE_HEDGE_US;
     if (operation->state == OPERATION_SENT && operation->flight_count > 0) {
         uint8_t flights = operation->flight_count;
-        bool may_hedge =
-            flights < OPERATION_FLIGHTS && operation->value.size <= CORE_HEDGE_BYTES_MAX;
+        bool may_hedge = flights < OPERATION_FLIGHTS && operation->retries == 0 &&
+                         operation->value.size <= CORE_HEDGE_BYTES_MAX;
         const struct link *link = operation->flights[flights - 1].flight->link;
         hedged = may_hedge ? link->heard_us + ((uint64_t)CORE_HEDGE_US << (flights - 1)) : patient;
     }

@@ -421,11 +421,13 @@ static int load(struct store_replica *replica, MDB_txn *txn, struct err *err)
  * is opened after an image was installed. */
 static int load_replica(struct store_replica *replica, struct err *err)
 {
-    struct err why;
+    struct err why = { 0 };
     int rc = in_transaction(replica, &why, load);
-    if (rc == 0 || rc != ERR_CORRUPT) {
-        err_set(err, rc, "%s", why.text);
-        return rc;
+    if (rc == 0) {
+        return 0;
+    }
+    if (rc != ERR_CORRUPT) {
+        return err_set(err, rc, "%s", why.text);
     }
     replica->dbi = 0;
     store_damage(replica, true, why.text);
