@@ -23,23 +23,6 @@
  * inflight_bytes_max bytes or a single entry. I8  A read joins only a round of which no message has
  * been sent yet. I9  cut <= min(flushed) over all replicas, itself included. I10 The log's terms
  * are kept as runs in order of `first`; runs[0].first == log_start unless the log is empty.
- * I13 A suspect replica may have lost entries that it acknowledged; terms and votes it has kept. It
- *       counts for nothing: no vote, no campaign, no acknowledgement that is counted, no read
- *       confirmed; yet it is counted in the size of the quorum. Who leads a later term was elected
- *       by a majority without it, and any majority that committed an entry with its help shares a
- *       member with that one which is not it: so the leader has the entry. (One that it helped to
- *       elect before the loss has all that it had acknowledged then, by §5.4.1, and made itself
- *       what came since.) So when the leader hears of the suspicion, its last index covers
- *       everything that the replica ever acknowledged: acknowledgements still under way included.
- *       Once the leader has committed that index, without counting the replica, and the replica
- *       holds it verified, durable and without a hole, one record ends the suspicion. The episode's
- *       number, drawn at each start, keeps words about an earlier suspicion from ending this one.
- * I14 What is committed here every later leader has. So a replica whose log was lost below what its
- *       store has applied begins it behind that and learns the term of the entry before.
- * I15 Entries from the first hole (raft_holes) on are not acknowledged or counted for this replica;
- *       votes are compared by the true last (index, term), holes or not, so that an entry lives
- *       while its header is on a majority and its payload anywhere. Only a leader's verified
- *       conflict erases a hole, or a cut of the log: where the store covers the entry.
  *
  * Roles
  *   follower ──time out──▶ pre-candidate ──majority would──▶ candidate ──majority did──▶ leader
@@ -63,6 +46,27 @@
  *   I12 "I have it" (IMAGE_REPLY granted) is said only by (index, term) in the own log or by the
  * own commit index, never by a higher term. I13 A log that holds (index, term) of an installed
  * image keeps what stands behind; any other log ends, and begins anew behind the image.
+ *
+ * Damage of the log
+ *   I14 A suspect replica may have lost entries that it acknowledged; terms and votes it has kept.
+ *       It counts for nothing: no vote, no campaign, no acknowledgement that is counted, no read
+ *       confirmed; yet it is counted in the size of the quorum. Who leads a later term was elected
+ *       by a majority without it, and any majority that committed an entry with its help shares a
+ *       member with that one which is not it: so the leader has the entry. (One that it helped to
+ *       elect before the loss has all that it had acknowledged then, by §5.4.1, and made itself
+ *       what came since.) So when the leader hears of the suspicion, its last index covers
+ *       everything that the replica ever acknowledged: acknowledgements still under way included.
+ *       Once the leader has committed that index, without counting the replica, and the replica
+ *       holds it verified, durable and without a hole, one record ends the suspicion. The episode's
+ *       number, drawn at each start, keeps words about an earlier suspicion from ending this one.
+ *
+ *   I15 What is committed here every later leader has. So a replica whose log was lost below what
+ *       its store has applied begins it behind that, and learns the term of the entry before.
+ *
+ *   I16 Entries from the first hole (raft_holes) on are not acknowledged or counted for this
+ *       replica; votes are compared by the true last (index, term), holes or not, so that an entry
+ *       lives while its header is on a majority and its payload anywhere. A hole is erased only by
+ *       a leader's verified conflict, or by a cut of the log, where the store covers the entry.
  *
  * Thread: the loop. Not here: payloads, the clock, the disk, membership changes, learners, the
  * content of images.
@@ -231,7 +235,7 @@ static uint64_t sound_index(const struct raft *raft)
 }
 
 /* The log was lost from below what the store has applied on: it begins behind that, and which term
- * the entry before had will be learned (I14). */
+ * the entry before had will be learned (I15). */
 static bool start_is_unknown(const struct raft *raft)
 {
     return raft->log_start > 1 && raft->start_term == 0;
@@ -272,6 +276,9 @@ static void reset_election_timer(struct raft *raft)
                  random_next(raft) % (timeout / SUCCESSION_SPREAD + 1);
     } else {
         behind = random_next(raft) % timeout;
+    }
+    if (raft->hole != 0) {
+        behind += timeout; /* who may have the payload goes first */
     }
     raft->private->election_deadline_ms = raft->private->now_ms + timeout + behind;
 }
@@ -514,7 +521,7 @@ static void leader_advance_commit(struct raft *raft)
     uint64_t match[LIMIT_REPLICAS];
     raft->progress[raft->private->self].match = sound_index(raft); /* only one vote */
     for (int i = 0; i < raft->config.replica_count; i++) {
-        match[i] = raft->progress[i].episode ? 0 : raft->progress[i].match; /* I13 */
+        match[i] = raft->progress[i].episode ? 0 : raft->progress[i].match; /* I14 */
     }
     uint64_t index = majority_value(raft, match);
     if (index > raft->commit && raft_term_at(raft, index) == raft->term) { /* I2 */
@@ -573,7 +580,7 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
     append->sequence = ++peer->sequence;
     append->echo = raft->lease.peers[peer - raft->progress].vouched_ms;
     if (peer->episode && raft->commit >= peer->heal_index && peer->match >= peer->heal_index) {
-        append->episode = peer->episode; /* I13 */
+        append->episode = peer->episode; /* I14 */
         append->hint = peer->heal_index;
     }
     peer->sent_ms = raft->private->now_ms;
@@ -790,7 +797,7 @@ static void step_pre_vote(struct raft *raft, const struct raft_message *m)
     if (is_sticky(raft)) {
         return;
     }
-    bool granted = m->term > raft->term && is_up_to_date(raft, m) && !raft->is_suspect; /* I13 */
+    bool granted = m->term > raft->term && is_up_to_date(raft, m) && !raft->is_suspect; /* I14 */
     struct raft_message *reply = emit(raft, RAFT_PRE_VOTE_REPLY, m->from);
     reply->granted = granted;
     reply->term = granted ? m->term : raft->term;
@@ -802,7 +809,7 @@ static void step_vote(struct raft *raft, const struct raft_message *m)
     /* The term may have been entered while the promise to the last one's leader holds. */
     bool is_free = raft->vote == 0 && raft->leader == 0 && (m->transfer || !is_sticky(raft));
     bool granted =
-        (raft->vote == m->from || is_free) && is_up_to_date(raft, m) && !raft->is_suspect; /* I13 */
+        (raft->vote == m->from || is_free) && is_up_to_date(raft, m) && !raft->is_suspect; /* I14 */
     if (granted && raft->vote == 0) {
         become_follower(raft, raft->term, 0); /* a pre-candidate gives way */
         raft->vote = m->from;
@@ -887,7 +894,7 @@ static bool append_merge(struct raft *raft, const struct raft_message *m,
     return true;
 }
 
-/* The entry before the log is committed, so every leader has it, with its term (I14). */
+/* The entry before the log is committed, so every leader has it, with its term (I15). */
 static void learn_start(struct raft *raft, const struct raft_message *m,
                         const struct raft_entry *entries)
 {
@@ -901,7 +908,7 @@ static void learn_start(struct raft *raft, const struct raft_message *m,
 }
 
 /* The leader says that this replica holds again everything up to `hint`, and that this covers what
- * it may have promised. It must be true of the log as it is now (I13). */
+ * it may have promised. It must be true of the log as it is now (I14). */
 static void consider_heal(struct raft *raft, const struct raft_message *m)
 {
     struct raft_private *p = raft->private;
@@ -1097,7 +1104,7 @@ static void note_damage(struct raft_progress *peer, bool is_damaged)
     }
 }
 
-/* I13. A suspicion that begins, or another one: whatever it may have acknowledged is below what
+/* I14. A suspicion that begins, or another one: whatever it may have acknowledged is below what
  * stands here now; what it holds is to be found out. */
 static void note_episode(struct raft *raft, struct raft_progress *peer, uint64_t episode)
 {
@@ -1687,7 +1694,7 @@ bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
     struct raft_private *p = raft->private;
     CHECK(index > 0 && term <= raft->term);
     if (index + 1 == raft->log_start && start_is_unknown(raft)) {
-        raft->start_term = term; /* I14 */
+        raft->start_term = term; /* I15 */
         raft->out.start_learned = true;
     }
     bool is_kept = index <= raft->last_index && raft_term_at(raft, index) == term;

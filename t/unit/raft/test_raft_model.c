@@ -390,8 +390,10 @@ static void do_image(struct model *m, int id)
     }
     if (node->is_installing) {
         world_install_end(m->world, id);
-        m->checked[id] = node->raft.commit > m->checked[id] ? node->raft.commit : m->checked[id];
-        MODEL_CHECK(m, node->raft.commit <= m->commit);
+        /* What the image covers is compared no more; what it lets a leader commit is. */
+        uint64_t index = node->disk_image_index;
+        m->checked[id] = index > m->checked[id] ? index : m->checked[id];
+        MODEL_CHECK(m, index <= m->commit);
     } else if (node->image.from != 0) {
         world_install_begin(m->world, id);
     } else {
