@@ -36,7 +36,7 @@ enum {
     FULL_MAX_US = 3 * SECOND_US,
     ROOM_MAX_US =
         6 * SECOND_US, /* until deletes or writes go on full disks, or on such as were full */
-    CONVERGE_MAX_US = 9 * SECOND_US, /* the idle flush takes up to 3 of these */
+    CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
     CALM_MAX_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
     DISK_BYTES = 1 << 30,
