@@ -31,9 +31,15 @@ static bool is_read(const struct operation *operation)
            operation->kind == CAIRN__V1__OPERATION__KIND__GET_META;
 }
 
+/* A refusal says nothing of an earlier forward whose answer was lost. */
 static void finish_operation(struct operation *operation, int status)
 {
     CHECK(operation->state != OPERATION_DONE && operation->state != OPERATION_READABLE);
+    bool is_answer = status == 0 || status == ERR_NOT_FOUND || status == ERR_EXISTS ||
+                     status == ERR_CONDITION_FAILED;
+    if (operation->maybe_applied && !is_answer) {
+        status = ERR_UNKNOWN_OUTCOME;
+    }
     operation->status = status;
     operation->state = status == 0 && is_read(operation) && !operation->has_record
                            ? OPERATION_READABLE
