@@ -26,6 +26,9 @@
 enum {
     /* A follower that asks nothing for so long has lost interest or waits for its turn. */
     IDLE_US = 20 * 1000 * 1000,
+    /* Where all places are taken, one that nobody used for so long is given to another: the two
+     * sides choose by themselves, and each could wait for what the other has no place for. */
+    STALE_US = 1000 * 1000,
     /* Pages of LMDB that an image pins can't be used again: the file grows with what is written
        meanwhile. */
     AGE_US_MAX = 15 * 60 * 1000 * 1000,
@@ -124,6 +127,23 @@ static struct sending *find_sending(struct images *images, uint32_t group, uint6
     return NULL;
 }
 
+/* Withdraws one image that nobody asks for. */
+static void sending_make_room(struct images *images)
+{
+    uint64_t now_us = env_now_us(images->node->env);
+    LIST_FOR(at, &images->sendings)
+    {
+        struct sending *sending = container_of(at, struct sending, link);
+        if (!sending->is_reading && !sending->has_question &&
+            now_us - sending->asked_us > STALE_US) {
+            partition_image_withdraw(node_find_partition(images->node, sending->group),
+                                     sending->to);
+            sending_free(sending);
+            return;
+        }
+    }
+}
+
 void images_want(struct images *images, struct partition *partition,
                  const struct raft_image_want *want)
 {
@@ -139,6 +159,8 @@ void images_want(struct images *images, struct partition *partition,
     bool is_too_old = status == 0 && store_image_index(image) < want->floor;
     if (status == ERR_NOT_FOUND || is_too_old) {
         node->flush_is_wanted = true;
+    } else if (status == ERR_BUSY) {
+        sending_make_room(images);
     }
     if (status != 0 || is_too_old) {
         if (status != 0 && status != ERR_BUSY && status != ERR_NOT_FOUND) {
@@ -457,6 +479,19 @@ static bool adopt(struct receiving *receiving, struct partition *partition,
     return status == 0;
 }
 
+/* Gives up one image that isn't offered any more. */
+static void receiving_make_room(struct images *images, uint64_t now_us)
+{
+    LIST_FOR(at, &images->receivings)
+    {
+        struct receiving *receiving = container_of(at, struct receiving, link);
+        if (receiving->state == IDLE && now_us - receiving->offered_us > STALE_US) {
+            receiving_free(receiving);
+            return;
+        }
+    }
+}
+
 void images_offered(struct images *images, struct partition *partition,
                     const struct raft_image *image)
 {
@@ -464,6 +499,9 @@ void images_offered(struct images *images, struct partition *partition,
     uint64_t now_us = env_now_us(node->env);
     struct receiving *receiving = find_receiving(images, partition_group(partition));
     if (!receiving) {
+        if (images->receiving_count == LIMIT_IMAGES_RECEIVED) {
+            receiving_make_room(images, now_us);
+        }
         if (images->receiving_count == LIMIT_IMAGES_RECEIVED) {
             return; /* the offer comes again */
         }
@@ -541,6 +579,9 @@ void images_tick(struct images *images)
     LIST_FOR_SAFE(at, &images->receivings)
     {
         struct receiving *receiving = container_of(at, struct receiving, link);
+        if (receiving->state == ASKED && now_us - receiving->asked_us > ANSWER_US) {
+            receiving->state = IDLE;
+        }
         if (receiving->state == IDLE && now_us - receiving->offered_us > IDLE_US) {
             receiving_free(receiving); /* it was caught up otherwise, or the primary is gone */
         }
