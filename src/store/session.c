@@ -1,15 +1,18 @@
 /* Sessions of one replica.
  *
- * A session is found by the hash of its id, and stands in a list ordered by its last write: expiry
+ * A session is found by the hash of its id, and stands in a list ordered by its last use: expiry
  * looks at the list's head only. Its results are an array sorted by number; results arrive nearly
  * in order and leave at the front, so both ends are cheap.
  *
  * Invariants
  *   I1  Every result's number is >= the session's lowest.
- *   I2  by_use is ordered by last_time, strictly: entries' times are strictly increasing.
+ *   I2  by_use is ordered by last_time.
  *   I3  A number is answered 0 by session_admit at most once while the session lives, and a session
- *       is forgotten only when any retry of its numbers is too late by SESSION_RETRY_US: the
- *       client's time is at most the time at which the first copy was applied.
+ *       is forgotten only when any retry of its numbers is too late by SESSION_RETRY_US. Its last
+ *       use is therefore the later of the entry's time and the client's: a client may have its time
+ *       from a node whose clock is far ahead of the primary's, and the log's time may leap there
+ *       under the next primary. (By at most SESSION_AHEAD_US, so that a made-up time does not hold
+ *       a place for ever.)
  *
  * A packed session (little-endian):
  *
@@ -17,7 +20,7 @@
  *        0    1 format (1)
  *        1    3 zero
  *        4    4 CRC32C of id and all that follows
- *        8    8 last time (HLC)
+ *        8    8 last use (HLC)
  *       16    8 lowest
  *       24    … results: number 8, version 8, time 8, status 4, existed 1, zero 3 */
 #include "store/session.h"
@@ -241,6 +244,27 @@ static void insert_result(struct session *session, const struct session_result *
     session->count++;
 }
 
+/* I3 */
+static uint64_t last_use(const struct command *command)
+{
+    uint64_t latest = command->time + hlc_from_us(SESSION_AHEAD_US);
+    uint64_t client_time = command->client_time < latest ? command->client_time : latest;
+    return command->time > client_time ? command->time : client_time;
+}
+
+/* Puts the session where I2 wants it: at the end, nearly always. */
+static void use(struct session_table *table, struct session *session, uint64_t time)
+{
+    session->last_time = time > session->last_time ? time : session->last_time;
+    list_remove(&session->by_use);
+    struct list *after = table->by_use.prev;
+    while (after != &table->by_use &&
+           container_of(after, struct session, by_use)->last_time > session->last_time) {
+        after = after->prev;
+    }
+    list_append(after->next, &session->by_use);
+}
+
 void session_record(struct session_table *table, const struct command *command,
                     const struct session_result *result)
 {
@@ -251,11 +275,9 @@ void session_record(struct session_table *table, const struct command *command,
         session->lowest = command->lowest;
     }
     CHECK(result->number == command->number && result->number >= session->lowest); /* I1 */
-    CHECK(session->count < LIMIT_SESSION_RESULTS && command->time > session->last_time);
+    CHECK(session->count < LIMIT_SESSION_RESULTS);
     insert_result(session, result);
-    session->last_time = command->time;
-    list_remove(&session->by_use);
-    list_append(&table->by_use, &session->by_use);
+    use(table, session, last_use(command));
     mark_dirty(table, session);
 }
 

@@ -15,6 +15,8 @@
 /* How long a session is kept after its last write, in log time. Twice the above, so that no retry
  * outlives its session. */
 #define SESSION_KEEP_US (2 * SESSION_RETRY_US)
+/* How far ahead of its entry a client's time is believed, for how long to keep its session. */
+#define SESSION_AHEAD_US (24ull * 3600 * 1000 * 1000)
 
 struct session_result {
     uint64_t number;

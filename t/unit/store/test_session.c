@@ -174,6 +174,46 @@ static void idle_sessions_go_after_ten_minutes(void **state)
     session_table_fini(&table);
 }
 
+/* The client heard its time from a node whose clock is ahead; the next primary's log time leaps
+ * there. */
+static void a_client_ahead_of_the_log_keeps_its_session(void **state)
+{
+    (void)state;
+    const uint64_t ahead_us = 79ull * 60 * 1000 * 1000;
+    struct session_table table;
+    session_table_init(&table);
+    struct command ahead = numbered(1, 1, 1, 1);
+    ahead.client_time = hlc_from_us(start_us + ahead_us);
+    assert_int_equal(admit(&table, &ahead), 0);
+    record(&table, &ahead, 0);
+    write_at(&table, 2, 1, 1, 2); /* used later, and forgotten earlier */
+    struct command retry = ahead;
+    retry.time = hlc_from_us(start_us + ahead_us + SESSION_RETRY_US);
+    session_table_expire(&table, retry.time);
+    assert_int_equal(table.count, 1);
+    struct session_result known;
+    assert_int_equal(session_admit(&table, &retry, &known), 1);
+    session_table_expire(&table, hlc_from_us(start_us + ahead_us + SESSION_KEEP_US));
+    assert_int_equal(table.count, 0);
+    retry.time = hlc_from_us(start_us + ahead_us + SESSION_KEEP_US);
+    assert_int_equal(admit(&table, &retry), ERR_UNKNOWN_OUTCOME);
+    session_table_fini(&table);
+}
+
+static void a_made_up_time_holds_no_place_for_ever(void **state)
+{
+    (void)state;
+    struct session_table table;
+    session_table_init(&table);
+    struct command bogus = numbered(1, 1, 1, 1);
+    bogus.client_time = UINT64_MAX;
+    assert_int_equal(admit(&table, &bogus), 0);
+    record(&table, &bogus, 0);
+    session_table_expire(&table, hlc_from_us(start_us + 1 + SESSION_AHEAD_US + SESSION_KEEP_US));
+    assert_int_equal(table.count, 0);
+    session_table_fini(&table);
+}
+
 static void the_number_of_sessions_is_bounded(void **state)
 {
     (void)state;
@@ -303,6 +343,8 @@ int main(void)
         cmocka_unit_test(a_window_of_unanswered_writes_is_bounded),
         cmocka_unit_test(long_use_keeps_the_window_small),
         cmocka_unit_test(idle_sessions_go_after_ten_minutes),
+        cmocka_unit_test(a_client_ahead_of_the_log_keeps_its_session),
+        cmocka_unit_test(a_made_up_time_holds_no_place_for_ever),
         cmocka_unit_test(the_number_of_sessions_is_bounded),
         cmocka_unit_test(packed_sessions_come_back),
         cmocka_unit_test(only_changes_are_packed_removals_first),
