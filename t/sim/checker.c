@@ -92,6 +92,11 @@ static struct checker_entry *entry_of(struct checker_group *group, uint64_t inde
     return &group->entries[index];
 }
 
+void checker_damaged(struct checker *checker, uint32_t node)
+{
+    checker->is_damaged[node] = true;
+}
+
 void checker_node_began(struct checker *checker, uint32_t node)
 {
     for (uint32_t i = 0; i < checker->group_count; i++) {
@@ -282,6 +287,9 @@ static void check_kept(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
 {
     const struct checker_kept *kept = &group_of(checker, number)->kept[node];
+    if (checker->is_damaged[node]) {
+        return;
+    }
     if (raft->term < kept->led) {
         checker_fail(checker, "n%u led group %u in term %lu and begins again in term %lu", node + 1,
                      number, kept->led, raft->term);
@@ -369,6 +377,9 @@ static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
     const struct checker_seen *seen = &checker->seen[node][number];
     const struct log_index *index = &log_group_find(log, number)->index;
     uint64_t from = raft->durable_index < seen->durable ? raft->durable_index : seen->durable + 1;
+    if (checker->is_damaged[node]) {
+        return;
+    }
     for (uint64_t i = from > index->log_start ? from : index->log_start;
          i <= raft->durable_index && i <= index->last_index; i++) {
         const struct log_slot *slot = log_index_at(index, i);

@@ -69,6 +69,7 @@ struct checker {
     struct checker_seen *seen[CHECKER_NODES_MAX]; /* by group; one array a node, since a step looks at all of it */
     uint32_t group_count;
     struct node *nodes[CHECKER_NODES_MAX]; /* those that run */
+    bool is_damaged[CHECKER_NODES_MAX];    /* C9 and C11 ask nothing of them */
     /* Called with the first violation; later ones are counted only. */
     void (*violated)(void *ctx, const char *text);
     void *ctx;
@@ -77,6 +78,8 @@ struct checker {
 
 void checker_init(struct checker *checker, void (*violated)(void *ctx, const char *text), void *ctx);
 void checker_fini(struct checker *checker);
+/* The node's disk was damaged: what it promised before it may have lost. */
+void checker_damaged(struct checker *checker, uint32_t node);
 /* A node's process began: what was seen of it before is no promise any more. */
 void checker_node_began(struct checker *checker, uint32_t node);
 /* It ended, or is about to be freed. */

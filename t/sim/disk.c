@@ -39,6 +39,7 @@ struct chunk {
 
 struct inode {
     uint32_t references;
+    bool is_segment; /* of the log */
     uint64_t size, durable_size;
     struct chunk **chunks;
     size_t chunk_count;
@@ -499,6 +500,60 @@ static bool has_room(struct disk *disk, uint64_t more)
     return false;
 }
 
+/* The sectors of a segment in which something stands. */
+static uint64_t count_written(const struct inode *inode, uint64_t stop_at, uint8_t **found)
+{
+    uint64_t count = 0;
+    for (size_t i = 0; i < inode->chunk_count; i++) {
+        struct chunk *chunk = inode->chunks[i];
+        for (uint32_t sector = 0; chunk && sector < CHUNK_SECTORS; sector++) {
+            bool is_dirty = chunk->dirty & 1u << sector;
+            uint8_t *data =
+                (is_dirty ? chunk->shadow : chunk->data) + (size_t)sector * SECTOR_BYTES;
+            if (!is_zero(data, SECTOR_BYTES) && count++ == stop_at) {
+                *found = data;
+                return count;
+            }
+        }
+    }
+    return count;
+}
+
+bool disk_flip_log(struct disk *disk)
+{
+    struct inode *drawn = NULL;
+    uint64_t segments = 0, sectors;
+    for (size_t i = 0; i < disk->now.count; i++) {
+        struct inode *inode = disk->now.items[i].inode;
+        if (inode && inode->is_segment && count_written(inode, UINT64_MAX, NULL) > 0 &&
+            random_one_in(&disk->random, ++segments)) {
+            drawn = inode;
+        }
+    }
+    if (!drawn) {
+        return false;
+    }
+    uint8_t *sector = NULL;
+    sectors = count_written(drawn, UINT64_MAX, NULL);
+    count_written(drawn, random_below(&disk->random, sectors), &sector);
+    sector[random_below(&disk->random, SECTOR_BYTES)] ^=
+        (uint8_t)(1u << random_below(&disk->random, 8));
+    return true;
+}
+
+/* Writes all but one sector where it belongs; that one lands elsewhere in the file. */
+static void write_misdirected(struct disk *disk, struct inode *inode, uint64_t offset,
+                              const uint8_t *data, size_t size)
+{
+    uint64_t sector = random_below(&disk->random, size / SECTOR_BYTES) * SECTOR_BYTES;
+    uint64_t target = random_below(&disk->random, inode->size / SECTOR_BYTES) * SECTOR_BYTES;
+    inode_write(inode, offset, data, (size_t)sector);
+    inode_write(inode, target, data + sector, SECTOR_BYTES);
+    inode_write(inode, offset + sector + SECTOR_BYTES, data + sector + SECTOR_BYTES,
+                size - (size_t)sector - SECTOR_BYTES);
+    disk->stats.misdirected++;
+}
+
 /* --- The file calls */
 
 static int open_inode(struct disk *disk, const char *path, int flags, struct inode **out,
@@ -522,6 +577,7 @@ static int open_inode(struct disk *disk, const char *path, int flags, struct ino
         return fail_dying(err);
     }
     struct inode *inode = MEM_NEW(struct inode);
+    inode->is_segment = strstr(path, "/log/") != NULL && strstr(path, "votes") == NULL;
     operate(disk, NULL, path, inode);
     *out = inode;
     return 0;
@@ -592,7 +648,12 @@ int disk_file_write(struct env_file *file, uint64_t offset, const void *data, si
         if (offset + part > inode->size) {
             set_size(disk, inode, offset + part);
         }
-        inode_write(inode, offset, data, part);
+        bool is_whole = offset % SECTOR_BYTES == 0 && part % SECTOR_BYTES == 0;
+        if (inode->is_segment && is_whole && is_struck(&disk->faults.misdirect_in)) {
+            write_misdirected(disk, inode, offset, data, part);
+        } else {
+            inode_write(inode, offset, data, part);
+        }
         disk->last_inode = inode;
         disk->last_sector = (offset + part - 1) / SECTOR_BYTES;
     }

@@ -18,12 +18,13 @@ struct disk_faults {
     uint32_t die_in;        /* the n-th write, sync, resize, rename, … from now and all later ones do nothing and fail: the process is
                                dying in the middle of a job */
     bool dying;             /* die_in has struck */
+    uint32_t misdirect_in;  /* of the n-th write to a log segment from now a sector goes elsewhere in the file */
     bool full;              /* nothing that needs new room succeeds */
     bool lies;              /* --break-sync: a sync makes nothing durable and says it did */
 };
 
 struct disk_stats {
-    uint64_t writes, syncs, bytes, sectors_lost, sectors_torn, sectors_kept, names_lost, writes_failed, syncs_failed, refused_full;
+    uint64_t writes, syncs, bytes, sectors_lost, sectors_torn, sectors_kept, names_lost, writes_failed, syncs_failed, refused_full, misdirected;
 };
 
 struct disk *disk_new(uint64_t seed, uint64_t capacity_bytes);
@@ -38,6 +39,8 @@ void disk_process_ended(struct disk *disk);
 /* Each unsynced sector is kept or lost; with `torn` the one written last is half old, half new; of the unsynced directory operations a prefix is kept, as
  * journaling file systems do. Ends the process too. */
 void disk_power_loss(struct disk *disk, bool torn);
+/* Flips one bit of a written sector of a log segment, where it is durable; false: there is none. */
+bool disk_flip_log(struct disk *disk);
 /* The file calls of env.h. */
 int disk_file_open(struct disk *disk, const char *path, int flags, struct env_file **out, struct err *err);
 int disk_file_read(struct env_file *file, uint64_t offset, void *out, size_t size, size_t *got, struct err *err);

@@ -266,6 +266,17 @@ static uint64_t draw_job_delay(struct env_sim *env, int class)
     return (random_one_in(&env->timing, 200) ? delay * 20 : delay) * env->slow_factor;
 }
 
+void env_sim_heal_disk(struct env_sim *env)
+{
+    env->slow_factor = 1;
+    for (int i = 0; i < ENV_JOB_CLASSES; i++) {
+        if (schedule_is_waiting(&env->jobs[i].work)) {
+            schedule_add(env->schedule, &env->jobs[i].work,
+                         env->schedule->now_us + draw_job_delay(env, i));
+        }
+    }
+}
+
 static void sim_job_start(struct env *base, enum env_job_class class, struct env_job *job)
 {
     struct env_sim *env = env_sim_of(base);

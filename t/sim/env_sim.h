@@ -65,6 +65,8 @@ void env_sim_kill(struct env_sim *env, enum env_sim_end end);
 /* After the owner has freed its things: connections that it closed and jobs that it left get their last callback, so that they
  * can free themselves. Files fail for those jobs. */
 void env_sim_reap(struct env_sim *env);
+/* The disk is as it should be again: what waits for a slow one goes on soon. */
+void env_sim_heal_disk(struct env_sim *env);
 /* Stops the process (SIGSTOP) until a time: its events wait. */
 void env_sim_pause(struct env_sim *env, uint64_t until_us);
 /* From now on both clocks drift so. */

@@ -1,7 +1,7 @@
 /* The simulator's command: runs seeds, each in a process of its own, and sums up.
  *
  *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]
- *       [--twice] [--trouble SECONDS] [--break-sync] [--expect-violation]
+ *       [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]
  *   sim --self-test
  *
  * --jobs: runs at a time, one a core by default. --twice runs every seed twice and compares the
@@ -76,13 +76,21 @@ static void on_abort(int signal_number)
 
 static const char *replay_flags(const struct arguments *arguments, char *out, size_t size)
 {
-    snprintf(out, size, "%s", arguments->world.break_sync ? " SIM_FLAGS=--break-sync" : "");
+    const struct world_options *world = &arguments->world;
+    char trouble[40] = "";
+    if (world->fault_seconds) {
+        snprintf(trouble, sizeof trouble, " --trouble %u", world->fault_seconds);
+    }
+    bool has_any = world->break_sync || world->damage || trouble[0];
+    snprintf(out, size, "%s%s%s%s%s", has_any ? " SIM_FLAGS='" : "",
+             world->break_sync ? " --break-sync" : "", world->damage ? " --damage" : "", trouble,
+             has_any ? "'" : "");
     return out;
 }
 
 static void tell_replay(const struct arguments *arguments, uint64_t seed)
 {
-    char flags[64];
+    char flags[128];
     printf("  replay: make sim SEED=%lu TRACE=1%s\n", seed,
            replay_flags(arguments, flags, sizeof flags));
     fflush(stdout);
@@ -272,10 +280,11 @@ static void run_fleet(struct fleet *fleet)
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
-            "           [--twice] [--trouble SECONDS] [--break-sync] [--expect-violation]\n"
-            "       sim --self-test\n");
+    fprintf(
+        stderr,
+        "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
+        "           [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]\n"
+        "       sim --self-test\n");
     return 2;
 }
 
@@ -290,14 +299,19 @@ static bool parse_number(const char *text, uint64_t *out)
 /* 0: run; 1: self test; -1: usage. */
 static int parse(int argc, char **argv, struct arguments *arguments)
 {
-    static const struct option options[] = {
-        { "seed", required_argument, NULL, 's' },    { "seeds", required_argument, NULL, 'n' },
-        { "seconds", required_argument, NULL, 't' }, { "first", required_argument, NULL, 'f' },
-        { "trouble", required_argument, NULL, 'd' }, { "jobs", required_argument, NULL, 'j' },
-        { "trace", no_argument, NULL, 'v' },         { "twice", no_argument, NULL, 'w' },
-        { "break-sync", no_argument, NULL, 'b' },    { "expect-violation", no_argument, NULL, 'e' },
-        { "self-test", no_argument, NULL, 'x' },     { NULL, 0, NULL, 0 }
-    };
+    static const struct option options[] = { { "seed", required_argument, NULL, 's' },
+                                             { "seeds", required_argument, NULL, 'n' },
+                                             { "seconds", required_argument, NULL, 't' },
+                                             { "first", required_argument, NULL, 'f' },
+                                             { "trouble", required_argument, NULL, 'd' },
+                                             { "jobs", required_argument, NULL, 'j' },
+                                             { "trace", no_argument, NULL, 'v' },
+                                             { "twice", no_argument, NULL, 'w' },
+                                             { "damage", no_argument, NULL, 'm' },
+                                             { "break-sync", no_argument, NULL, 'b' },
+                                             { "expect-violation", no_argument, NULL, 'e' },
+                                             { "self-test", no_argument, NULL, 'x' },
+                                             { NULL, 0, NULL, 0 } };
     int option, status = 0;
     uint64_t number = 0;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -329,6 +343,9 @@ static int parse(int argc, char **argv, struct arguments *arguments)
             break;
         case 'w':
             arguments->twice_every = 1;
+            break;
+        case 'm':
+            arguments->world.damage = true;
             break;
         case 'b':
             arguments->world.break_sync = true;

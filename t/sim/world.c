@@ -21,6 +21,7 @@
 #include "sim/checker.h"
 #include "sim/env_sim.h"
 #include "sim/replicas.h"
+#include "sim/rot.h"
 #include "sim/workload.h"
 
 enum {
@@ -56,6 +57,8 @@ struct world_node {
     struct logger logger;
     uint32_t log_looks; /* in a row, that found its log too long */
     bool is_absent;     /* for long */
+    bool is_absent;     /* for long */
+    uint32_t flips_due; /* in its store, before it starts again */
     bool is_stopping;   /* it told that it stopped; to be buried */
     int stop_status;
     char stop_text[256];
@@ -94,6 +97,8 @@ struct world {
     uint32_t flush_idle_ms, scrub_interval_ms, image_chunk_bytes, image_bytes_per_second;
     uint32_t mix; /* of workloads */
     bool may_strike[FAULT_COUNT];
+    uint32_t partitions, replicas;
+    uint32_t victim; /* the node whose disk may rot: never a majority of a group */
     uint32_t fault_interval_us;
     uint32_t grain_us; /* of every loop, see env_sim.h */
     uint64_t trouble_us;
@@ -129,6 +134,9 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_CLOCK_JUMP, "clock jump"),
     NAME(FAULT_CLOCK_STOP, "clock stop"),
     NAME(FAULT_CLOCK_DRIFT, "clock drift"),
+    NAME(FAULT_FLIP_LOG, "flip in the log"),
+    NAME(FAULT_FLIP_RECORD, "flip in the store"),
+    NAME(FAULT_MISDIRECTED, "misdirected write"),
     NAME(FAULT_FRAME_LOST, "message lost"),
     NAME(FAULT_FRAME_DOUBLED, "message doubled"),
     NAME(FAULT_FRAME_SWAPPED, "message overtaken"),
@@ -166,6 +174,15 @@ static struct logger make_logger(struct world *world, const char *node)
                             .write = write_line,
                             .ctx = world,
                             .node = node };
+}
+
+/* A fault has struck: at once, or, with those that wait for a file call, now. */
+static void note_fault(struct world *world, enum world_fault fault)
+{
+    world->report->faults[fault]++;
+    for (int i = 0; i < WORKLOAD_COUNT; i++) {
+        world->report->cells[fault][i] += world->workload.in_flight[i] > 0;
+    }
 }
 
 /* --- Nodes */
@@ -239,9 +256,22 @@ static void run_bury(struct schedule_event *event)
     boot_later(node, draw_restart(node->world));
 }
 
+static void flip_due_records(struct world_node *node)
+{
+    char *path = mem_printf("%s/store", node->data);
+    for (; node->flips_due > 0; node->flips_due--) {
+        if (rot_flip_record(path, &node->world->nemesis)) {
+            LOG_INFO(&node->world->logger, "world: a bit flips in the store of %s", node->name);
+            note_fault(node->world, FAULT_FLIP_RECORD);
+        }
+    }
+    mem_free(path);
+}
+
 static void run_boot(struct schedule_event *event)
 {
     struct world_node *node = container_of(event, struct world_node, boot);
+    flip_due_records(node);
     LOG_INFO(&node->world->logger, "world: %s starts", node->name);
     node->is_absent = false;
     env_sim_boot(node->env);
@@ -261,8 +291,8 @@ static void run_start(struct schedule_event *event)
         .bootstrap = world->bootstrap,
         .insecure = true,
         .cluster_name = "sim",
-        .partitions = LIMIT_PARTITIONS_MIN,
-        .replicas = world->node_count < 3 ? world->node_count : 3,
+        .partitions = world->partitions,
+        .replicas = world->replicas,
         .flush_bytes = world->flush_bytes,
         .flush_idle_ms = world->flush_idle_ms,
         .log_bytes = world->log_bytes,
@@ -341,15 +371,6 @@ static void fini_node(struct world_node *node)
 }
 
 /* --- Faults */
-
-/* A fault has struck: at once, or, with those that wait for a file call, now. */
-static void note_fault(struct world *world, enum world_fault fault)
-{
-    world->report->faults[fault]++;
-    for (int i = 0; i < WORKLOAD_COUNT; i++) {
-        world->report->cells[fault][i] += world->workload.in_flight[i] > 0;
-    }
-}
 
 static struct world_node *draw_node(struct world *world)
 {
@@ -486,6 +507,26 @@ static bool strike_absence(struct world *world)
     node->is_absent = true;
     boot_later(node, random_between(&world->nemesis, RESTART_MAX_US, ABSENCE_MAX_US));
     return true;
+}
+
+/* Rot: of one node of a run, and only where others have what it loses. */
+static bool strike_rot(struct world *world, enum world_fault fault)
+{
+    struct world_node *node = &world->nodes[world->victim];
+    if (world->node_count < 3) {
+        return false;
+    }
+    checker_damaged(&world->checker, node->number);
+    if (fault == FAULT_FLIP_LOG) {
+        return disk_flip_log(node->disk);
+    }
+    if (fault == FAULT_MISDIRECTED) {
+        disk_faults(node->disk)->misdirect_in = (uint32_t)random_between(&world->nemesis, 1, 20);
+        return true;
+    }
+    strike_end(node, ENV_SIM_CRASH);
+    node->flips_due++;
+    return false; /* noted when it happens */
 }
 
 static bool strike_pause(struct world *world)
@@ -647,6 +688,10 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_split(world);
     case FAULT_ONE_WAY:
         return strike_one_way(world);
+    case FAULT_FLIP_LOG:
+    case FAULT_FLIP_RECORD:
+    case FAULT_MISDIRECTED:
+        return strike_rot(world, fault);
     case FAULT_BREAK:
         return network_break_one(&world->network);
     case FAULT_CLOCK_JUMP:
@@ -985,6 +1030,13 @@ static void draw_run(struct world *world)
         world->may_strike[i] = random_percent(draw, 40);
     }
     world->may_strike[random_below(draw, FAULT_COUNT)] = true;
+    for (int i = FAULT_FLIP_LOG; i <= FAULT_MISDIRECTED; i++) {
+        world->may_strike[i] &= world->options->damage;
+    }
+    uint32_t many = (uint32_t)random_below(draw, 20);
+    world->partitions = LIMIT_PARTITIONS_MIN << (many == 0 ? 2 : many < 3 ? 1 : 0);
+    world->replicas = world->node_count < 5 ? world->node_count : random_percent(draw, 50) ? 3 : 5;
+    world->victim = (uint32_t)random_below(draw, world->node_count);
     if (random_percent(draw, 6)) { /* these need many in a row, undisturbed */
         memset(world->may_strike, 0, sizeof world->may_strike);
         world->may_strike[FAULT_REIGNS] = true;
@@ -1098,9 +1150,10 @@ static void heal(struct world *world)
     memset(world->network.fates_per_10000, 0, sizeof world->network.fates_per_10000);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];
-        node->env->slow_factor = 1;
+        env_sim_heal_disk(node->env);
         heal_clock(world, node->env);
         disk_faults(node->disk)->full = false;
+        disk_faults(node->disk)->misdirect_in = 0;
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
         node->env->ambush = NULL;
         if (node->is_absent) {

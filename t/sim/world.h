@@ -27,6 +27,9 @@ enum world_fault {
     FAULT_CLOCK_JUMP,    /* a wall clock, by up to hours, either way */
     FAULT_CLOCK_STOP,    /* a wall clock stands still for seconds */
     FAULT_CLOCK_DRIFT,   /* both clocks of a node, by up to a tenth */
+    FAULT_FLIP_LOG,      /* a bit of a log record, at rest; this and the next two strike one node of a run only */
+    FAULT_FLIP_RECORD,   /* a bit of a stored record, while the node is down */
+    FAULT_MISDIRECTED,   /* a sector of the log is written elsewhere */
     FAULT_FRAME_LOST,    /* a frame with Raft messages between two nodes; TCP would not */
     FAULT_FRAME_DOUBLED,
     FAULT_FRAME_SWAPPED, /* a later one overtakes it */
@@ -39,6 +42,7 @@ const char *world_fault_name(enum world_fault fault);
 struct world_options {
     uint64_t seed;
     bool trace;         /* tell what happens, on stderr */
+    bool damage;        /* disks rot, too: FAULT_FLIP_LOG and so on */
     bool break_sync;    /* the disks lie: nothing is durable after a sync; must be found */
     uint32_t fault_seconds; /* virtual; 0: drawn */
     const char *scratch; /* a folder of its own, on tmpfs */
