@@ -31,6 +31,20 @@ void *mem_alloc(size_t size)
     return memory;
 }
 
+static bool gate_refuses(struct mem_gate *gate)
+{
+    if (gate && gate->refuse_in > 0 && --gate->refuse_in == 0) {
+        gate->refused++;
+        return true;
+    }
+    return false;
+}
+
+void *mem_try_alloc(struct mem_gate *gate, size_t size)
+{
+    return gate_refuses(gate) ? NULL : malloc(size ? size : 1);
+}
+
 void *mem_zalloc(size_t size)
 {
     void *memory = calloc(1, size ? size : 1);
@@ -82,17 +96,22 @@ char *mem_printf(const char *format, ...)
     return text;
 }
 
+/* NULL when there is no memory. */
 static struct arena_chunk *arena_chunk_new(size_t capacity)
 {
-    struct arena_chunk *chunk = mem_alloc(sizeof *chunk + capacity);
+    struct arena_chunk *chunk = mem_try_alloc(NULL, sizeof *chunk + capacity);
 
+    if (!chunk) {
+        return NULL;
+    }
     chunk->next = NULL;
     chunk->used = 0;
     chunk->capacity = capacity;
     return chunk;
 }
 
-/* A chunk with room for `size`: the newest one where possible, else a new one. */
+/* A chunk with room for `size`: the newest one where possible, else a new one. NULL when there is
+ * no memory. */
 static struct arena_chunk *arena_chunk_for(struct arena *arena, size_t size)
 {
     struct arena_chunk *newest = arena->chunks;
@@ -102,6 +121,9 @@ static struct arena_chunk *arena_chunk_for(struct arena *arena, size_t size)
     }
     if (newest && size > ARENA_CHUNK_MAX / 2) {
         struct arena_chunk *own = arena_chunk_new(size);
+        if (!own) {
+            return NULL;
+        }
         own->next = newest->next;
         newest->next = own;
         return own;
@@ -109,19 +131,37 @@ static struct arena_chunk *arena_chunk_for(struct arena *arena, size_t size)
     size_t capacity = newest ? newest->capacity * 2 : ARENA_CHUNK_MIN;
     capacity = capacity > ARENA_CHUNK_MAX ? ARENA_CHUNK_MAX : capacity;
     struct arena_chunk *chunk = arena_chunk_new(capacity < size ? size : capacity);
+    if (!chunk) {
+        return NULL;
+    }
     chunk->next = newest;
     arena->chunks = chunk;
     return chunk;
 }
 
-void *arena_alloc(struct arena *arena, size_t size)
+void *arena_try_alloc(struct arena *arena, size_t size)
 {
     CHECK(size <= SIZE_MAX / 4);
     size = (size + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    struct arena_chunk *chunk = arena_chunk_for(arena, size);
+    struct arena_chunk *chunk = gate_refuses(arena->gate) ? NULL : arena_chunk_for(arena, size);
+    if (!chunk) {
+        arena->has_refused = true;
+        return NULL;
+    }
     void *memory = chunk->data + chunk->used;
     chunk->used += size;
     arena->used_bytes += size;
+    return memory;
+}
+
+void *arena_alloc(struct arena *arena, size_t size)
+{
+    struct mem_gate *gate = arena->gate;
+
+    arena->gate = NULL; /* what must not fail is not refused on purpose */
+    void *memory = arena_try_alloc(arena, size);
+    arena->gate = gate;
+    CHECK(memory != NULL);
     return memory;
 }
 
@@ -149,6 +189,7 @@ void arena_reset(struct arena *arena)
     struct arena_chunk *newest = arena->chunks;
 
     arena->used_bytes = 0;
+    arena->has_refused = false;
     if (!newest) {
         return;
     }
@@ -168,12 +209,21 @@ void arena_fini(struct arena *arena)
     *arena = (struct arena){ 0 };
 }
 
-struct blob *blob_new(size_t size)
+struct blob *blob_try_new(struct mem_gate *gate, size_t size)
 {
     CHECK(size <= UINT32_MAX);
-    struct blob *blob = mem_alloc(sizeof *blob + size);
-    blob->references = 1;
-    blob->size = (uint32_t)size;
+    struct blob *blob = mem_try_alloc(gate, sizeof *blob + size);
+    if (blob) {
+        blob->references = 1;
+        blob->size = (uint32_t)size;
+    }
+    return blob;
+}
+
+struct blob *blob_new(size_t size)
+{
+    struct blob *blob = blob_try_new(NULL, size);
+    CHECK(blob != NULL);
     return blob;
 }
 

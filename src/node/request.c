@@ -28,7 +28,7 @@ void request_origin_init(struct request_origin *origin,
 
 static void *allocator_alloc(void *data, size_t size)
 {
-    return arena_alloc(data, size);
+    return arena_try_alloc(data, size);
 }
 
 static void allocator_free(void *data, void *memory)
@@ -55,6 +55,7 @@ static struct request *request_new(struct node *node)
         request = MEM_NEW(struct request);
     }
     request->node = node;
+    request->arena.gate = node->config.memory_gate;
     request->allocator = (ProtobufCAllocator){ allocator_alloc, allocator_free, &request->arena };
     list_init(&request->forwards);
     list_append(&node->requests, &request->link);
@@ -125,6 +126,15 @@ void request_fail(struct request *request, int status, const char *text)
     Cairn__V1__ErrorInfo info = CAIRN__V1__ERROR_INFO__INIT;
     info.text = (char *)(text ? text : "");
     request_answer(request, status, 0, &info.base, NULL, 0);
+}
+
+void request_fail_unpack(struct request *request)
+{
+    if (request->arena.has_refused) {
+        request_fail(request, ERR_NO_MEMORY, NULL);
+    } else {
+        request_fail(request, ERR_BAD_REQUEST, "malformed message");
+    }
 }
 
 void request_make_hint(struct request *request, uint32_t group, Cairn__V1__Hint *hint)

@@ -74,6 +74,8 @@ struct request {
 
 /* request.c */
 void request_fail(struct request *request, int status, const char *text);
+/* Its message could not be unpacked: it is malformed, or there is no memory for it. */
+void request_fail_unpack(struct request *request);
 /* Sends the answer and frees the request. message may be NULL. */
 void request_answer(struct request *request, int status, uint16_t flags, const ProtobufCMessage *message,
                     const struct conn_piece *pieces, size_t count);

@@ -70,7 +70,8 @@ static void convert_attributes(const Cairn__V1__Attributes *from, struct attribu
     }
 }
 
-static void make_command(struct operation *operation, const Operation *from, struct span value)
+/* False: there is no memory for it. */
+static bool make_command(struct operation *operation, const Operation *from, struct span value)
 {
     static const uint8_t types[] = {
         [CAIRN__V1__OPERATION__KIND__PUT] = COMMAND_PUT,
@@ -93,7 +94,8 @@ static void make_command(struct operation *operation, const Operation *from, str
         operation->has_session = command.number != 0;
     }
     convert_attributes(from->attributes, &command.attributes);
-    operation->command = command_pack(&command);
+    operation->command = command_try_pack(&command, operation->request->arena.gate);
+    return operation->command != NULL;
 }
 
 /* Fills one operation; a bad one is done at once with its error. */
@@ -126,8 +128,8 @@ static void take_operation(struct request *request, struct operation *operation,
     }
     const struct topology *topology = request->node->topology;
     operation->group = topology->partitions[topology_locate(topology, operation->key)].group;
-    if (!is_read(operation)) {
-        make_command(operation, from, value);
+    if (!is_read(operation) && !make_command(operation, from, value)) {
+        finish_operation(operation, ERR_NO_MEMORY);
     }
 }
 
@@ -147,9 +149,14 @@ static bool take_multi(struct request *request, const Cairn__V1__MultiRequest *m
         request_fail(request, ERR_BAD_REQUEST, "value sizes do not add up to the payload");
         return false;
     }
+    size_t size_all = message->n_operations * sizeof *request->operations;
+    request->operations = arena_try_alloc(&request->arena, size_all);
+    if (!request->operations) {
+        request_fail(request, ERR_NO_MEMORY, NULL);
+        return false;
+    }
+    memset(request->operations, 0, size_all);
     request->operation_count = request->unfinished = message->n_operations;
-    request->operations =
-        request_alloc(request, message->n_operations * sizeof *request->operations);
     size_t at = 0;
     for (size_t i = 0; i < message->n_operations; i++) {
         size_t size = message->operations[i]->value_size;
@@ -227,7 +234,7 @@ void kv_start(struct request *request, const struct frame *frame)
         Cairn__V1__MultiRequest *message = cairn__v1__multi_request__unpack(
             &request->allocator, frame->message.size, frame->message.data);
         if (!message) {
-            request_fail(request, ERR_BAD_REQUEST, "malformed message");
+            request_fail_unpack(request);
             return;
         }
         if (!take_multi(request, message, frame->payload)) {
@@ -236,7 +243,7 @@ void kv_start(struct request *request, const struct frame *frame)
     } else {
         Operation operation;
         if (!take_single(request, frame, &operation)) {
-            request_fail(request, ERR_BAD_REQUEST, "malformed message");
+            request_fail_unpack(request);
             return;
         }
         request->operations = &request->single;

@@ -96,7 +96,7 @@ void scan_start(struct request *request, const struct frame *frame)
     Cairn__V1__ScanRequest *asked = cairn__v1__scan_request__unpack(
         &request->allocator, frame->message.size, frame->message.data);
     if (!asked) {
-        request_fail(request, ERR_BAD_REQUEST, "malformed message");
+        request_fail_unpack(request);
         return;
     }
     if (asked->consistency > CAIRN__V1__CONSISTENCY__STALE) {

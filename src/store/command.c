@@ -104,12 +104,22 @@ static uint8_t *pack_bytes(uint8_t *at, struct span span)
 
 struct blob *command_pack(const struct command *command)
 {
+    struct blob *blob = command_try_pack(command, NULL);
+    CHECK(blob != NULL);
+    return blob;
+}
+
+struct blob *command_try_pack(const struct command *command, struct mem_gate *gate)
+{
     CHECK(command_is_sound(command));
     uint32_t flags = command_flags(command);
     size_t size =
         COMMAND_HEAD_BYTES + optional_size(flags) + command->key.size + command->value.size;
     CHECK(size <= LIMIT_ENTRY_BYTES);
-    struct blob *blob = blob_new(size);
+    struct blob *blob = blob_try_new(gate, size);
+    if (!blob) {
+        return NULL;
+    }
     uint8_t *head = blob->data;
     head[0] = command->type;
     head[1] = COMMAND_VERSION;

@@ -63,6 +63,8 @@ struct command {
 
 /* Packs into a fresh blob (one reference, the caller's). Checks nothing but CHECKs sizes. */
 struct blob *command_pack(const struct command *command);
+/* The same; NULL when there is no memory, or the gate (NULL allowed) refuses. */
+struct blob *command_try_pack(const struct command *command, struct mem_gate *gate);
 /* Unpacks; key and value borrow from bytes. ERR_CORRUPT for anything that command_pack could not have written, ERR_FORMAT for a
  * version or type that this build does not know. */
 int command_unpack(struct span bytes, struct command *command, struct err *err);

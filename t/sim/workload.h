@@ -10,7 +10,7 @@
 #include "sim/caller.h"
 #include "sim/linear.h"
 
-enum { WORKLOAD_CLIENTS_MAX = 8, WORKLOAD_SESSIONS_MAX = 64, WORKLOAD_PARTITIONS_MAX = 64 };
+enum { WORKLOAD_CLIENTS_MAX = 8, WORKLOAD_SESSIONS_MAX = 64, WORKLOAD_PARTITIONS_MAX = 65 /* and the control group */ };
 
 enum workload_kind {
     WORKLOAD_REGISTER, /* put, get, delete, conditions on few keys; linearizable? */

@@ -57,9 +57,10 @@ struct world_node {
     struct logger logger;
     uint32_t log_looks; /* in a row, that found its log too long */
     bool is_absent;     /* for long */
-    bool is_absent;     /* for long */
-    uint32_t flips_due; /* in its store, before it starts again */
-    bool is_stopping;   /* it told that it stopped; to be buried */
+    struct mem_gate memory_gate;
+    uint64_t struck_before; /* countdowns that have struck, as last counted */
+    uint32_t flips_due;     /* in its store, before it starts again */
+    bool is_stopping;       /* it told that it stopped; to be buried */
     int stop_status;
     char stop_text[256];
     struct schedule_event boot;  /* owner: the world */
@@ -137,6 +138,7 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_FLIP_LOG, "flip in the log"),
     NAME(FAULT_FLIP_RECORD, "flip in the store"),
     NAME(FAULT_MISDIRECTED, "misdirected write"),
+    NAME(FAULT_NO_MEMORY, "out of memory"),
     NAME(FAULT_FRAME_LOST, "message lost"),
     NAME(FAULT_FRAME_DOUBLED, "message doubled"),
     NAME(FAULT_FRAME_SWAPPED, "message overtaken"),
@@ -303,6 +305,7 @@ static void run_start(struct schedule_event *event)
         .image_chunk_bytes = world->image_chunk_bytes,
         .image_bytes_per_second = world->image_bytes_per_second,
         .store_no_sync = true,
+        .memory_gate = &node->memory_gate,
         .observe = on_observe,
         .observe_image = on_observe_image,
         .on_stopped = on_stopped,
@@ -688,6 +691,9 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_split(world);
     case FAULT_ONE_WAY:
         return strike_one_way(world);
+    case FAULT_NO_MEMORY:
+        draw_node(world)->memory_gate.refuse_in = random_between(&world->nemesis, 1, 40);
+        return false; /* noted when it strikes */
     case FAULT_FLIP_LOG:
     case FAULT_FLIP_RECORD:
     case FAULT_MISDIRECTED:
@@ -757,6 +763,15 @@ static void look_at_log(struct world_node *node)
     }
 }
 
+/* Faults that wait for a call strike inside of a step. */
+static void note_struck(struct world_node *node)
+{
+    uint64_t refused = node->memory_gate.refused;
+    for (; node->struck_before < refused; node->struck_before++) {
+        note_fault(node->world, FAULT_NO_MEMORY);
+    }
+}
+
 /* Runs until `until_us` or, if given, until is_done. */
 static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(struct world *world))
 {
@@ -775,6 +790,7 @@ static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(st
             continue;
         }
         struct world_node *node = &world->nodes[owner->machine];
+        note_struck(node);
         if (node->server) {
             checker_step(&world->checker, node->number, server_node(node->server));
             if (world->reigns.until_us > schedule->now_us) {
@@ -1033,8 +1049,7 @@ static void draw_run(struct world *world)
     for (int i = FAULT_FLIP_LOG; i <= FAULT_MISDIRECTED; i++) {
         world->may_strike[i] &= world->options->damage;
     }
-    uint32_t many = (uint32_t)random_below(draw, 20);
-    world->partitions = LIMIT_PARTITIONS_MIN << (many == 0 ? 2 : many < 3 ? 1 : 0);
+    world->partitions = LIMIT_PARTITIONS_MIN << random_percent(draw, 15);
     world->replicas = world->node_count < 5 ? world->node_count : random_percent(draw, 50) ? 3 : 5;
     world->victim = (uint32_t)random_below(draw, world->node_count);
     if (random_percent(draw, 6)) { /* these need many in a row, undisturbed */
@@ -1053,7 +1068,8 @@ static void draw_run(struct world *world)
     world->mix = draw_mix(draw);
     bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
     world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 20);
-    world->log_bytes = world->segment_bytes * random_between(draw, 2, 8);
+    world->log_bytes = world->segment_bytes * random_between(draw, 4, 8) *
+                       (world->partitions / LIMIT_PARTITIONS_MIN);
     world->grain_us =
         random_percent(draw, 30) ? 0 : 50u << random_below(draw, 6); /* to 1.6 ms: a busy loop */
     struct network *network = &world->network;
@@ -1152,6 +1168,7 @@ static void heal(struct world *world)
         struct world_node *node = &world->nodes[i];
         env_sim_heal_disk(node->env);
         heal_clock(world, node->env);
+        node->memory_gate.refuse_in = 0;
         disk_faults(node->disk)->full = false;
         disk_faults(node->disk)->misdirect_in = 0;
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;

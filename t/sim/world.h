@@ -30,6 +30,7 @@ enum world_fault {
     FAULT_FLIP_LOG,      /* a bit of a log record, at rest; this and the next two strike one node of a run only */
     FAULT_FLIP_RECORD,   /* a bit of a stored record, while the node is down */
     FAULT_MISDIRECTED,   /* a sector of the log is written elsewhere */
+    FAULT_NO_MEMORY,     /* the n-th allocation from now that a request asks for fails */
     FAULT_FRAME_LOST,    /* a frame with Raft messages between two nodes; TCP would not */
     FAULT_FRAME_DOUBLED,
     FAULT_FRAME_SWAPPED, /* a later one overtakes it */

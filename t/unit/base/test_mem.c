@@ -89,12 +89,39 @@ static void a_blob_lives_until_the_last_reference_goes(void **state)
     blob_unref(blob);
 }
 
+/* The n-th attempt fails, once; what must not fail is never refused, and counts for nothing. */
+static void a_gate_refuses_the_nth_attempt_only(void **state)
+{
+    struct mem_gate gate = { .refuse_in = 3 };
+    struct arena arena = { .gate = &gate };
+
+    assert_non_null(arena_try_alloc(&arena, 100));
+    assert_non_null(arena_alloc(&arena, 100));
+    struct blob *blob = blob_try_new(&gate, 10);
+    assert_non_null(blob);
+    assert_null(arena_try_alloc(&arena, 100));
+    assert_true(arena.has_refused);
+    assert_int_equal(gate.refused, 1);
+    assert_non_null(arena_try_alloc(&arena, 100));
+    arena_reset(&arena);
+    assert_false(arena.has_refused);
+    gate.refuse_in = 1;
+    assert_null(blob_try_new(&gate, 10));
+    assert_int_equal(gate.refused, 2);
+    gate.refuse_in = 1;
+    assert_null(mem_try_alloc(&gate, 10));
+    assert_non_null(arena_alloc(&arena, 100));
+    blob_unref(blob);
+    arena_fini(&arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_are_equal_and_apart),
         cmocka_unit_test(an_arena_keeps_every_piece_apart),
         cmocka_unit_test(a_reset_arena_starts_anew),
+        cmocka_unit_test(a_gate_refuses_the_nth_attempt_only),
         cmocka_unit_test(a_blob_lives_until_the_last_reference_goes),
     };
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
