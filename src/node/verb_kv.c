@@ -591,6 +591,7 @@ static void fail_forward(struct forward *forward, int status)
 static bool take_results(struct forward *forward, const struct frame *frame)
 {
     struct request *request = forward->request;
+    request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
     Cairn__V1__MultiResponse *message = cairn__v1__multi_response__unpack(
         &request->allocator, frame->message.size, frame->message.data);
     if (!message || message->n_results != forward->count) {

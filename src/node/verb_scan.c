@@ -272,6 +272,7 @@ static void set_parts(struct request *request, const struct scan_source *source,
 static bool take_page(struct request *request, struct scan_source *source,
                       const struct frame *frame)
 {
+    request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
     source->page = cairn__v1__scan_response__unpack(&request->allocator, frame->message.size,
                                                     frame->message.data);
     if (!source->page) {
