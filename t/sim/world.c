@@ -33,7 +33,8 @@ enum {
     REACH_SLACK_MS = 30,                        /* ticks */
     ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
     UP_MAX_US = RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
-    WRITABLE_MAX_US = 2 * SECOND_US,            /* from then on until all partitions take writes */
+    /* from then on until all partitions take writes; a frame lost just before is repeated late */
+    WRITABLE_MAX_US = 4 * SECOND_US,
     FULL_MAX_US = 3 * SECOND_US,
     ROOM_MAX_US =
         6 * SECOND_US, /* until deletes or writes go on full disks, or on such as were full */
