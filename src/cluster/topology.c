@@ -1,10 +1,11 @@
 /* The topology: see topology.h. Unpacking validates everything that lookups rely on, so that they
  * need no checks:
  *
- * I1 partitions[0] is the control group (group 0, bits 0); the others are ordered by prefix and
- * cover the hash space exactly. I2 Every replica names a known node, no partition has two replicas
- * on one node, replica ids are unique and below next_replica_id. I3 A topology is never changed
- * once others can see it; it is counted (loop thread only). */
+ *   I1  partitions[0] is the control group (group 0, bits 0); the others are ordered by prefix and
+ *       cover the hash space exactly.
+ *   I2  Every replica names a known node, no partition has two replicas on one node, replica ids
+ *       are unique and below next_replica_id.
+ *   I3  A topology is never changed once others can see it; it is counted (loop thread only). */
 #include "cluster/topology.h"
 
 #include "base/check.h"

@@ -15,11 +15,11 @@
  * did not take goes through uv_write. on_written is a deferred task in the first case, so it never
  * comes inside env_conn_write.
  *
- * I1  No callback of an owner runs inside a call that the owner makes.
- * I2  After on_close a connection gets no callback; on_close comes exactly once, for accepted ones
- * only when attached. I3  A timer is in the heap exactly when its impl[0] is not NULL: it is then 1
- * + its position. I4  The jobs of one class are worked, and told done, in the order in which they
- * were started.
+ *   I1  No callback of an owner runs inside a call that the owner makes.
+ *   I2  After on_close a connection gets no callback; on_close comes exactly once, for accepted
+ *       ones only when attached.
+ *   I3  A timer is in the heap exactly when its impl[0] is not NULL: it is then 1 + its position.
+ *   I4  The jobs of one class are worked, and told done, in the order in which they were started.
  *
  * Threads: everything on the loop's thread but `work` of jobs, file calls, clocks, and env_uv_post.
  * Helper threads block all signals. */

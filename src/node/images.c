@@ -9,9 +9,9 @@
  *
  * Receiving: a state per group.
  *
- *   ─offer─▶ IDLE ─ask─▶ ASKED ─answer─▶ WRITING ─durable─▶ ASKED … ─complete─▶ INSTALLING
- * ─swapped─▶ (gone) ▲            │ lost, late     │ no room └────────────┴────────────────┘
- * images_offered goes on from IDLE
+ *   ─offer─▶ IDLE ─ask─▶ ASKED ─answer─▶ WRITING ─durable─▶ ASKED … ─complete─▶ INSTALLING ─swapped─▶ (gone)
+ *             ▲            │ lost, late     │ no room
+ *             └────────────┴────────────────┘ images_offered goes on from IDLE
  *
  * Another id with the same index and term is the same image, whoever offers it: the stage goes on.
  * Anything else begins anew. An image that is not offered for long is given up.

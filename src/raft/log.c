@@ -13,13 +13,16 @@
  * quarter live, its entries are read and written again as MOVED records.
  *
  * Invariants
- * I1  One batch in flight; the next is laid out only after the sync of the last. So every head's
- * durable position is the end of the batch before. I2  An entry's slot names a place only when that
- * place is durable; until then the payload is in memory. I3  Nothing is told durable that lies
- * behind a failed write or sync: after one, no job is started and no callback made but on_failure.
- * I4  first_segment grows only in a batch that takes all that is pending, so the cuts and
- * replacements that freed the segments are durable with it or before. I5  A segment leaves the
- * chain only at the front, and its file is touched only when no read uses it.
+ *   I1  One batch in flight; the next is laid out only after the sync of the last. So every head's
+ *       durable position is the end of the batch before.
+ *   I2  An entry's slot names a place only when that place is durable; until then the payload is
+ *       in memory.
+ *   I3  Nothing is told durable that lies behind a failed write or sync: after one, no job is
+ *       started and no callback made but on_failure.
+ *   I4  first_segment grows only in a batch that takes all that is pending, so the cuts and
+ *       replacements that freed the segments are durable with it or before.
+ *   I5  A segment leaves the chain only at the front, and its file is touched only when no read
+ *       uses it.
  *
  * Thread: loop; log_batch_work, keeper_work and read_work in jobs, on what was handed to them. */
 #include "raft/log.h"

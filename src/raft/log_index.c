@@ -1,8 +1,9 @@
 /* One group's entries in the log. Invariants:
  *
- * I1  Slot of entry i is slots[(head + i - log_start) mod capacity]; last_index - log_start + 1 <=
- * capacity. I2  Runs are in order of `first`, the first run begins at or before log_start (when
- * there are entries), terms grow. */
+ *   I1  Slot of entry i is slots[(head + i - log_start) mod capacity]; last_index - log_start + 1
+ *       <= capacity.
+ *   I2  Runs are in order of `first`, the first run begins at or before log_start (when there are
+ *       entries), terms grow. */
 #include "raft/log_index.h"
 
 #include "base/check.h"

@@ -6,23 +6,27 @@
  * events cost one message per follower.
  *
  * Invariants
- *   I1  commit <= last_index; durable_index <= last_index;
- *       log_start - 1 <= min(commit, durable_index).
- *   I2  commit never goes back. A leader raises it only to an index of its own term that a majority
- *       holds durably (§5.4.2); a follower only to min(leader's commit, prev + n) of an append that
- *       matched.
+ *   I1  commit <= last_index; durable_index <= last_index; log_start - 1 <= min(commit,
+ *       durable_index).
+ *   I2  commit never goes back. A leader raises it only to an index of its own term that a
+ *       majority holds durably (§5.4.2); a follower only to min(leader's commit, prev + n) of an
+ *       append that matched.
  *   I3  A granted APPEND_REPLY names min(verified, durable_index): verified is the end of the
- * prefix that was compared with this term's leader, 0 in every new term. What lies behind it may be
- *       another leader's.
+ *       prefix that was compared with this term's leader, 0 in every new term. What lies behind it
+ *       may be another leader's.
  *   I4  No message but a pre-vote and its reply leaves before (term, vote) as they stood when it
- * was made are durable: the others promise not to go back. So a leader's own vote is durable before
- * anybody else could have voted for it. I5  A message is dropped when the term moves on before it
- * has left: its promise was another term's, and its entries may be replaced. I6  A candidate claims
- * only what its own disk holds; a voter compares with all that it has, durable or not (the cautious
- * side). I7  In flight to one follower: at most inflight_messages_max appends, and
- * inflight_bytes_max bytes or a single entry. I8  A read joins only a round of which no message has
- * been sent yet. I9  cut <= min(flushed) over all replicas, itself included. I10 The log's terms
- * are kept as runs in order of `first`; runs[0].first == log_start unless the log is empty.
+ *       was made are durable: the others promise not to go back. So a leader's own vote is durable
+ *       before anybody else could have voted for it.
+ *   I5  A message is dropped when the term moves on before it has left: its promise was another
+ *       term's, and its entries may be replaced.
+ *   I6  A candidate claims only what its own disk holds; a voter compares with all that it has,
+ *       durable or not (the cautious side).
+ *   I7  In flight to one follower: at most inflight_messages_max appends, and inflight_bytes_max
+ *       bytes or a single entry.
+ *   I8  A read joins only a round of which no message has been sent yet.
+ *   I9  cut <= min(flushed) over all replicas, itself included.
+ *   I10 The log's terms are kept as runs in order of `first`; runs[0].first == log_start unless
+ *       the log is empty.
  *
  * Roles
  *   follower ──time out──▶ pre-candidate ──majority would──▶ candidate ──majority did──▶ leader
@@ -35,17 +39,19 @@
  *   STREAM    appends follow each other unanswered
  *   FETCHING  the next entries are being read from disk
  *   IMAGING   it refused the log's beginning: an image of the store is on offer to it or wanted of
- * the driver. RAFT_IMAGE messages are its heartbeat; what it answers changes nothing about the
- * image until it has it (image_id says which one), so nothing begins it anew A follower whose store
- * is damaged (is_damaged) is offered an image beside any state: its log goes on.
+ *             the driver. RAFT_IMAGE messages are its heartbeat; what it answers changes nothing
+ *             about the image until it has it (image_id says which one), so nothing begins it anew
+ *   A follower whose store is damaged (is_damaged) is offered an image beside any state: its log
+ *   goes on.
  *
  * Images
  *   I11 What an image holds is committed, hence part of every later leader's log: it is installed
  *       whatever the term is by then, and verified in it. It is not installed over a store that
  *       has gone beyond it, unless that store is damaged.
  *   I12 "I have it" (IMAGE_REPLY granted) is said only by (index, term) in the own log or by the
- * own commit index, never by a higher term. I13 A log that holds (index, term) of an installed
- * image keeps what stands behind; any other log ends, and begins anew behind the image.
+ *       own commit index, never by a higher term.
+ *   I13 A log that holds (index, term) of an installed image keeps what stands behind; any other
+ *       log ends, and begins anew behind the image.
  *
  * Damage of the log
  *   I14 A suspect replica may have lost entries that it acknowledged; terms and votes it has kept.
@@ -57,8 +63,9 @@
  *       what came since.) So when the leader hears of the suspicion, its last index covers
  *       everything that the replica ever acknowledged: acknowledgements still under way included.
  *       Once the leader has committed that index, without counting the replica, and the replica
- *       holds it verified, durable and without a hole, one record ends the suspicion. The episode's
- *       number, drawn at each start, keeps words about an earlier suspicion from ending this one.
+ *       holds it verified, durable and without a hole, one record ends the suspicion. The
+ *       episode's number, drawn at each start, keeps words about an earlier suspicion from ending
+ *       this one.
  *
  *   I15 What is committed here every later leader has. So a replica whose log was lost below what
  *       its store has applied begins it behind that, and learns the term of the entry before.

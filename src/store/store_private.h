@@ -38,9 +38,9 @@
  *   I6  The job touches: LMDB, the frozen overlays' nodes, the flush struct. Not the store, no
  *       reference counts.
  *   I7  A replica's data and sessions bear a generation number, which its meta record names:
- * writing that record swaps them. Anything of another generation is rubbish (or a stage, which is
- *       rubbish to everybody else) and is removed. Generations are never used twice while a
- *       trace of them is left.
+ *       writing that record swaps them. Anything of another generation is rubbish (or a stage,
+ *       which is rubbish to everybody else) and is removed. Generations are never used twice while
+ *       a trace of them is left.
  *   I8  Flush and swap exclude one another: while one of them is on its way, store_is_flushing.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):

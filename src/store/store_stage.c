@@ -11,9 +11,11 @@
  *
  * Invariants
  *   S1  The job sees the stage's own fields, the chunk and LMDB; the loop doesn't touch those
- * fields while it is under way. S2  Data of the replica's own generation is not touched by a stage:
- * whatever becomes of the stage, the replica is as it was until the swap. S3  As with a flush (I2),
- * the loop goes over to the new database only when it has no read transaction from before the swap.
+ *       fields while it is under way.
+ *   S2  Data of the replica's own generation is not touched by a stage: whatever becomes of the
+ *       stage, the replica is as it was until the swap.
+ *   S3  As with a flush (I2), the loop goes over to the new database only when it has no read
+ *       transaction from before the swap.
  */
 #include "store/store_private.h"
 

@@ -9,11 +9,13 @@
  * that is made as large as the frame will be, so a large frame is copied once and a small one not
  * at all.
  *
- * I1  At most one write is in flight (is_writing); its bytes and blobs stay in `flying` until
- * on_written or on_close. I2  `in` holds either less than one frame, or, while has_backlog, frames
- * that wait because reading was paused. I3  After is_closing was set nothing is queued and no frame
- * is told; on_close is told exactly once, then the conn is freed. I4  out_bytes is what gathers
- * plus what flies.
+ *   I1  At most one write is in flight (is_writing); its bytes and blobs stay in `flying` until
+ *       on_written or on_close.
+ *   I2  `in` holds either less than one frame, or, while has_backlog, frames that wait because
+ *       reading was paused.
+ *   I3  After is_closing was set nothing is queued and no frame is told; on_close is told exactly
+ *       once, then the conn is freed.
+ *   I4  out_bytes is what gathers plus what flies.
  *
  *   connecting → open → closing → (on_close) freed          raw_open; conn_close, conn_fail;
  * raw_close */

@@ -1,9 +1,10 @@
 /* Packing and judging frames; the format stands in the header.
  *
- * I1  Nothing behind `bytes` is read, and nothing of a field is believed before the header's
- * checksum was found right. Only magic and version are judged before that, since what follows them
- * depends on them. I2  A refused header is refused as soon as its 72 bytes are there, rubbish from
- * its first wrong byte on. */
+ *   I1  Nothing behind `bytes` is read, and nothing of a field is believed before the header's
+ *       checksum was found right. Only magic and version are judged before that, since what
+ *       follows them depends on them.
+ *   I2  A refused header is refused as soon as its 72 bytes are there, rubbish from its first
+ *       wrong byte on. */
 #include "wire/frame.h"
 
 #include "base/check.h"

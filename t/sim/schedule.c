@@ -5,8 +5,8 @@
  *
  * Invariants
  *   I1  heap[i] <= heap[2i+1], heap[2i+2] by (at_us, sequence); sequences are unique, so the order
- * of events is total and does not depend on how the heap came about. I2  heap[i].event->slot == i
- * + 1. */
+ *       of events is total and does not depend on how the heap came about.
+ *   I2  heap[i].event->slot == i + 1. */
 #include "sim/schedule.h"
 
 #include "base/check.h"
