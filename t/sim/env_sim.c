@@ -7,8 +7,8 @@
  *
  * Invariants
  *   I1  every event that runs code of the process has owner == env, so that killing and pausing
- * reach all of them. I2  a dead process gets no callback but those of env_sim_reap, and its calls
- * change nothing. */
+ *       reach all of them.
+ *   I2  a dead process gets no callback but those of env_sim_reap, and its calls change nothing. */
 #include "sim/env_sim.h"
 
 #include <stdio.h>

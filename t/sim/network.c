@@ -10,7 +10,8 @@
  *
  * Invariants
  *   I1  bytes of one direction are delivered in order, each once; on_close of the receiver comes
- * after the last. I2  a blocked direction delivers nothing, neither bytes nor the news of a close.
+ *       after the last.
+ *   I2  a blocked direction delivers nothing, neither bytes nor the news of a close.
  *   I3  an end's memory lives until both ends are CLOSED and no process holds them. */
 #include "sim/network.h"
 
