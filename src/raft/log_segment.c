@@ -102,7 +102,7 @@ fail:
 }
 
 int log_segment_open(struct env *env, const char *directory, uint64_t number,
-                     const struct log_record_owner *owner, struct log_record_segment *header,
+                     const struct log_record_owner *owner, struct log_record_segment *out_header,
                      struct env_file **out, struct err *err)
 {
     char path[512];
@@ -110,6 +110,7 @@ int log_segment_open(struct env *env, const char *directory, uint64_t number,
     size_t got;
     uint64_t size;
     struct env_file *file;
+    struct log_record_segment read, *header = &read; /* it may be another segment's */
 
     log_segment_path(path, directory, number, "log");
     int rc = env_file_open(env, path, ENV_FILE_READ | ENV_FILE_WRITE, &file, err);
@@ -144,6 +145,7 @@ int log_segment_open(struct env *env, const char *directory, uint64_t number,
             (unsigned long long)header->bytes);
         goto fail;
     }
+    *out_header = read;
     *out = file;
     return 0;
 fail:
