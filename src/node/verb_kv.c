@@ -699,6 +699,14 @@ void kv_drop(struct request *request)
     request->operation_count = 0;
 }
 
+/* The record here is damaged, and others have it: the replica is given up in this turn (store.h,
+ * on_damaged), so it is asked again, of another one. */
+static bool is_elsewhere(const struct operation *operation, const struct partition *partition)
+{
+    return (operation->status == ERR_CORRUPT || operation->status == ERR_FORMAT) &&
+           partition_topology(partition)->replica_count > 1;
+}
+
 /* Reads what may be read now. */
 static void read_record(struct operation *operation)
 {
@@ -713,6 +721,11 @@ static void read_record(struct operation *operation)
     if (operation->status != 0 && operation->status != ERR_NOT_FOUND) {
         LOG_ERROR(node->logger, "part=%u read failed: %s (%s)", operation->group, err.text,
                   err_info(operation->status)->name);
+    }
+    if (is_elsewhere(operation, partition)) {
+        operation->is_alone = operation->was_read_here = false;
+        operation->request->unfinished++;
+        ask_again(operation);
     }
 }
 

@@ -530,6 +530,26 @@ static bool judge_alone(struct request *request)
     return scan->unfinished == 0;
 }
 
+/* The merge met damage. True: others have what was met, so those parts are asked of them. The
+ * replicas are given up in this turn (store.h, on_damaged). */
+static bool give_up_damaged(struct request *request, int status)
+{
+    struct scan *scan = request->scan;
+    for (size_t i = 0; i < scan->part_count && (status == ERR_CORRUPT || status == ERR_FORMAT);
+         i++) {
+        struct scan_part *part = &scan->parts[i];
+        struct partition *partition = node_find_partition(request->node, part->group);
+        if (part->state == PART_READABLE && partition_topology(partition)->replica_count > 1 &&
+            store_replica_is_damaged(partition_store(partition))) {
+            part->is_alone = false;
+            part->is_linearizable = true;
+            part->state = PART_NEW;
+            scan->unfinished++;
+        }
+    }
+    return scan->unfinished > 0;
+}
+
 /* All parts are there: merges and answers. Frees the request then. */
 static void scan_settle(struct request *request)
 {
@@ -548,7 +568,10 @@ static void scan_settle(struct request *request)
         status = fill_page(request, &merge, &response, &payload, &err);
     }
     close_sources(&merge);
-    if (status >= 0 && !judge_alone(request)) {
+    if (status < 0) {
+        LOG_ERROR(request->node->logger, "scan failed: %s (%s)", err.text, err_info(status)->name);
+    }
+    if (status < 0 ? give_up_damaged(request, status) : !judge_alone(request)) {
         buf_fini(&payload);
         rewind_pages(scan);
         request_park(request);
@@ -556,7 +579,6 @@ static void scan_settle(struct request *request)
     }
     response.staleness_ms = scan->staleness_ms;
     if (status < 0) {
-        LOG_ERROR(request->node->logger, "scan failed: %s (%s)", err.text, err_info(status)->name);
         request_fail(request, status, err.text);
     } else {
         struct conn_piece piece = { buf_span(&payload), NULL };
