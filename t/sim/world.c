@@ -862,56 +862,93 @@ struct world_digests {
     uint64_t shown, sessions, image, own;
 };
 
-static bool take_digests(struct world *world, uint32_t node, struct partition *partition,
-                         struct world_digests *out)
+/* False: it can't be read whole; then its store knows that it is damaged. */
+static bool take_digests(struct partition *partition, struct world_digests *out, struct err *err)
 {
-    struct err err = { 0 };
     bool is_flushed = replicas_is_flushed(partition);
     *out = (struct world_digests){
         .sessions = store_replica_sessions_digest(partition_store(partition)),
         .own = is_flushed ? store_replica_digest(partition_store(partition)) : 0,
     };
-    if (replicas_digest_shown(partition, &out->shown, &err) == 0 &&
-        (!is_flushed || replicas_digest_image(partition, &out->image, &err) == 0)) {
-        return true;
-    }
-    checker_fail(&world->checker, "n%u cannot read all of group %u: %s", node + 1,
-                 partition_group(partition), err.text);
-    return false;
+    return replicas_digest_shown(partition, &out->shown, err) == 0 &&
+           (!is_flushed || replicas_digest_image(partition, &out->image, err) == 0);
 }
 
-/* Replicas that applied the same entries must hold the same. */
-static void compare_group(struct world *world, uint32_t group)
+/* What two replicas of a group differ in; NULL: nothing. */
+static const char *find_difference(const struct world_digests *first,
+                                   const struct world_digests *digests)
+{
+    bool is_on_disk = first->image != 0 && digests->image != 0;
+    return digests->shown != first->shown                 ? "records"
+           : digests->sessions != first->sessions         ? "sessions"
+           : is_on_disk && digests->image != first->image ? "records on disk"
+           : is_on_disk && digests->own != first->own     ? "own digests"
+                                                          : NULL;
+}
+
+/* Replicas that applied the same entries must hold the same. False: they don't; `text` says it. */
+static bool is_group_equal(struct world *world, uint32_t group, struct err *text)
 {
     struct world_digests first = { 0 }, digests;
     uint32_t of = NODES_MAX;
     for (uint32_t i = 0; i < world->node_count; i++) {
+        struct err err = { 0 };
         struct partition *partition =
             node_find_partition(server_node(world->nodes[i].server), group);
-        if (!partition || !take_digests(world, i, partition, &digests)) {
+        if (!partition) {
             continue;
+        }
+        if (!take_digests(partition, &digests, &err)) {
+            err_set(text, ERR_CORRUPT, "n%u cannot read all of group %u: %s", i + 1, group,
+                    err.text);
+            return false;
         }
         if (of == NODES_MAX) {
             first = digests;
             of = i;
         }
-        bool is_on_disk = first.image != 0 && digests.image != 0;
-        const char *what = digests.shown != first.shown                 ? "records"
-                           : digests.sessions != first.sessions         ? "sessions"
-                           : is_on_disk && digests.image != first.image ? "records on disk"
-                           : is_on_disk && digests.own != first.own     ? "own digests"
-                                                                        : NULL;
+        const char *what = find_difference(&first, &digests);
         if (what) {
-            checker_fail(&world->checker, "n%u and n%u hold different %s of group %u", of + 1,
-                         i + 1, what, group);
+            err_set(text, ERR_CORRUPT, "n%u and n%u hold different %s of group %u", of + 1, i + 1,
+                    what, group);
+            return false;
         }
     }
+    return true;
 }
 
-static void compare_stores(struct world *world)
+static bool are_stores_equal(struct world *world, struct err *text)
 {
     for (uint32_t i = 0; i < world->checker.group_count; i++) {
-        compare_group(world, i);
+        if (!is_group_equal(world, i, text)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Rot in a record that nobody reads is found by comparing replicas, at the latest by a scrub, and
+ * repaired by an image: that takes its time. Without rot stores are equal as soon as they
+ * have converged. */
+static void compare_stores(struct world *world)
+{
+    struct err text;
+    uint64_t now_us = world->schedule.now_us;
+    uint64_t end_us = now_us + 2000ull * world->scrub_interval_ms + CONVERGE_MAX_US;
+    bool is_rotten = world->checker.is_damaged[world->victim];
+    while (!are_stores_equal(world, &text)) {
+        now_us = world->schedule.now_us;
+        if (!is_rotten || now_us >= end_us) {
+            checker_fail(&world->checker, "%s", text.text);
+            return;
+        }
+        run_until(world, now_us + SECOND_US, NULL);
+        if (!run_until(world, end_us, has_converged)) {
+            if (world->report->violations == 0) {
+                checker_fail(&world->checker, "replicas do not converge after rot: %s", text.text);
+            }
+            return;
+        }
     }
 }
 
