@@ -1101,7 +1101,7 @@ static void draw_run(struct world *world)
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
     world->scrub_interval_ms = (uint32_t)random_between(draw, 1000, 60000);
-    world->image_chunk_bytes = 1024u << random_below(draw, 10);
+    world->image_chunk_bytes = 4096u << random_below(draw, 8);
     world->image_bytes_per_second = 1u << random_between(draw, 20, 26);
     world->mix = draw_mix(draw);
     bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
