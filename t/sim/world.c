@@ -43,8 +43,8 @@ enum {
     MAP_BYTES = 64 << 20,
     DISK_BYTES = 1 << 30,
     LOG_PERCENT_MAX = 250,
-    LOG_LOOKS_MAX = 40, /* about half a second of a node's events */
-    LOOK_EVERY = 64,    /* steps: what need not be seen at once */
+    LOG_OVER_US_MAX = SECOND_US / 2, /* a tick of the node's, and a flush's end */
+    LOOK_EVERY = 64,                 /* steps: what need not be seen at once */
     ABSENCE_MAX_US = 40 * SECOND_US,
 };
 
@@ -56,8 +56,10 @@ struct world_node {
     struct disk *disk;
     struct server *server; /* NULL: not running */
     struct logger logger;
-    uint32_t log_looks; /* in a row, that found its log too long */
-    bool is_absent;     /* for long */
+    /* Its log is too long: a group that could be cut there, and since when it is not. */
+    uint32_t uncut_group;
+    uint64_t uncut_start, uncut_us, log_looked_us;
+    bool is_absent; /* for long */
     struct mem_gate memory_gate;
     uint64_t struck_before; /* countdowns that have struck, as last counted */
     uint32_t flips_due;     /* in its store, before it starts again */
@@ -731,16 +733,16 @@ static void run_strike(struct schedule_event *event)
 
 /* --- A run */
 
-/* Something stands in a log that the own store has. */
-static bool could_be_cut(const struct node *node)
+/* A group whose log holds what the own store has, NULL: none. */
+static const struct raft *find_uncut(const struct node *node)
 {
     for (size_t i = 0; i < node->partition_count; i++) {
         const struct raft *raft = node->partitions[i] ? partition_raft(node->partitions[i]) : NULL;
         if (raft && !raft->needs_image && raft->flushed >= raft->log_start) {
-            return true;
+            return raft;
         }
     }
-    return false;
+    return NULL;
 }
 
 /* A log that is far over its budget holds only what waits for a flush, whatever others need. (How
@@ -755,8 +757,16 @@ static void look_at_log(struct world_node *node)
     uint64_t percent = log_live_bytes(of->log) * 100 / node_log_budget(of);
     uint64_t *most = &world->report->log_percent_max;
     *most = percent > *most ? percent : *most;
-    node->log_looks = percent > LOG_PERCENT_MAX && could_be_cut(of) ? node->log_looks + 1 : 0;
-    if (node->log_looks > LOG_LOOKS_MAX) {
+    uint64_t now_us = world->schedule.now_us;
+    bool was_asleep = now_us - node->log_looked_us > LOG_OVER_US_MAX / 4; /* paused, or not up */
+    node->log_looked_us = now_us;
+    const struct raft *uncut = percent > LOG_PERCENT_MAX ? find_uncut(of) : NULL;
+    if (!uncut || was_asleep || uncut->config.group != node->uncut_group ||
+        uncut->log_start != node->uncut_start) {
+        node->uncut_group = uncut ? uncut->config.group : 0;
+        node->uncut_start = uncut ? uncut->log_start : 0;
+        node->uncut_us = now_us;
+    } else if (now_us - node->uncut_us > LOG_OVER_US_MAX) {
         char text[100];
         snprintf(text, sizeof text, "%s: the log takes %lu %% of its budget and is not cut",
                  node->name, percent);
