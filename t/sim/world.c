@@ -760,7 +760,9 @@ static void look_at_log(struct world_node *node)
     uint64_t now_us = world->schedule.now_us;
     bool was_asleep = now_us - node->log_looked_us > LOG_OVER_US_MAX / 4; /* paused, or not up */
     node->log_looked_us = now_us;
-    const struct raft *uncut = percent > LOG_PERCENT_MAX ? find_uncut(of) : NULL;
+    /* (a swap waits for the flush before it, and holds its group's log until then) */
+    bool is_too_long = percent > LOG_PERCENT_MAX && !store_is_flushing(of->store);
+    const struct raft *uncut = is_too_long ? find_uncut(of) : NULL;
     if (!uncut || was_asleep || uncut->config.group != node->uncut_group ||
         uncut->log_start != node->uncut_start) {
         node->uncut_group = uncut ? uncut->config.group : 0;
