@@ -1167,6 +1167,11 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
     settle(partition, NULL, NULL);
 }
 
+bool partition_is_installing(const struct partition *partition)
+{
+    return partition->is_installing;
+}
+
 void partition_image_failed(struct partition *partition)
 {
     partition->is_installing = false;
@@ -1270,11 +1275,6 @@ uint64_t partition_staleness_ms(const struct partition *partition)
 uint64_t partition_applied(const struct partition *partition)
 {
     return partition->applied;
-}
-
-uint64_t partition_log_start(const struct partition *partition)
-{
-    return partition->raft.log_start;
 }
 
 const struct partition_stats *partition_stats(const struct partition *partition)

@@ -130,6 +130,8 @@ void partition_cut_log(struct partition *partition);
  * replica of a group goes on as well as it can. */
 void partition_damaged(struct partition *partition);
 bool partition_is_damaged(const struct partition *partition);
+/* An image is being swapped in: nothing is applied and the log stays as it is until that has ended. */
+bool partition_is_installing(const struct partition *partition);
 /* End of the turn: proposes, sends, applies, answers. */
 void partition_turn(struct partition *partition);
 /* Hands leadership over: to the preferred replica if that is another node and caught up (returns whether it began), or to any. */
@@ -158,7 +160,6 @@ bool partition_is_primary(const struct partition *partition);
 /* Node that leads, 0 = unknown. */
 uint64_t partition_leader_node(const struct partition *partition);
 uint64_t partition_applied(const struct partition *partition);
-uint64_t partition_log_start(const struct partition *partition);
 const struct partition_stats *partition_stats(const struct partition *partition);
 
 #endif

@@ -733,12 +733,17 @@ static void run_strike(struct schedule_event *event)
 
 /* --- A run */
 
-/* A group whose log holds what the own store has, NULL: none. */
+/* A group whose log holds what the own store has, NULL: none. (A swap holds its group's log, and
+ * waits for the flush before it.) */
 static const struct raft *find_uncut(const struct node *node)
 {
     for (size_t i = 0; i < node->partition_count; i++) {
-        const struct raft *raft = node->partitions[i] ? partition_raft(node->partitions[i]) : NULL;
-        if (raft && !raft->needs_image && raft->flushed >= raft->log_start) {
+        const struct partition *partition = node->partitions[i];
+        if (!partition || partition_is_installing(partition)) {
+            continue;
+        }
+        const struct raft *raft = partition_raft(partition);
+        if (!raft->needs_image && raft->flushed >= raft->log_start) {
             return raft;
         }
     }
@@ -760,9 +765,7 @@ static void look_at_log(struct world_node *node)
     uint64_t now_us = world->schedule.now_us;
     bool was_asleep = now_us - node->log_looked_us > LOG_OVER_US_MAX / 4; /* paused, or not up */
     node->log_looked_us = now_us;
-    /* (a swap waits for the flush before it, and holds its group's log until then) */
-    bool is_too_long = percent > LOG_PERCENT_MAX && !store_is_flushing(of->store);
-    const struct raft *uncut = is_too_long ? find_uncut(of) : NULL;
+    const struct raft *uncut = percent > LOG_PERCENT_MAX ? find_uncut(of) : NULL;
     if (!uncut || was_asleep || uncut->config.group != node->uncut_group ||
         uncut->log_start != node->uncut_start) {
         node->uncut_group = uncut ? uncut->config.group : 0;
