@@ -20,6 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "common.h"
+
 enum { EVENTS = 256, IN_BYTES = 1 << 16, PRELOAD_CLIENTS = 64, PRELOAD_PIPELINE = 16 };
 
 struct load {
@@ -44,17 +46,7 @@ struct load {
 
 static uint64_t now_ns(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static uint64_t next_random(uint64_t *state)
-{
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
+    return clock_ns(CLOCK_MONOTONIC);
 }
 
 static void die(const char *what)
