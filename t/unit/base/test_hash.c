@@ -43,6 +43,24 @@ static void crc32c_is_the_same_in_hardware_and_by_table(void **state)
     }
 }
 
+/* Long enough for lanes of every length, several blocks of them, and every rest. */
+static void crc32c_of_long_input_is_the_same_by_table(void **state)
+{
+    enum { SIZE = 20000 };
+    uint8_t *bytes = malloc(SIZE);
+
+    assert_non_null(bytes);
+    for (size_t i = 0; i < SIZE; i++) {
+        bytes[i] = (uint8_t)hash_u64(i);
+    }
+    for (size_t size = 300; size < SIZE; size += size < 4000 ? 1 : 997) {
+        uint32_t seed = (uint32_t)hash_u64(size);
+        assert_int_equal(hash_crc32c(seed, bytes + size % 7, size - size % 7),
+                         hash_crc32c_portable(seed, bytes + size % 7, size - size % 7));
+    }
+    free(bytes);
+}
+
 static void crc32c_continues_over_pieces(void **state)
 {
     static const char text[] = "the quick brown fox jumps over the lazy dog";
@@ -83,6 +101,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(crc32c_gives_the_published_values),
         cmocka_unit_test(crc32c_is_the_same_in_hardware_and_by_table),
+        cmocka_unit_test(crc32c_of_long_input_is_the_same_by_table),
         cmocka_unit_test(crc32c_continues_over_pieces),
         cmocka_unit_test(keys_hash_as_ever),
         cmocka_unit_test(integers_mix_without_collisions),
