@@ -445,7 +445,7 @@ static void check_queues(struct checker *checker, uint32_t node, const struct no
         }
     }
     if (of->store) {
-        uint64_t overlay = store_stats(of->store)->overlay_bytes;
+        uint64_t overlay = store_unflushed_bytes(of->store);
         if (overlay > of->config.overlay_bytes + OVERLAY_SLACK_BYTES) {
             checker_fail(checker, "n%u holds %lu bytes in its overlay, its limit is %lu", node + 1,
                          overlay, of->config.overlay_bytes);
@@ -473,27 +473,35 @@ void checker_look(struct checker *checker, uint32_t node, uint64_t now_us)
     }
 }
 
+/* C10 and the log's part of C11, of the groups whose turn it is. */
+static void check_in_turn(struct checker *checker, uint32_t node, const struct node *of)
+{
+    for (size_t i = checker->steps % BOUNDS_EVERY; i < of->partition_count; i += BOUNDS_EVERY) {
+        if (of->partitions[i]) {
+            const struct raft *raft = partition_raft(of->partitions[i]);
+            check_bounds(checker, node, (uint32_t)i, raft);
+            check_told(checker, node, (uint32_t)i, raft, of->log);
+        }
+    }
+}
+
 void checker_step(struct checker *checker, uint32_t node, struct node *of)
 {
     checker->nodes[node] = of;
     checker->steps++;
     know_groups(checker, (uint32_t)of->partition_count);
+    const struct checker_seen *seen = checker->seen[node];
     for (size_t i = 0; i < of->partition_count; i++) {
-        if (of->partitions[i]) {
-            const struct raft *raft = partition_raft(of->partitions[i]);
-            const struct checker_seen *seen = &checker->seen[node][i];
-            if (raft->durable_index != seen->durable) {
+        const struct partition *partition = of->partitions[i];
+        const struct raft *raft = partition ? partition_raft(partition) : NULL;
+        if (raft && !is_unchanged(&seen[i], raft)) {
+            if (raft->durable_index != seen[i].durable) {
                 check_disk(checker, node, (uint32_t)i, raft, of->log);
             }
-            if (!is_unchanged(seen, raft)) {
-                check_raft(checker, node, (uint32_t)i, raft);
-            }
-            if ((checker->steps + i) % BOUNDS_EVERY == 0) {
-                check_bounds(checker, node, (uint32_t)i, raft);
-                check_told(checker, node, (uint32_t)i, raft, of->log);
-            }
+            check_raft(checker, node, (uint32_t)i, raft);
         }
     }
+    check_in_turn(checker, node, of);
 }
 
 /* C5, C6 */

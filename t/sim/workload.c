@@ -52,6 +52,20 @@ void part_fail(struct part *part, const char *format, ...)
 
 /* --- Values */
 
+/* A pattern that repeats after 256 bytes: copied, since values are large and many. */
+static void fill(uint8_t *out, size_t size, uint8_t first)
+{
+    size_t made = size < 256 ? size : 256;
+    for (size_t i = 0; i < made; i++) {
+        out[i] = (uint8_t)(first + i * 7);
+    }
+    while (made < size) {
+        size_t part = size - made < made ? size - made : made;
+        memcpy(out + made, out, part);
+        made += part;
+    }
+}
+
 void value_make(struct buf *out, struct span key, const struct value *value, size_t size)
 {
     size_t least = VALUE_HEAD_BYTES + value->content.size;
@@ -63,9 +77,7 @@ void value_make(struct buf *out, struct span key, const struct value *value, siz
     if (value->content.size > 0) {
         memcpy(at + VALUE_HEAD_BYTES, value->content.data, value->content.size);
     }
-    for (size_t i = least; i < size; i++) {
-        at[i] = (uint8_t)(value->number * 131 + i * 7);
-    }
+    fill(at + least, size - least, (uint8_t)(value->number * 131));
     put_u32(at, hash_crc32c(hash_crc32c(0, key.data, key.size), at + 4, size - 4));
 }
 
