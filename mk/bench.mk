@@ -23,3 +23,17 @@ bench: all $(BENCH_LOAD) $(BENCH_FLOOR) ## Cairn against etcd and Redis, in turn
 .PHONY: bench-quick
 bench-quick: all $(BENCH_LOAD) $(BENCH_FLOOR) ## the same in under three minutes, into build/bench/quick
 	@BUILD=$(BUILD) bench/run --quick $(BENCH_FLAGS)
+
+# What the hot paths take, in instructions (bench/hotpath.c says how they are driven).
+HOTPATH := $(BUILD)/bench/hotpath
+$(BUILD)/obj/bench/hotpath.o: CPPFLAGS += -It
+
+$(HOTPATH): $(patsubst %,$(BUILD)/obj/%.o,bench/hotpath $(addprefix t/sim/,caller disk env_sim network schedule)) $(call links,$(NEEDS_sim))
+	@mkdir -p $(@D)
+	@echo "  LINK    $@"
+	@$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
+check: $(HOTPATH)
+
+.PHONY: hotpath
+hotpath: $(HOTPATH) ## count the hot paths' instructions: RENEW="why" writes bench/hotpath.tsv anew
+	@BUILD=$(BUILD) bench/hotpath $(if $(RENEW),--renew '$(RENEW)')
