@@ -420,7 +420,6 @@ static void operation_route(struct core *core, struct operation *operation)
             operation_wait(operation, OPERATION_WINDOW, &core->window);
             return;
         }
-        operation->client_time = core->time;
     }
     size_t partition = topology_locate(core->topology, operation->key);
     struct link *link = operation->consistency == CAIRN_STALE

@@ -169,7 +169,7 @@ struct operation {
     struct span key, value;
     uint64_t version;
     struct cairn_attributes attributes;
-    uint64_t number, client_time; /* session; number 0: not yet sent */
+    uint64_t number, client_time; /* session; number 0: not yet routed; client_time 0: not yet sent */
     uint64_t avoid;               /* node that failed last time; 0: none */
     uint64_t asked, routed_us;    /* QUEUED, SENT: the node of the last attempt, and its time */
     uint64_t timeout_us;

@@ -25,9 +25,13 @@ struct packed_write {
     Cairn__V1__Attributes attributes;
 };
 
-static void pack_write(struct core *core, const struct operation *operation,
-                       struct packed_write *out)
+/* The client time is fixed when the write first leaves, not earlier: while it waited for a link the
+ * cluster's time may have gone on by more than a retry's age. */
+static void pack_write(struct core *core, struct operation *operation, struct packed_write *out)
 {
+    if (operation->client_time == 0) {
+        operation->client_time = core->time;
+    }
     Cairn__V1__Session session = CAIRN__V1__SESSION__INIT;
     session.id_high = core->session.id_high;
     session.id_low = core->session.id_low;
@@ -144,7 +148,7 @@ static void exchange_send_one(struct core *core, struct link *link, struct opera
     }
 }
 
-static void pack_operation(struct core *core, const struct operation *operation,
+static void pack_operation(struct core *core, struct operation *operation,
                            Cairn__V1__Operation *out)
 {
     static const Cairn__V1__Operation__Kind kinds[] = {

@@ -155,6 +155,32 @@ static void a_write_after_a_long_rest_carries_a_recent_time(void **state)
     fake_free(fake);
 }
 
+/* While it waits for a link the cluster's time may go on by more than that, as when a clock jumps. */
+static void a_write_that_waited_for_a_link_carries_the_time_of_its_sending(void **state)
+{
+    struct fake *fake = fake_new();
+    assert_int_equal(fake_put(fake, "a", "1"), 0);
+    for (int i = 0; i < FAKE_NODES; i++) {
+        fake_kill(fake, i);
+    }
+    bool never = false;
+    fake_run(fake, &never, 10);
+    struct cairn_request request = fake_request(CAIRN_PUT, "a", "2");
+    struct fake_call call;
+    fake_submit(fake, &request, &call);
+    fake_run(fake, &call.is_done, 50);
+    assert_false(call.is_done);
+    fake->time += hlc_from_us(600ull * 1000 * 1000);
+    uint64_t recent = fake->time;
+    for (int i = 0; i < FAKE_NODES; i++) {
+        fake->is_down[i] = false;
+    }
+    fake_run(fake, &call.is_done, 60000);
+    assert_int_equal(call.result.status, 0);
+    assert_true(fake->writes[1].client_time >= recent);
+    fake_free(fake);
+}
+
 static int drop_puts(struct fake *fake, int node, const struct frame *frame)
 {
     return frame->verb == VERB_PUT || frame->verb == VERB_GET ? FAKE_DROP : FAKE_SERVE;
@@ -819,6 +845,7 @@ int main(void)
         cmocka_unit_test(malformed_endpoints_are_told),
         cmocka_unit_test(a_lost_answer_is_asked_for_again_under_the_same_number),
         cmocka_unit_test(a_write_after_a_long_rest_carries_a_recent_time),
+        cmocka_unit_test(a_write_that_waited_for_a_link_carries_the_time_of_its_sending),
         cmocka_unit_test(silence_is_unknown_for_writes_and_a_timeout_for_reads),
         cmocka_unit_test(a_node_that_does_not_answer_is_passed_by),
         cmocka_unit_test(a_new_client_passes_by_a_node_that_stands_still),
