@@ -32,6 +32,8 @@ enum {
     APPLY_READ_BYTES = 1 << 20,
     APPLY_READ_ENTRIES = 4096,
     PREFER_CAUGHT_UP = 64, /* entries behind which the preferred primary may be */
+    /* election timeouts between two tries to hand over to it: nothing is proposed during one */
+    PREFER_PAUSE_TIMEOUTS = 10,
 };
 
 /* A read of the log for a laggard. */
@@ -48,7 +50,8 @@ struct partition {
     struct raft raft;
     struct store_replica *store;
     uint64_t applied;
-    uint64_t last_time; /* newest time proposed here */
+    uint64_t last_time;      /* newest time proposed here */
+    uint64_t prefer_from_ms; /* not before: the last try came to nothing */
     bool is_awake;      /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
@@ -1185,16 +1188,19 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
     struct raft *raft = &partition->raft;
     uint64_t preferred = partition->group.replicas[0].id;
     if (raft->role != RAFT_LEADER || preferred == partition->self || raft->transfer_to != 0 ||
-        partition->applied < raft->noop_index) {
+        partition->applied < raft->noop_index || now_ms < partition->prefer_from_ms) {
         return false;
     }
     const struct raft_progress *progress = find_progress(raft, preferred);
     CHECK(progress);
-    if (progress->heard_ms + partition->host.election_timeout_ms < now_ms ||
-        progress->match + PREFER_CAUGHT_UP < raft->last_index || progress->is_damaged) {
+    bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
+    if (progress->heard_ms + partition->host.election_timeout_ms < now_ms || awaits_image ||
+        progress->match + PREFER_CAUGHT_UP < raft->last_index) {
         return false;
     }
     bool began = raft_transfer(raft, preferred) == 0;
+    partition->prefer_from_ms =
+        now_ms + (uint64_t)PREFER_PAUSE_TIMEOUTS * partition->host.election_timeout_ms;
     settle(partition, NULL, NULL);
     return began;
 }
