@@ -10,6 +10,7 @@
 #include "node/node_private.h"
 #include "node/request_private.h"
 #include "raft/log_private.h"
+#include "sim/checker_state.h"
 #include "sim/disk.h"
 
 enum {
@@ -343,6 +344,7 @@ static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
     }
     if (raft->role == RAFT_LEADER && (seen->role != RAFT_LEADER || seen->term != raft->term)) {
         check_leader(checker, node, number, raft);
+        checker_state_leader(checker, node, number, raft);
     } else if (raft->role == RAFT_LEADER && raft->commit > seen->commit) {
         check_leader_commit(checker, node, number, raft);
     }
@@ -370,9 +372,9 @@ static void check_bounds(struct checker *checker, uint32_t node, uint32_t number
 }
 
 /* C11, for entries that became durable in this step, or all when the process has just begun. Those
- * that an image brought stand in no log. */
+ * that an image brought are in the store, and perhaps in no log. */
 static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
-                       const struct raft *raft, const struct log *log)
+                       const struct raft *raft, const struct log *log, uint64_t image_index)
 {
     const struct checker_seen *seen = &checker->seen[node][number];
     const struct log_index *index = &log_group_find(log, number)->index;
@@ -380,6 +382,7 @@ static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
     if (checker->is_damaged[node]) {
         return;
     }
+    from = from > image_index ? from : image_index + 1;
     for (uint64_t i = from > index->log_start ? from : index->log_start;
          i <= raft->durable_index && i <= index->last_index; i++) {
         const struct log_slot *slot = log_index_at(index, i);
@@ -403,10 +406,10 @@ static void check_disk(struct checker *checker, uint32_t node, uint32_t number,
 
 /* C11: the core must not know better than the log. */
 static void check_told(struct checker *checker, uint32_t node, uint32_t number,
-                       const struct raft *raft, const struct log *log)
+                       const struct raft *raft, const struct log *log, uint64_t image_index)
 {
     const struct log_group *group = log_group_find(log, number);
-    if (raft->durable_index > group->durable_index) {
+    if (raft->durable_index > group->durable_index && raft->durable_index > image_index) {
         checker_fail(checker, "n%u holds group %u for durable to %lu, its log only to %lu",
                      node + 1, number, raft->durable_index, group->durable_index);
     }
@@ -473,14 +476,17 @@ void checker_look(struct checker *checker, uint32_t node, uint64_t now_us)
     }
 }
 
-/* C10 and the log's part of C11, of the groups whose turn it is. */
+/* C10, the log's part of C11 and what else is looked at now and then, of the groups whose turn it
+ * is. */
 static void check_in_turn(struct checker *checker, uint32_t node, const struct node *of)
 {
     for (size_t i = checker->steps % BOUNDS_EVERY; i < of->partition_count; i += BOUNDS_EVERY) {
         if (of->partitions[i]) {
             const struct raft *raft = partition_raft(of->partitions[i]);
             check_bounds(checker, node, (uint32_t)i, raft);
-            check_told(checker, node, (uint32_t)i, raft, of->log);
+            check_told(checker, node, (uint32_t)i, raft, of->log,
+                       store_replica_image_index(partition_store(of->partitions[i])));
+            checker_state_look(checker, node, (uint32_t)i, of->partitions[i]);
         }
     }
 }
@@ -490,15 +496,20 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of)
     checker->nodes[node] = of;
     checker->steps++;
     know_groups(checker, (uint32_t)of->partition_count);
+    checker_state_node(checker, node);
     const struct checker_seen *seen = checker->seen[node];
     for (size_t i = 0; i < of->partition_count; i++) {
-        const struct partition *partition = of->partitions[i];
+        struct partition *partition = of->partitions[i];
         const struct raft *raft = partition ? partition_raft(partition) : NULL;
         if (raft && !is_unchanged(&seen[i], raft)) {
             if (raft->durable_index != seen[i].durable) {
-                check_disk(checker, node, (uint32_t)i, raft, of->log);
+                check_disk(checker, node, (uint32_t)i, raft, of->log,
+                           store_replica_image_index(partition_store(partition)));
             }
             check_raft(checker, node, (uint32_t)i, raft);
+        }
+        if (raft && raft->role == RAFT_LEADER) {
+            checker_state_step(checker, node, (uint32_t)i, partition);
         }
     }
     check_in_turn(checker, node, of);
@@ -512,6 +523,12 @@ void checker_applied(struct checker *checker, uint32_t node, uint32_t number, ui
     struct checker_entry *entry = entry_of(group, index);
     struct checker_seen *seen = &checker->seen[node][number];
     uint64_t hash = hash_bytes(payload.data, payload.size) | 1;
+    struct partition *partition =
+        checker->nodes[node] ? node_find_partition(checker->nodes[node], number) : NULL;
+    if (partition && partition_is_installing(partition)) { /* C18 */
+        checker_fail(checker, "n%u applies group %u index %lu while it installs an image", node + 1,
+                     number, index);
+    }
     if (entry->hash != 0 && entry->hash != hash) {
         checker_fail(checker, "n%u applies another payload at group %u index %lu than others did",
                      node + 1, number, index);

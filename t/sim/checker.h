@@ -15,7 +15,9 @@
  *   C11 what a replica holds for durable is: a power loss at that moment would leave the sectors of its log
  *   C12 who gave a leader its vote has it on disk by then, and remembers it whatever happens to its process
  *   C13 a leader that hears no majority does not lead for long
- *   C14 per node, what waits for a connection and what the overlay holds are bounded; no request outlives its deadline for long */
+ *   C14 per node, what waits for a connection and what the overlay holds are bounded; no request outlives its deadline for long
+ *
+ * C15 and on stand in checker_state.h. */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 
@@ -36,11 +38,18 @@ struct checker_entry {
     uint64_t hash; /* of the payload; 0: not applied yet */
 };
 
+/* Read rounds of a leader, as last seen. */
+struct checker_round {
+    uint64_t term, reads, sequence;
+    bool is_sent, is_open; /* reads wait for `sequence`, which was asked of somebody; or of nobody yet */
+};
+
 /* What was last seen of one replica. */
 struct checker_seen {
     uint64_t term, commit, applied, durable;
     uint64_t deaf_since_us; /* a leader that hears no majority; 0: hears one */
     int role;
+    struct checker_round round;
 };
 
 /* What its disk must hold whatever happens to its process; 0: nothing known. */
@@ -59,6 +68,7 @@ struct checker_group {
     uint64_t count;                /* highest index known + 1 */
     uint64_t capacity;
     uint64_t committed;            /* highest index committed anywhere */
+    uint64_t led;                  /* newest term in which anybody led */
     struct hashtab leaders;        /* term → node index + 1 */
     struct checker_kept kept[CHECKER_NODES_MAX];
     struct checker_vote votes[CHECKER_NODES_MAX]; /* the newest of each replica; replica 0: no more */
@@ -70,6 +80,7 @@ struct checker {
     uint32_t group_count;
     struct node *nodes[CHECKER_NODES_MAX]; /* those that run */
     bool is_damaged[CHECKER_NODES_MAX];    /* C9 and C11 ask nothing of them */
+    uint64_t batches[CHECKER_NODES_MAX];   /* of the log, when C20 and C21 last looked */
     /* Called with the first violation; later ones are counted only. */
     void (*violated)(void *ctx, const char *text);
     void *ctx;
