@@ -8,7 +8,12 @@
 #include "base/check.h"
 #include "node/node_private.h"
 
-enum { STOP_TIMEOUT_US = 3 * 1000 * 1000, CLOCK_AHEAD_US = 500 * 1000 };
+enum {
+    STOP_TIMEOUT_US = 3 * 1000 * 1000,
+    CLOCK_AHEAD_US = 500 * 1000,
+    /* The log keeps files for reuse while the disk has room for so many logs more. */
+    LOG_KEEP_ROOM = 4,
+};
 
 static void node_turn(struct env_task *task);
 static void node_tick(struct env_timer *timer);
@@ -168,6 +173,10 @@ static void tick_reserve(struct node *node)
         log_admit(node->log, 0) == ERR_DISK_FULL || store_admit(node->store, 1) == ERR_DISK_FULL;
     reserve_tick(node->reserve, store_unflushed_bytes(node->store), store_used_bytes(node->store),
                  is_short);
+    /* Where there is room, the log keeps its files from flush to flush. */
+    uint64_t budget = node_log_budget(node);
+    bool is_ample = !is_short && reserve_room(node->reserve) / LOG_KEEP_ROOM >= budget;
+    log_keep_bytes(node->log, is_ample ? budget : 0);
 }
 
 static void on_damaged(void *ctx, struct store_replica *replica)

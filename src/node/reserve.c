@@ -257,6 +257,11 @@ bool reserve_wants_flush(const struct reserve *reserve)
     return in_memory > 0 && (reserve->is_spent || free_room(reserve) < 4 * in_memory);
 }
 
+uint64_t reserve_room(const struct reserve *reserve)
+{
+    return reserve->room;
+}
+
 bool reserve_is_spent(const struct reserve *reserve)
 {
     return reserve->is_spent;

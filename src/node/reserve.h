@@ -37,6 +37,8 @@ void reserve_flushed(struct reserve *reserve);
 int reserve_admit(struct reserve *reserve, uint64_t bytes);
 /* A flush would help: room is short, and what is in memory is a good part of what the disk could still take. */
 bool reserve_wants_flush(const struct reserve *reserve);
+/* Free bytes on the disk, as last seen; UINT64_MAX where nobody knows a limit. */
+uint64_t reserve_room(const struct reserve *reserve);
 /* The reserve was given back and is not made again yet. */
 bool reserve_is_spent(const struct reserve *reserve);
 

@@ -999,7 +999,8 @@ void log_keeper_step(struct log *log)
             log->is_retry_due = false;
             keeper_start(log, reuse, 0);
         }
-    } else if (log->freed_count > LOG_FREED_MAX) {
+    } else if (log->freed_count > LOG_FREED_MAX &&
+               log->stats.segments * log->config.segment_bytes > log->keep_bytes) {
         uint32_t remove = freed_take(log, false);
         if (remove != 0) {
             keeper_start(log, 0, remove);
@@ -1432,6 +1433,12 @@ void log_reset(struct log *log, uint32_t group_number, uint64_t start_index, uin
     pending_drop_entries(log, group);
     group->is_reset = true;
     add_start(log, group, LOG_RECORD_RESET);
+}
+
+void log_keep_bytes(struct log *log, uint64_t bytes)
+{
+    log->keep_bytes = bytes;
+    log_keeper_step(log);
 }
 
 uint64_t log_live_bytes(const struct log *log)

@@ -115,6 +115,10 @@ void log_cut(struct log *log, uint32_t group, uint64_t log_start, uint64_t start
  * start_index must lie above the present log's start. Durable with the next batches; a crash before that brings the old log
  * back (whole or cut), so who needs the reset must be able to see that from elsewhere, and do it again. Term and vote stay. */
 void log_reset(struct log *log, uint32_t group, uint64_t start_index, uint64_t start_term);
+/* How many bytes of files, in use or not, are kept before freed ones are removed; 0, as it begins: only what a quiet log needs. A
+ * new file's blocks cost twice: once for the zeroes, once for their allocation. So while the disk has room, the log should
+ * keep what one flush frees until the next one. */
+void log_keep_bytes(struct log *log, uint64_t bytes);
 /* Bytes on disk in segments that hold something needed; the node flushes the store when this passes its limit. */
 uint64_t log_live_bytes(const struct log *log);
 /* So much it may take though hardly an entry is needed: what quiet groups hold is moved only beyond some segments. */

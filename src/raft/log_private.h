@@ -12,7 +12,8 @@ enum {
     /* Segments made ahead: one to go on with, one kept for what must be written on a full disk
      * (deletes; votes can do with what the present segment has left). */
     LOG_SPARES = 2,
-    /* Files of freed segments kept for reuse beyond that; more are removed. */
+    /* Files of freed segments kept for reuse beyond that; more are removed, unless all files together
+     * are below log_keep_bytes. */
     LOG_FREED_MAX = 2,
     /* From this many segments on, what little the oldest holds is written again. */
     LOG_CHAIN_MAX = 8,
@@ -157,6 +158,7 @@ struct log {
     bool is_retry_due;
     struct log_segment **freed;
     size_t freed_count, freed_capacity;
+    uint64_t keep_bytes; /* log_keep_bytes */
     uint64_t next_number;
     struct log_keeper keeper;
     struct env_timer retry;

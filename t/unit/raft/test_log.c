@@ -508,6 +508,32 @@ static void test_cut_and_recycle(void **state)
     world_free(world);
 }
 
+/* What is freed at once is kept for reuse as long as it may be, and given back when it may not. */
+static void test_freed_files_are_kept(void **state)
+{
+    struct world *world = world_new(15);
+    world_start(world);
+    add_groups(world);
+    log_keep_bytes(world->log, 12 * SEGMENT);
+    for (int round = 0; round < 3; round++) {
+        uint64_t first = (uint64_t)round * 1000 + 1;
+        for (uint64_t i = first; i < first + 1000; i += 10) {
+            append(world, 1, i, 10, 1);
+            fake_run(world->fake);
+        }
+        cut(world, 1, first + 999);
+        fake_run(world->fake);
+        assert_in_range(log_stats(world->log)->segments, 8, 13);
+    }
+    assert_true(log_stats(world->log)->recycled > 15);
+    log_keep_bytes(world->log, 0);
+    fake_run(world->fake);
+    assert_true(log_stats(world->log)->segments <= 6);
+    reopen(world);
+    check_all_recovered(world);
+    world_free(world);
+}
+
 /* A quiet group's few entries do not pin old segments: they are written again. */
 static void test_quiet_groups_are_moved(void **state)
 {
@@ -1302,6 +1328,7 @@ int main(void)
         cmocka_unit_test(test_replace_in_flight),
         cmocka_unit_test(test_read_from_disk),
         cmocka_unit_test(test_cut_and_recycle),
+        cmocka_unit_test(test_freed_files_are_kept),
         cmocka_unit_test(test_quiet_groups_are_moved),
         cmocka_unit_test(test_cut_beyond_the_end),
         cmocka_unit_test(test_reset),
