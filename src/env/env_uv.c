@@ -50,7 +50,8 @@ enum {
     ENV_READ_BYTES = 256 << 10, /* one read buffer per env: the bytes are consumed inside on_data */
     ENV_BACKLOG = 1024,
     ENV_KEEPALIVE_S = 60,
-    ENV_USER_TIMEOUT_MS = 20 * 1000, /* sent and not acknowledged by the other kernel for so long: it is gone */
+    ENV_USER_TIMEOUT_MS =
+        20 * 1000, /* sent and not acknowledged by the other kernel for so long: it is gone */
     ENV_SIGNALS = 8,
     ENV_HOST_BYTES = 256,
     ENV_PEER_BYTES = 64,
@@ -124,6 +125,7 @@ struct env_uv {
 
 struct env_file {
     int fd;
+    int direct_fd; /* the same file, opened for direct writes; -1: it isn't */
     char *path;
 };
 
@@ -463,22 +465,30 @@ static int file_failed(struct err *err, int error, const char *verb, const char 
     return err_set(err, code, "%s %s: %s", verb, path, strerror_r(error, text, sizeof text));
 }
 
+static int open_patiently(const char *path, int mode)
+{
+    int fd;
+
+    do {
+        fd = open(path, mode | O_CLOEXEC, 0600);
+    } while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
 static int file_open(struct env *env, const char *path, int flags, struct env_file **out,
                      struct err *err)
 {
-    int mode = O_CLOEXEC | (flags & ENV_FILE_WRITE ? O_RDWR : O_RDONLY);
-    int fd;
+    int mode = flags & ENV_FILE_WRITE ? O_RDWR : O_RDONLY;
 
     mode |= flags & ENV_FILE_CREATE ? O_CREAT : 0;
     mode |= flags & ENV_FILE_EXCLUSIVE ? O_EXCL : 0;
-    do {
-        fd = open(path, mode, 0600);
-    } while (fd < 0 && errno == EINTR);
+    int fd = open_patiently(path, mode);
     if (fd < 0) {
         return file_failed(err, errno, "open", path);
     }
     struct env_file *file = MEM_NEW(struct env_file);
     file->fd = fd;
+    file->direct_fd = flags & ENV_FILE_DIRECT ? open_patiently(path, O_WRONLY | O_DIRECT) : -1;
     file->path = mem_strdup(path);
     *out = file;
     return 0;
@@ -506,15 +516,29 @@ static int file_read(struct env_file *file, uint64_t offset, void *out, size_t s
     return 0;
 }
 
+static int fd_for_write(const struct env_file *file, uint64_t offset, const void *data, size_t size)
+{
+    bool is_aligned = (uintptr_t)data % ENV_FILE_DIRECT_ALIGN == 0 &&
+                      offset % ENV_FILE_DIRECT_SECTOR == 0 && size % ENV_FILE_DIRECT_SECTOR == 0;
+    return is_aligned && file->direct_fd >= 0 ? file->direct_fd : file->fd;
+}
+
+/* A device with larger sectors refuses a direct write with EINVAL: then it goes the other way. So
+ * does the rest of a write that was cut short. */
 static int file_write(struct env_file *file, uint64_t offset, const void *data, size_t size,
                       struct err *err)
 {
+    int fd = fd_for_write(file, offset, data, size);
     size_t sum = 0;
 
     while (sum < size) {
-        ssize_t now =
-            pwrite(file->fd, (const uint8_t *)data + sum, size - sum, (off_t)(offset + sum));
+        ssize_t now = pwrite(fd, (const uint8_t *)data + sum, size - sum, (off_t)(offset + sum));
         if (now < 0 && errno == EINTR) {
+            continue;
+        }
+        if (now < (ssize_t)(size - sum) && fd != file->fd && (now >= 0 || errno == EINVAL)) {
+            fd = file->fd;
+            sum += now > 0 ? (size_t)now : 0;
             continue;
         }
         if (now <= 0) {
@@ -584,6 +608,9 @@ static int file_resize(struct env_file *file, uint64_t size, struct err *err)
 static void file_close(struct env_file *file)
 {
     close(file->fd);
+    if (file->direct_fd >= 0) {
+        close(file->direct_fd);
+    }
     mem_free(file->path);
     mem_free(file);
 }

@@ -618,7 +618,8 @@ static void batch_pack(struct log_batch *batch)
 {
     size_t size = (size_t)batch->head.sectors * LOG_RECORD_SECTOR;
     buf_clear(&batch->buffer);
-    log_record_pack_begin(&batch->packer, &batch->head, buf_extend(&batch->buffer, size));
+    batch->bytes = env_direct_align(buf_extend(&batch->buffer, size + ENV_FILE_DIRECT_ALIGN));
+    log_record_pack_begin(&batch->packer, &batch->head, batch->bytes);
     for (size_t i = 0; i < batch->count; i++) {
         struct log_pending *record = &batch->records[i];
         struct span payload = record->payload ? blob_span(record->payload) : (struct span){ 0 };
@@ -654,7 +655,7 @@ void log_batch_work(struct log_batch *batch)
     uint64_t begun = env_now_us(env);
     int rc =
         env_file_write(env, batch->segment->file, (uint64_t)batch->head.sector * LOG_RECORD_SECTOR,
-                       batch->buffer.data, batch->buffer.size, &batch->err);
+                       batch->bytes, (size_t)batch->head.sectors * LOG_RECORD_SECTOR, &batch->err);
     if (rc == 0) {
         rc = env_file_sync(env, batch->segment->file, &batch->err);
     }
@@ -779,7 +780,7 @@ void log_batch_settle(struct log *log)
     }
     free_segments(log, log->first_segment);
     log->stats.batches++;
-    log->stats.bytes += batch->buffer.size;
+    log->stats.bytes += (uint64_t)batch->head.sectors * LOG_RECORD_SECTOR;
     log->stats.syncs_us_total += batch->sync_us;
     if (batch->sync_us > log->stats.sync_us_max) {
         log->stats.sync_us_max = batch->sync_us;

@@ -91,6 +91,7 @@ struct log_batch {
     struct log_vote *votes;
     size_t votes_count, votes_capacity;
     struct buf buffer;
+    uint8_t *bytes; /* the packed batch, in the buffer, aligned */
     struct buf copies; /* the previous batch's record headers */
     uint64_t sync_us;
     int status;

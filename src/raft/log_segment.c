@@ -18,7 +18,12 @@
 #include "base/hash.h"
 #include "base/mem.h"
 
-enum { ZERO_BYTES = 1 << 20, WINDOW_BYTES = 64 << 10 };
+enum {
+    ZERO_BYTES = 1 << 20,
+    WINDOW_BYTES = 64 << 10,
+    /* Batches are written once and hardly ever read: past the page cache. */
+    SEGMENT_FILE = ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_DIRECT,
+};
 
 void log_segment_path(char out[512], const char *directory, uint64_t number, const char *suffix)
 {
@@ -41,13 +46,14 @@ bool log_segment_parse(const char *name, uint64_t *number, bool *is_spare)
 
 static int write_zeroes(struct env *env, struct env_file *file, uint64_t bytes, struct err *err)
 {
-    uint8_t *zeroes = mem_zalloc(ZERO_BYTES);
+    uint8_t *memory = mem_zalloc(ZERO_BYTES + ENV_FILE_DIRECT_ALIGN);
+    const uint8_t *zeroes = env_direct_align(memory);
     int rc = 0;
     for (uint64_t at = 0; rc == 0 && at < bytes; at += ZERO_BYTES) {
         uint64_t size = bytes - at < ZERO_BYTES ? bytes - at : ZERO_BYTES;
         rc = env_file_write(env, file, at, zeroes, size, err);
     }
-    mem_free(zeroes);
+    mem_free(memory);
     return rc;
 }
 
@@ -55,8 +61,7 @@ static int make_spare(struct env *env, const char *directory, const char *spare,
                       uint64_t bytes, struct env_file **file, struct err *err)
 {
     if (reuse == 0) {
-        int rc =
-            env_file_open(env, spare, ENV_FILE_READ | ENV_FILE_WRITE | ENV_FILE_CREATE, file, err);
+        int rc = env_file_open(env, spare, SEGMENT_FILE | ENV_FILE_CREATE, file, err);
         return rc < 0 ? rc : write_zeroes(env, *file, bytes, err);
     }
     char old[512];
@@ -65,7 +70,7 @@ static int make_spare(struct env *env, const char *directory, const char *spare,
     if (rc == 0) {
         rc = env_dir_sync(env, directory, err);
     }
-    return rc < 0 ? rc : env_file_open(env, spare, ENV_FILE_READ | ENV_FILE_WRITE, file, err);
+    return rc < 0 ? rc : env_file_open(env, spare, SEGMENT_FILE, file, err);
 }
 
 int log_segment_make(struct env *env, const char *directory,

@@ -504,6 +504,53 @@ static void a_file_grows_with_zeroes_and_is_cut(void **state)
     env_file_close(env, file);
 }
 
+/* Direct writes, and such as can't be, lie side by side in one file, over old bytes and behind its end. */
+static void direct_writes_mix_with_others(void **state)
+{
+    enum { SIZE = 64 << 10, SECTOR = ENV_FILE_DIRECT_SECTOR };
+    struct fixture *fixture = *state;
+    struct env *env = fixture->env;
+    struct env_file *file;
+    struct err err;
+    char path[128];
+    size_t got;
+    uint8_t *memory = mem_alloc(SIZE + ENV_FILE_DIRECT_ALIGN), *aligned = env_direct_align(memory);
+    uint8_t *expected = mem_zalloc(SIZE), *found = mem_alloc(SIZE);
+
+    assert_int_equal((uintptr_t)aligned % ENV_FILE_DIRECT_ALIGN, 0);
+    assert_in_range(aligned - memory, 0, ENV_FILE_DIRECT_ALIGN - 1);
+    snprintf(path, sizeof path, "%s/direct", fixture->dir);
+    int flags = ENV_FILE_WRITE | ENV_FILE_CREATE | ENV_FILE_DIRECT;
+    assert_int_equal(env_file_open(env, path, flags, &file, &err), 0);
+    static const struct {
+        size_t offset, size, from; /* in the aligned memory */
+    } writes[] = {
+        { 0, SIZE, 0 },
+        { SECTOR, 3 * SECTOR, 0 },
+        { 5 * SECTOR, 100, 0 },
+        { 777, 5000, 0 },
+        { 8192, 4096, 0 },
+        { 8192, SECTOR, 16 },
+        { SECTOR, 20 * SECTOR, 0 },
+        { SIZE - SECTOR, SECTOR, 0 },
+    };
+    for (size_t i = 0; i < sizeof writes / sizeof writes[0]; i++) {
+        memset(aligned, 'a' + (int)i, SIZE);
+        memset(expected + writes[i].offset, 'a' + (int)i, writes[i].size);
+        assert_int_equal(env_file_write(env, file, writes[i].offset, aligned + writes[i].from,
+                                        writes[i].size, &err),
+                         0);
+        assert_int_equal(env_file_read(env, file, 0, found, SIZE, &got, &err), 0);
+        assert_int_equal(got, SIZE);
+        assert_memory_equal(found, expected, SIZE);
+    }
+    assert_int_equal(env_file_sync(env, file, &err), 0);
+    env_file_close(env, file);
+    mem_free(memory);
+    mem_free(expected);
+    mem_free(found);
+}
+
 static void a_full_disk_has_its_own_error(void **state)
 {
     struct fixture *fixture = *state;
@@ -958,6 +1005,7 @@ int main(void)
         TEST(signals_arrive_on_the_loop),
         TEST(a_file_keeps_what_was_written),
         TEST(a_file_grows_with_zeroes_and_is_cut),
+        TEST(direct_writes_mix_with_others),
         TEST(a_full_disk_has_its_own_error),
         TEST(directories_are_made_listed_and_locked),
         TEST(small_messages_are_echoed),
