@@ -5,6 +5,10 @@
  * what the sector held in the chunk's shadow: the shadow is the durable content of unsynced
  * sectors. A sync forgets shadows; a power loss puts them back, sector by sector, by the dice.
  *
+ * Runs that write large values spend their time copying, so what need not be copied is not: the
+ * shadow of a chunk that did not exist is one page of zeroes for all (I4), and a clean chunk that is
+ * overwritten whole becomes its own shadow. Buffers go round in a pool.
+ *
  * Names live in two tables: what the running system sees and what is durable; between them stands
  * the journal of directory operations not yet synced. A directory sync carries that directory's
  * operations over; a power loss carries a prefix over.
@@ -13,6 +17,8 @@
  *   I1  a chunk has a shadow exactly when its dirty mask is not 0; stuck is a subset of dirty.
  *   I2  inode->dirty lists every chunk that has a shadow, once.
  *   I3  an inode lives while a table, the journal or a handle refers to it.
+ *   I4  a shadow that is `zeroes` belongs to a chunk all of whose durable content is zeroes, so it
+ *       is right for every sector; it is never written to.
  *
  * A torn sector is new up to a multiple of 8 bytes and old behind: no device has been seen to do
  * finer.
@@ -31,14 +37,22 @@
 
 enum { SECTOR_BYTES = 512, CHUNK_SECTORS = 32, CHUNK_BYTES = SECTOR_BYTES * CHUNK_SECTORS };
 
+static const uint8_t zeroes[CHUNK_BYTES];
+
 struct chunk {
     uint32_t dirty, stuck; /* a bit a sector */
-    uint8_t *shadow;
-    uint8_t data[CHUNK_BYTES];
+    uint8_t *data;
+    const uint8_t *shadow; /* an own buffer, or `zeroes` */
+};
+
+/* A buffer of CHUNK_BYTES that nobody uses. */
+struct spare {
+    struct spare *next;
 };
 
 struct inode {
     uint32_t references;
+    struct disk *disk;
     bool is_segment; /* of the log */
     uint64_t size, durable_size;
     struct chunk **chunks;
@@ -78,6 +92,7 @@ struct disk {
     struct names now, durable;
     struct operation *journal;
     size_t journal_count, journal_capacity;
+    struct spare *spares;
     struct list files;
     char *locked[4];
     struct disk_faults faults;
@@ -114,6 +129,11 @@ void disk_free(struct disk *disk)
     mem_free(disk->journal);
     names_fini(disk, &disk->now);
     names_fini(disk, &disk->durable);
+    while (disk->spares) {
+        struct spare *spare = disk->spares;
+        disk->spares = spare->next;
+        mem_free(spare);
+    }
     mem_free(disk);
 }
 
@@ -156,6 +176,41 @@ void disk_process_ended(struct disk *disk)
 
 /* --- Inodes */
 
+static uint8_t *buffer_take(struct disk *disk)
+{
+    struct spare *spare = disk->spares;
+    if (!spare) {
+        return mem_alloc(CHUNK_BYTES);
+    }
+    disk->spares = spare->next;
+    return (uint8_t *)spare;
+}
+
+static void buffer_give(struct disk *disk, const uint8_t *buffer)
+{
+    struct spare *spare = (struct spare *)buffer;
+    if (spare && buffer != zeroes) {
+        spare->next = disk->spares;
+        disk->spares = spare;
+    }
+}
+
+static void chunk_drop_shadow(struct disk *disk, struct chunk *chunk)
+{
+    buffer_give(disk, chunk->shadow);
+    chunk->shadow = NULL;
+}
+
+/* Some of the chunk became durable, so zeroes (I4) are right no more. */
+static void chunk_own_shadow(struct disk *disk, struct chunk *chunk)
+{
+    if (chunk->shadow == zeroes) {
+        uint8_t *shadow = buffer_take(disk);
+        memset(shadow, 0, CHUNK_BYTES);
+        chunk->shadow = shadow;
+    }
+}
+
 static void inode_unref(struct disk *disk, struct inode *inode)
 {
     if (!inode || --inode->references > 0) {
@@ -163,7 +218,8 @@ static void inode_unref(struct disk *disk, struct inode *inode)
     }
     for (size_t i = 0; i < inode->chunk_count; i++) {
         if (inode->chunks[i]) {
-            mem_free(inode->chunks[i]->shadow);
+            chunk_drop_shadow(disk, inode->chunks[i]);
+            buffer_give(disk, inode->chunks[i]->data);
             mem_free(inode->chunks[i]);
         }
     }
@@ -176,7 +232,8 @@ static void inode_unref(struct disk *disk, struct inode *inode)
     mem_free(inode);
 }
 
-static struct chunk *inode_chunk(struct inode *inode, size_t index)
+/* The place of a chunk, which may not exist. */
+static struct chunk **inode_slot(struct inode *inode, size_t index)
 {
     if (index >= inode->chunk_count) {
         size_t count = index + 1 + index / 2;
@@ -185,33 +242,68 @@ static struct chunk *inode_chunk(struct inode *inode, size_t index)
                (count - inode->chunk_count) * sizeof *inode->chunks);
         inode->chunk_count = count;
     }
-    if (!inode->chunks[index]) {
-        inode->chunks[index] = MEM_NEW(struct chunk);
-    }
-    return inode->chunks[index];
+    return &inode->chunks[index];
 }
 
-/* Sectors first … last of a chunk are about to be written: saves those that are clean. */
-static void inode_dirty_sectors(struct inode *inode, size_t index, uint32_t first, uint32_t last)
+/* I2 */
+static void inode_note_dirty(struct inode *inode, size_t index)
 {
-    struct chunk *chunk = inode->chunks[index];
-    if (!chunk->shadow) {
-        chunk->shadow = mem_alloc(CHUNK_BYTES);
-        if (inode->dirty_count == inode->dirty_capacity) {
-            inode->dirty_capacity = inode->dirty_capacity ? inode->dirty_capacity * 2 : 16;
-            inode->dirty = mem_realloc(inode->dirty, inode->dirty_capacity * sizeof *inode->dirty);
-        }
-        inode->dirty[inode->dirty_count++] = (uint32_t)index;
+    if (inode->dirty_count == inode->dirty_capacity) {
+        inode->dirty_capacity = inode->dirty_capacity ? inode->dirty_capacity * 2 : 16;
+        inode->dirty = mem_realloc(inode->dirty, inode->dirty_capacity * sizeof *inode->dirty);
     }
+    inode->dirty[inode->dirty_count++] = (uint32_t)index;
+}
+
+/* The bits of sectors first … last. */
+static uint32_t sector_bits(uint32_t first, uint32_t last)
+{
+    return (uint32_t)((2ull << last) - (1ull << first));
+}
+
+/* Saves those of the sectors that are clean, run by run. */
+static void chunk_save(struct chunk *chunk, uint8_t *shadow, uint32_t first, uint32_t last)
+{
     for (uint32_t sector = first; sector <= last; sector++) {
-        uint32_t bit = 1u << sector;
-        if (!(chunk->dirty & bit)) {
-            size_t at = (size_t)sector * SECTOR_BYTES;
-            memcpy(chunk->shadow + at, chunk->data + at, SECTOR_BYTES);
-            chunk->dirty |= bit;
+        uint32_t from = sector;
+        while (sector <= last && !(chunk->dirty >> sector & 1)) {
+            sector++;
         }
-        chunk->stuck &= ~bit;
+        if (sector > from) {
+            size_t at = (size_t)from * SECTOR_BYTES;
+            memcpy(shadow + at, chunk->data + at, (size_t)(sector - from) * SECTOR_BYTES);
+        }
     }
+}
+
+/* The chunk, bytes [at, at + size) of which are about to be written: what they hold is saved. */
+static struct chunk *inode_dirty(struct inode *inode, size_t index, size_t at, size_t size)
+{
+    struct chunk **slot = inode_slot(inode, index), *chunk = *slot;
+    uint32_t first = (uint32_t)(at / SECTOR_BYTES),
+             last = (uint32_t)((at + size - 1) / SECTOR_BYTES);
+    if (!chunk) {
+        chunk = *slot = MEM_NEW(struct chunk);
+        chunk->data = buffer_take(inode->disk);
+        memset(chunk->data, 0, at);
+        memset(chunk->data + at + size, 0, CHUNK_BYTES - at - size);
+        chunk->shadow = zeroes; /* I4 */
+        inode_note_dirty(inode, index);
+    } else if (!chunk->shadow && size == CHUNK_BYTES) {
+        chunk->shadow = chunk->data;
+        chunk->data = buffer_take(inode->disk);
+        inode_note_dirty(inode, index);
+    } else if (chunk->shadow != zeroes) {
+        uint8_t *shadow = (uint8_t *)chunk->shadow;
+        if (!shadow) {
+            chunk->shadow = shadow = buffer_take(inode->disk);
+            inode_note_dirty(inode, index);
+        }
+        chunk_save(chunk, shadow, first, last);
+    }
+    chunk->dirty |= sector_bits(first, last);
+    chunk->stuck &= ~sector_bits(first, last);
+    return chunk;
 }
 
 static bool is_zero(const uint8_t *data, size_t size)
@@ -229,9 +321,7 @@ static void inode_write(struct inode *inode, uint64_t offset, const uint8_t *dat
         bool is_same =
             !exists && (!data || is_zero(data, part)); /* zeroes over zeroes: preallocation */
         if (!is_same) {
-            struct chunk *chunk = inode_chunk(inode, index);
-            inode_dirty_sectors(inode, index, (uint32_t)(at / SECTOR_BYTES),
-                                (uint32_t)((at + part - 1) / SECTOR_BYTES));
+            struct chunk *chunk = inode_dirty(inode, index, at, part);
             if (data) {
                 memcpy(chunk->data + at, data, part);
                 data += part;
@@ -272,10 +362,10 @@ static void inode_sync(struct disk *disk, struct inode *inode, bool doubt)
         }
         chunk->dirty &= chunk->stuck;
         if (chunk->dirty) {
+            chunk_own_shadow(disk, chunk);
             inode->dirty[kept++] = inode->dirty[i];
         } else {
-            mem_free(chunk->shadow);
-            chunk->shadow = NULL;
+            chunk_drop_shadow(disk, chunk);
         }
     }
     inode->dirty_count = kept;
@@ -315,8 +405,7 @@ static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t ke
             }
         }
         chunk->dirty = chunk->stuck = 0;
-        mem_free(chunk->shadow);
-        chunk->shadow = NULL;
+        chunk_drop_shadow(disk, chunk);
     }
     inode->dirty_count = 0;
     if (inode->size != inode->durable_size && !random_percent(&disk->random, keep_percent)) {
@@ -508,8 +597,9 @@ static uint64_t count_written(const struct inode *inode, uint64_t stop_at, uint8
         struct chunk *chunk = inode->chunks[i];
         for (uint32_t sector = 0; chunk && sector < CHUNK_SECTORS; sector++) {
             bool is_dirty = chunk->dirty & 1u << sector;
+            /* never `zeroes`, of which nothing counts */
             uint8_t *data =
-                (is_dirty ? chunk->shadow : chunk->data) + (size_t)sector * SECTOR_BYTES;
+                (uint8_t *)(is_dirty ? chunk->shadow : chunk->data) + (size_t)sector * SECTOR_BYTES;
             if (!is_zero(data, SECTOR_BYTES) && count++ == stop_at) {
                 *found = data;
                 return count;
@@ -577,6 +667,7 @@ static int open_inode(struct disk *disk, const char *path, int flags, struct ino
         return fail_dying(err);
     }
     struct inode *inode = MEM_NEW(struct inode);
+    inode->disk = disk;
     inode->is_segment = strstr(path, "/log/") != NULL && strstr(path, "votes") == NULL;
     operate(disk, NULL, path, inode);
     *out = inode;

@@ -241,6 +241,29 @@ static void test_disk_failed_sync(struct tally *tally)
     ok(tally, lost > 20, "disk: a sync after a failed sync proves nothing");
 }
 
+/* What a failed sync did save of a new file is what a later, lost write falls back to. */
+static void test_disk_half_sync(struct tally *tally)
+{
+    int saved = 0, whole = 0;
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        struct disk *disk = disk_new(seed, 1 << 30);
+        disk_prepare(disk, "/d");
+        fill(disk, "/d/a", 0, 8 * 512, true);
+        disk_dir_sync(disk, "/d", NULL);
+        disk_faults(disk)->fail_sync_in = 1;
+        fill(disk, "/d/a", 'n', 8 * 512, true);
+        fill(disk, "/d/a", 'm', 8 * 512, false);
+        disk_power_loss(disk, false);
+        int zero = count_sectors(disk, "/d/a", 0), of_first = count_sectors(disk, "/d/a", 'n');
+        int of_second = count_sectors(disk, "/d/a", 'm');
+        saved += of_first > 0;
+        whole += zero + of_first + of_second == 8;
+        disk_free(disk);
+    }
+    ok(tally, saved > 10 && whole == 40,
+       "disk: what a failed sync saved lies under what comes later");
+}
+
 /* --- Network and env: an echo over a bad network */
 
 enum { ECHO_BYTES = 200000 };
@@ -954,6 +977,7 @@ int self_test(void)
     test_disk_rename(&tally);
     test_disk_faults(&tally);
     test_disk_failed_sync(&tally);
+    test_disk_half_sync(&tally);
     test_network_stream(&tally);
     test_network_clog(&tally);
     test_network_patience(&tally);
