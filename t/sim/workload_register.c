@@ -99,11 +99,14 @@ static void draw_op(struct session *session, struct linear_op *op, uint32_t key)
     draw_condition(session, op, key);
 }
 
+/* Most are small: what large values find hangs on there being some, and bytes are dear (each is
+ * copied and summed some twenty times on its way through three nodes). */
 static size_t draw_size(struct part *part)
 {
     struct register_part *own = part->own;
-    uint64_t size = random_below(&part->random, own->value_bytes + 1);
-    return random_one_in(&part->random, 16) ? size * 8 : size;
+    uint64_t most = random_below(&part->random, own->value_bytes + 1);
+    uint64_t size = random_below(&part->random, most + 1);
+    return random_one_in(&part->random, 64) ? size * 8 : size;
 }
 
 /* `name` stays the caller's until the request is submitted; so does what is appended to `value`. */
