@@ -75,6 +75,9 @@ struct cairn_options {
      * cancels its request and returns that code (use CAIRN_CANCELLED). NULL: poll(2). Must not longjmp. */
     int (*wait)(void *ctx, int fd, int timeout_ms);
     void *wait_ctx;
+    /* Another open handle of the same thread, NULL: none. Both then share one descriptor: cairn_fd is the same, and each step or
+     * wait on one serves all that share. For hosts with many handles: an event costs fewer system calls. */
+    struct cairn *beside;
 };
 
 /* Makes a handle; does not connect yet and so does not fail for an absent cluster. CAIRN_USAGE: malformed endpoints, with a text in
@@ -187,6 +190,8 @@ int cairn_fd(const struct cairn *cairn);
 int cairn_timeout_ms(struct cairn *cairn);
 /* Does what can be done without waiting: sends, receives, calls back. Returns the number of callbacks made. */
 int cairn_step(struct cairn *cairn);
+/* As cairn_step, but waits first, at most so many µs, until there is something to do: for threads that wait for nothing else. */
+int cairn_run(struct cairn *cairn, uint64_t wait_us);
 
 /* --- Scans: ordered walks over all partitions, merged as they stream in; each page is linearizable per partition */
 

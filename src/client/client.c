@@ -73,11 +73,15 @@ static int open_parts(struct cairn *cairn, const struct cairn_options *options, 
     };
     int status = sockets_random(core_options.seed, sizeof core_options.seed, err);
     if (status == 0) {
-        status = sockets_open(&cairn->sockets, err);
+        struct cairn *beside = options ? options->beside : NULL;
+        status = sockets_open(beside ? beside->sockets : NULL, &cairn->sockets, err);
     }
     if (status == 0) {
         status = core_open(&core_options, &sockets_transport, cairn->sockets, sockets_now_us(),
                            &cairn->core, err);
+    }
+    if (status == 0) {
+        sockets_attach(cairn->sockets, cairn->core);
     }
     return status;
 }
@@ -126,17 +130,20 @@ void cairn_stats(const struct cairn *cairn, struct cairn_stats *out)
 int cairn_submit(struct cairn *cairn, const struct cairn_request *request, cairn_done done,
                  void *arg, uint64_t *id)
 {
+    sockets_touch(cairn->sockets);
     return core_submit(cairn->core, request, done, arg, sockets_now_us(), id);
 }
 
 int cairn_submit_many(struct cairn *cairn, const struct cairn_request *requests, size_t count,
                       cairn_done_many done, void *arg, uint64_t *id)
 {
+    sockets_touch(cairn->sockets);
     return core_submit_many(cairn->core, requests, count, done, arg, sockets_now_us(), id);
 }
 
 void cairn_cancel(struct cairn *cairn, uint64_t id)
 {
+    sockets_touch(cairn->sockets);
     core_cancel(cairn->core, id);
 }
 
@@ -145,27 +152,39 @@ int cairn_fd(const struct cairn *cairn)
     return sockets_fd(cairn->sockets);
 }
 
-int cairn_timeout_ms(struct cairn *cairn)
+/* How long may be waited at most; -1: no limit. */
+static int64_t timeout_us(struct cairn *cairn)
 {
-    uint64_t due = sockets_have_news(cairn->sockets) ? 0 : core_due_us(cairn->core);
+    uint64_t due = sockets_due_us(cairn->sockets);
     if (due == UINT64_MAX) {
         return -1;
     }
-    if (due == 0) {
-        return 0;
-    }
-    sockets_wake_at(cairn->sockets, due);
-    uint64_t now = sockets_now_us();
-    uint64_t ms = due > now ? (due - now + 999) / 1000 : 0;
+    uint64_t now = due ? sockets_now_us() : 0;
+    return due > now ? (int64_t)(due - now) : 0;
+}
+
+int cairn_timeout_ms(struct cairn *cairn)
+{
+    int64_t us = timeout_us(cairn);
+    int64_t ms = us < 0 ? -1 : (us + 999) / 1000;
     return ms < INT32_MAX ? (int)ms : INT32_MAX;
 }
 
 int cairn_step(struct cairn *cairn)
 {
-    sockets_poll(cairn->sockets, cairn->core, 0);
-    int calls = core_step(cairn->core, sockets_now_us());
-    sockets_wake_at(cairn->sockets, core_due_us(cairn->core));
-    return calls;
+    sockets_poll(cairn->sockets, 0);
+    sockets_touch(cairn->sockets);
+    return sockets_step(cairn->sockets);
+}
+
+/* What was submitted goes out before the wait. */
+int cairn_run(struct cairn *cairn, uint64_t wait_us)
+{
+    int calls = timeout_us(cairn) == 0 ? sockets_step(cairn->sockets) : 0;
+    int64_t most = timeout_us(cairn);
+    int64_t wait = calls ? 0 : most < 0 || wait_us < (uint64_t)most ? (int64_t)wait_us : most;
+    sockets_poll(cairn->sockets, wait);
+    return calls + sockets_step(cairn->sockets);
 }
 
 /* --- Blocking */
@@ -173,19 +192,20 @@ int cairn_step(struct cairn *cairn)
 /* One turn of a blocking call: sends, waits, receives. 0, or the wait hook's word to give up. */
 static int cairn_turn(struct cairn *cairn, const bool *is_done)
 {
-    core_step(cairn->core, sockets_now_us());
+    sockets_touch(cairn->sockets);
+    sockets_step(cairn->sockets);
     if (*is_done) {
         return 0;
     }
     int timeout_ms = cairn_timeout_ms(cairn);
     if (!cairn->wait) {
-        sockets_poll(cairn->sockets, cairn->core, timeout_ms);
+        sockets_poll(cairn->sockets, timeout_ms < 0 ? -1 : (int64_t)timeout_ms * 1000);
         return 0;
     }
     int status =
         timeout_ms == 0 ? 0 : cairn->wait(cairn->wait_ctx, sockets_fd(cairn->sockets), timeout_ms);
     if (status == 0) {
-        sockets_poll(cairn->sockets, cairn->core, 0);
+        sockets_poll(cairn->sockets, 0);
     }
     return status < 0 ? status : 0;
 }
@@ -297,11 +317,13 @@ int cairn_scan_open(struct cairn *cairn, const struct cairn_scan_options *option
 
 int cairn_scan_try(struct cairn_scan *scan, struct cairn_entry *entry)
 {
+    sockets_touch(scan->cairn->sockets); /* it may want a page now */
     return core_scan_try(scan->scan, entry);
 }
 
 int cairn_scan_fetch(struct cairn_scan *scan, void (*done)(void *arg, int status), void *arg)
 {
+    sockets_touch(scan->cairn->sockets);
     return core_scan_fetch(scan->scan, done, arg, sockets_now_us());
 }
 

@@ -5,17 +5,15 @@
  * up; one that finds no free client waits in line, and its latency counts from the intended start.
  * So a stall shows in the percentiles as long as it lasted (no coordinated omission).
  *
- * Every thread owns its handles, clients, random state and histograms; nothing is shared until the
- * threads are joined. What is answered during the warm-up is not counted. */
+ * Every thread owns its handles, which share one descriptor, its clients, random state and histograms;
+ * nothing is shared between threads until they are joined. What is answered during the warm-up is not counted. */
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/resource.h>
-#include <unistd.h>
 #include <time.h>
 
 #include "tools/ctl.h"
@@ -28,7 +26,6 @@ enum {
     PIPELINE_MAX = 1024,
     ERRORS_MAX = 128, /* codes are below that */
     PRELOAD_BATCH = 2000,
-    EVENTS = 64,
 };
 
 enum distribution { UNIFORM, ZIPFIAN, SEQUENTIAL, LATEST };
@@ -67,10 +64,8 @@ struct worker {
     size_t index;
     struct cairn **handles;
     size_t handle_count;
-    bool *is_dirty; /* handles that were submitted to outside their step */
     struct slot *slots, *free;
     size_t slot_count, in_flight;
-    int epoll_fd;
     uint64_t random, sequence, writes;
     struct zipf zipf;
     uint8_t *value;
@@ -237,34 +232,21 @@ static void start_due(struct worker *worker, uint64_t now)
         uint64_t intended = (uint64_t)worker->next_ns;
         worker->next_ns += worker->interval_ns;
         slot_submit(slot, intended);
-        worker->is_dirty[(size_t)(slot - worker->slots) % worker->handle_count] = true;
-    }
-}
-
-static void step_dirty(struct worker *worker)
-{
-    for (size_t i = 0; i < worker->handle_count; i++) {
-        if (worker->is_dirty[i]) {
-            worker->is_dirty[i] = false;
-            cairn_step(worker->handles[i]);
-        }
     }
 }
 
 /* How long to wait for answers at most: until the next intended start, and 100 ms. */
-static struct timespec wait_time(const struct worker *worker, uint64_t now)
+static uint64_t wait_us(const struct worker *worker, uint64_t now)
 {
     double left = 1e8;
     if (worker->interval_ns > 0 && worker->free && now < worker->end_ns) {
         left = worker->next_ns - (double)now;
     }
-    left = left < 0 ? 0 : left > 1e8 ? 1e8 : left;
-    return (struct timespec){ .tv_nsec = (long)left };
+    return left < 0 ? 0 : left > 1e8 ? 100000 : (uint64_t)left / 1000;
 }
 
 static void run_load(struct worker *worker)
 {
-    struct epoll_event events[EVENTS];
     uint64_t now = now_ns();
     for (size_t i = 0; i < worker->slot_count; i++) {
         struct slot *slot = &worker->slots[i];
@@ -275,15 +257,9 @@ static void run_load(struct worker *worker)
             worker->free = slot;
         }
     }
-    memset(worker->is_dirty, 1, worker->handle_count * sizeof *worker->is_dirty);
     while ((now = now_ns()) < worker->end_ns || worker->in_flight) {
         start_due(worker, now);
-        step_dirty(worker);
-        struct timespec most = wait_time(worker, now);
-        int count = epoll_pwait2(worker->epoll_fd, events, EVENTS, &most, NULL);
-        for (int i = 0; i < count; i++) {
-            cairn_step(worker->handles[events[i].data.u64]);
-        }
+        cairn_run(worker->handles[0], wait_us(worker, now));
     }
 }
 
@@ -309,12 +285,9 @@ static int worker_open(struct worker *worker, const struct bench_options *option
     worker->slot_count = clients * options->pipeline;
     worker->slots = calloc(worker->slot_count, sizeof *worker->slots);
     worker->handles = calloc(worker->handle_count, sizeof *worker->handles);
-    worker->is_dirty = calloc(worker->handle_count, sizeof *worker->is_dirty);
     worker->value = malloc(options->value_size + 8);
-    worker->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (!worker->slots || !worker->handles || !worker->is_dirty || !worker->value ||
-        worker->epoll_fd < 0) {
-        snprintf(worker->text, sizeof worker->text, "no memory or descriptors for the clients");
+    if (!worker->slots || !worker->handles || !worker->value) {
+        snprintf(worker->text, sizeof worker->text, "no memory for the clients");
         return -3;
     }
     for (size_t i = 0; i < options->value_size; i++) {
@@ -328,11 +301,10 @@ static int worker_open(struct worker *worker, const struct bench_options *option
                                     .timeout_ms = ctl->timeout_ms };
     for (size_t i = 0; i < worker->handle_count; i++) {
         int status = cairn_open(&handle, &worker->handles[i], worker->text);
-        struct epoll_event event = { .events = EPOLLIN, .data.u64 = i };
-        if (status ||
-            epoll_ctl(worker->epoll_fd, EPOLL_CTL_ADD, cairn_fd(worker->handles[i]), &event)) {
-            return status ? status : -4;
+        if (status) {
+            return status;
         }
+        handle.beside = worker->handles[0];
     }
     for (size_t i = 0; i < worker->slot_count; i++) {
         worker->slots[i].worker = worker;
@@ -348,12 +320,8 @@ static void worker_close(struct worker *worker)
             cairn_close(worker->handles[i]);
         }
     }
-    if (worker->epoll_fd > 0) {
-        close(worker->epoll_fd);
-    }
     free(worker->slots);
     free(worker->handles);
-    free(worker->is_dirty);
     free(worker->value);
 }
 
