@@ -16,21 +16,24 @@
 
 enum { KEYS_MAX = 8, NAME_BYTES = 32, CLOCK_SLACK_US = 2000, CLOCK_SLOW_PERCENT = 11 };
 
-/* One operation of a key beside its linear_op: the true times. */
-struct asked {
-    uint64_t asked_us, heard_us; /* heard_us UINT64_MAX: not yet */
-};
-
 struct stale_read {
     uint64_t asked_us, heard_us, place;
     uint64_t version, value; /* 0: absent */
     uint64_t staleness_ms, bound_ms;
 };
 
+/* An acknowledged put, or delete of what existed. With the maxima over all heard until then. */
+struct change {
+    uint64_t heard_us;
+    uint64_t shown;       /* what a read that shows something shows at least */
+    uint64_t put_version; /* of the newest put; 0: none */
+};
+
 struct key_history {
-    struct linear_op *ops;
-    struct asked *asked; /* parallel */
+    struct linear_op *ops; /* in the order of calls, puts therefore of values */
     size_t count, capacity;
+    struct change *changes; /* in the order of being heard */
+    size_t change_count, change_capacity;
     struct stale_read *reads;
     size_t read_count, read_capacity;
 };
@@ -68,10 +71,8 @@ static struct linear_op *add_op(struct session *session, uint32_t key)
     if (history->count == history->capacity) {
         history->capacity = history->capacity ? history->capacity * 2 : 64;
         history->ops = mem_realloc(history->ops, history->capacity * sizeof *history->ops);
-        history->asked = mem_realloc(history->asked, history->capacity * sizeof *history->asked);
     }
     asking->op = history->count++;
-    history->asked[asking->op] = (struct asked){ true_now_us(session), UINT64_MAX };
     struct linear_op *op = &history->ops[asking->op];
     *op = (struct linear_op){ .call = session_place(session),
                               .reply = LINEAR_NEVER,
@@ -226,6 +227,28 @@ static void hear_stale(struct session *session, const struct cairn_result *resul
     }
 }
 
+/* What stale reads must show later on. */
+static void add_change(struct key_history *history, const struct linear_op *op, uint64_t now_us)
+{
+    bool is_put = op->kind == LINEAR_PUT;
+    if (op->version == 0 || !(is_put || (op->kind == LINEAR_DELETE && op->existed))) {
+        return;
+    }
+    if (history->change_count == history->change_capacity) {
+        history->change_capacity = history->change_capacity ? history->change_capacity * 2 : 64;
+        history->changes = mem_realloc(history->changes,
+                                       history->change_capacity * sizeof *history->changes);
+    }
+    struct change *change = &history->changes[history->change_count];
+    *change = history->change_count++ ? change[-1] : (struct change){ 0 };
+    uint64_t shown = op->version + !is_put;
+    change->heard_us = now_us;
+    change->shown = shown > change->shown ? shown : change->shown;
+    if (is_put && op->version > change->put_version) {
+        change->put_version = op->version;
+    }
+}
+
 static void hear_op(struct session *session, const struct cairn_result *result)
 {
     struct consistency_part *own = session->part->own;
@@ -236,7 +259,7 @@ static void hear_op(struct session *session, const struct cairn_result *result)
     if (op->outcome == LINEAR_OK) {
         op->version = result->meta.version;
         op->existed = result->existed;
-        history->asked[asking->op].heard_us = true_now_us(session);
+        add_change(history, op, true_now_us(session));
         if (op->kind == LINEAR_GET) {
             op->value = read_number(session, asking->key, result);
         }
@@ -271,21 +294,60 @@ static void hear(struct session *session, const struct cairn_result *results, si
 /* --- Judging */
 
 /* The write of the value that was seen, NULL: none such. */
-static struct linear_op *find_put(struct key_history *history, uint64_t value)
+/* What the operations of a key say, so that a read is judged without looking at all of them. */
+struct digest {
+    struct linear_op **puts; /* in the order of values */
+    size_t put_count;
+    uint64_t *deleted; /* [i]: the newest version that a delete among the first i operations may have
+                          removed */
+};
+
+static void make_digest(struct digest *digest, const struct key_history *history)
 {
+    *digest = (struct digest){ .puts = mem_alloc((history->count + 1) * sizeof *digest->puts),
+                               .deleted =
+                                   mem_zalloc((history->count + 1) * sizeof *digest->deleted) };
     for (size_t i = 0; i < history->count; i++) {
-        if (history->ops[i].kind == LINEAR_PUT && history->ops[i].value == value) {
-            return &history->ops[i];
+        struct linear_op *op = &history->ops[i];
+        uint64_t deleted = digest->deleted[i];
+        if (op->kind == LINEAR_PUT) {
+            digest->puts[digest->put_count++] = op;
+        } else if (op->kind == LINEAR_DELETE && op->outcome == LINEAR_OK) {
+            /* answered with the version that it removed */
+            deleted = op->existed && op->version > deleted ? op->version : deleted;
+        } else if (op->kind == LINEAR_DELETE && op->outcome != LINEAR_NOTHING) {
+            deleted = UINT64_MAX;
+        }
+        digest->deleted[i + 1] = deleted;
+    }
+}
+
+static void free_digest(struct digest *digest)
+{
+    mem_free(digest->puts);
+    mem_free(digest->deleted);
+}
+
+static struct linear_op *find_put(const struct digest *digest, uint64_t value)
+{
+    size_t low = 0, high = digest->put_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (digest->puts[middle]->value < value) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
     }
-    return NULL;
+    bool is_found = low < digest->put_count && digest->puts[low]->value == value;
+    return is_found ? digest->puts[low] : NULL;
 }
 
 /* K4 */
-static void judge_value(struct part *part, uint32_t key, struct key_history *history,
+static void judge_value(struct part *part, uint32_t key, const struct digest *digest,
                         const struct stale_read *read)
 {
-    struct linear_op *put = find_put(history, read->value);
+    struct linear_op *put = find_put(digest, read->value);
     if (!put || put->outcome == LINEAR_NOTHING || put->call > read->place) {
         part_fail(part, "key %u: a stale read shows value %lu, which was not written", key,
                   read->value);
@@ -301,25 +363,41 @@ static void judge_value(struct part *part, uint32_t key, struct key_history *his
     }
 }
 
-/* A delete is answered with the version that it removed. Whether the key may have been absent for
- * the read although `put` was acknowledged before. */
-static bool may_be_deleted(const struct key_history *history, const struct linear_op *put,
-                           const struct stale_read *read)
+/* Whether the key may have been absent for the read although a put of that version was acknowledged
+ * before. */
+static bool may_be_deleted(const struct key_history *history, const struct digest *digest,
+                           const struct stale_read *read, uint64_t version)
 {
-    for (size_t i = 0; i < history->count; i++) {
-        const struct linear_op *op = &history->ops[i];
-        bool is_later = op->outcome == LINEAR_OK ? op->existed && op->version >= put->version
-                                                 : op->outcome != LINEAR_NOTHING;
-        if (op->kind == LINEAR_DELETE && is_later && op->call < read->place) {
-            return true;
+    size_t low = 0, high = history->count; /* operations called before the read was heard */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (history->ops[middle].call < read->place) {
+            low = middle + 1;
+        } else {
+            high = middle;
         }
     }
-    return false;
+    return digest->deleted[low] >= version;
 }
 
-/* K2 */
+/* The changes heard before `end_us`; NULL: none. */
+static const struct change *changes_until(const struct key_history *history, uint64_t end_us)
+{
+    size_t low = 0, high = history->change_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (history->changes[middle].heard_us < end_us) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low > 0 ? &history->changes[low - 1] : NULL;
+}
+
+/* K2. The newest change decides: what shows that, or may miss it, does so with all before. */
 static void judge_age(struct part *part, uint32_t key, const struct key_history *history,
-                      const struct stale_read *read)
+                      const struct digest *digest, const struct stale_read *read)
 {
     if (read->staleness_ms > read->asked_us / 1000) {
         return; /* not known, or longer than the run */
@@ -327,29 +405,21 @@ static void judge_age(struct part *part, uint32_t key, const struct key_history 
     /* by the replica's clock, which may run slow */
     uint64_t most_us =
         read->staleness_ms * 1000 * 100 / (100 - CLOCK_SLOW_PERCENT) + CLOCK_SLACK_US;
-    if (most_us > read->asked_us) {
+    const struct change *change =
+        most_us > read->asked_us ? NULL : changes_until(history, read->asked_us - most_us);
+    if (!change) {
         return;
     }
-    for (size_t i = 0; i < history->count; i++) {
-        const struct linear_op *op = &history->ops[i];
-        bool is_change = op->kind == LINEAR_PUT || (op->kind == LINEAR_DELETE && op->existed);
-        if (!is_change || op->outcome != LINEAR_OK || op->version == 0 ||
-            history->asked[i].heard_us == UINT64_MAX ||
-            history->asked[i].heard_us >= read->asked_us - most_us) {
-            continue;
-        }
-        bool is_put = op->kind == LINEAR_PUT;
-        bool is_missing = read->version != 0 ? read->version < op->version + !is_put
-                                             : is_put && !may_be_deleted(history, op, read);
-        if (is_missing) {
-            part_fail(part,
-                      "key %u: a read asked at %lu us shows version %lu and reports %lu ms, but "
-                      "version %lu was "
-                      "acknowledged at %lu us",
-                      key, read->asked_us, read->version, read->staleness_ms, op->version,
-                      history->asked[i].heard_us);
-            return;
-        }
+    bool is_missing = read->version != 0
+                          ? read->version < change->shown
+                          : change->put_version != 0 &&
+                                !may_be_deleted(history, digest, read, change->put_version);
+    if (is_missing) {
+        part_fail(part,
+                  "key %u: a read asked at %lu us shows version %lu and reports %lu ms, but "
+                  "changes up to version %lu were acknowledged by %lu us",
+                  key, read->asked_us, read->version, read->staleness_ms, change->shown,
+                  change->heard_us);
     }
 }
 
@@ -358,16 +428,19 @@ static void consistency_judge(struct part *part)
     struct consistency_part *own = part->own;
     for (uint32_t key = 0; key < own->keys; key++) {
         struct key_history *history = &own->histories[key];
+        struct digest digest;
+        make_digest(&digest, history);
         for (size_t i = 0; i < history->read_count; i++) {
             const struct stale_read *read = &history->reads[i];
             if (read->heard_us == UINT64_MAX) {
                 continue;
             }
             if (read->value != 0) {
-                judge_value(part, key, history, read);
+                judge_value(part, key, &digest, read);
             }
-            judge_age(part, key, history, read);
+            judge_age(part, key, history, &digest, read);
         }
+        free_digest(&digest);
         uint64_t stuck = 0;
         enum linear_verdict verdict = linear_check(history->ops, history->count, 0, &stuck);
         part->workload->undecided += verdict == LINEAR_UNDECIDED;
@@ -394,7 +467,7 @@ static void consistency_fini(struct part *part)
     struct consistency_part *own = part->own;
     for (uint32_t key = 0; key < KEYS_MAX; key++) {
         mem_free(own->histories[key].ops);
-        mem_free(own->histories[key].asked);
+        mem_free(own->histories[key].changes);
         mem_free(own->histories[key].reads);
     }
 }
