@@ -584,6 +584,9 @@ void store_close(struct store *store)
     if (store->reader) {
         mdb_txn_abort(store->reader);
     }
+    if (store->measurer) {
+        mdb_txn_abort(store->measurer);
+    }
     for (size_t i = 0; i < store->retired_count; i++) {
         blob_unref(store->retired[i]);
     }

@@ -27,6 +27,7 @@ struct flush_item {
 struct flush {
     struct store_job job;
     MDB_env *lmdb;
+    MDB_txn *measurer;
     MDB_dbi meta, sessions;
     struct flush_item *items;
     size_t count;
@@ -165,7 +166,7 @@ static bool is_own_damage(const struct flush *flush, const struct flush_item *it
 {
     uint64_t used_bytes;
     return code == ERR_CORRUPT && item->is_at_a_loss &&
-           store_measure_used(flush->lmdb, &used_bytes) == 0;
+           store_measure_used(flush->measurer, &used_bytes) == 0;
 }
 
 /* Gives every replica its own transaction: what one needs to copy, the next can use again. Goes on
@@ -234,7 +235,7 @@ static void flush_work(struct store_job *job)
     uint64_t begin_us = env_now_us(job->env);
     flush->status = write_all(flush);
     flush->status = explain_failure(flush);
-    int rc = store_measure_used(flush->lmdb, &flush->used_bytes);
+    int rc = store_measure_used(flush->measurer, &flush->used_bytes);
     if (rc != 0 && flush->status == 0) {
         flush->status = store_lmdb_error(&flush->err, rc, "measuring the store");
     }
@@ -449,6 +450,7 @@ void store_flush_start(struct store *store)
     flush->job.done = flush_done;
     flush->job.free = flush_free;
     flush->lmdb = store->env;
+    flush->measurer = store->measurer;
     flush->meta = store->meta;
     flush->sessions = store->sessions;
     flush->bytes = store->frozen->bytes;

@@ -159,21 +159,20 @@ static int open_environment(struct store *store, struct err *err)
 }
 
 /* Pages in use, in bytes: all that were ever used less those on the free list. Any thread. */
-int store_measure_used(MDB_env *env, uint64_t *used_bytes)
+int store_measure_used(MDB_txn *measurer, uint64_t *used_bytes)
 {
-    MDB_txn *txn;
-    int rc = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn);
+    int rc = mdb_txn_renew(measurer);
     if (rc != 0) {
         return rc;
     }
     MDB_envinfo info;
     MDB_stat stat;
-    mdb_env_info(env, &info);
-    mdb_env_stat(env, &stat);
+    mdb_env_info(mdb_txn_env(measurer), &info);
+    mdb_env_stat(mdb_txn_env(measurer), &stat);
     uint64_t pages = info.me_last_pgno + 1, free_pages = 0;
     MDB_cursor *cursor;
     /* Database 0 is the free list; a record begins with the count of its pages. */
-    rc = mdb_cursor_open(txn, 0, &cursor);
+    rc = mdb_cursor_open(measurer, 0, &cursor);
     if (rc == 0) {
         MDB_val key, value;
         while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
@@ -181,7 +180,7 @@ int store_measure_used(MDB_env *env, uint64_t *used_bytes)
         }
         mdb_cursor_close(cursor);
     }
-    mdb_txn_abort(txn);
+    mdb_txn_reset(measurer);
     if (rc == MDB_NOTFOUND) {
         *used_bytes = (pages - (free_pages < pages ? free_pages : pages)) * stat.ms_psize;
         return 0;
@@ -225,7 +224,11 @@ int store_open(const struct store_config *config, struct store **out, struct err
     rc = rc == 0 ? open_databases(store, err) : rc;
     rc = rc == 0 ? find_map(store, err) : rc;
     if (rc == 0) {
-        rc = store_measure_used(store->env, &store->stats.used_bytes);
+        rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->measurer);
+        if (rc == 0) {
+            mdb_txn_reset(store->measurer);
+            rc = store_measure_used(store->measurer, &store->stats.used_bytes);
+        }
         rc = rc == 0 ? 0 : store_lmdb_error(err, rc, "measuring the store");
     }
     if (rc != 0) {

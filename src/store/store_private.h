@@ -166,6 +166,9 @@ struct store {
     struct env_timer remove_timer;
     bool is_committed; /* the frozen generation is in LMDB and waits to be dropped */
     int full;          /* 0, or why the flush waits for room: ERR_STORE_FULL, ERR_DISK_FULL */
+    /* Reset; renewed by each measurement: a read transaction made anew costs 50 bytes of zeroes for each
+     * database that there might be. The flush thread's once the store is open. */
+    MDB_txn *measurer;
     MDB_txn *reader;
     bool is_reading; /* reader is live */
     bool has_lent;   /* somebody may hold borrowed spans */
@@ -191,9 +194,9 @@ static inline struct span span_of_val(MDB_val val)
 
 /* LMDB's code as one of ours, with its text behind `what`. */
 int store_lmdb_error(struct err *err, int rc, const char *what);
-/* Pages in use, in bytes: all that were ever used less those on the free list. LMDB's code. Any
- * thread. */
-int store_measure_used(MDB_env *env, uint64_t *used_bytes);
+/* Pages in use, in bytes: all that were ever used less those on the free list. LMDB's code. By
+ * store->measurer, on the flush thread. */
+int store_measure_used(MDB_txn *measurer, uint64_t *used_bytes);
 /* Reads a generation's sessions into an initialised table. */
 int store_load_sessions(MDB_txn *txn, MDB_dbi sessions, const struct store_name *name,
                         struct session_table *table, struct err *err);

@@ -26,6 +26,7 @@ struct removal {
     struct list link; /* in store->removals */
     struct store_name name;
     MDB_env *lmdb;
+    MDB_txn *measurer;
     MDB_dbi sessions;
     struct store_walk walk;
     bool is_sound; /* the walk is over */
@@ -149,7 +150,7 @@ static void remove_work(struct store_job *job)
     }
     rc = mdb_txn_commit(txn); /* after a walk there is nothing to write */
     removal->status = rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting");
-    if (removal->is_done && store_measure_used(removal->lmdb, &removal->used_bytes) != 0) {
+    if (removal->is_done && store_measure_used(removal->measurer, &removal->used_bytes) != 0) {
         removal->used_bytes = 0; /* the next flush measures again, and says what is wrong */
     }
 }
@@ -215,6 +216,7 @@ void store_remove(struct store *store, const struct store_name *name)
     removal->job.free = free_job;
     removal->name = *name;
     removal->lmdb = store->env;
+    removal->measurer = store->measurer;
     removal->sessions = store->sessions;
     removal->walk.map = &store->map;
     list_append(&store->removals, &removal->link);
