@@ -176,7 +176,7 @@ static void tell_run(const struct world_report *run, uint64_t seed)
 /* The second of two runs of a seed has ended. */
 static void compare(struct fleet *fleet, const struct job *job)
 {
-    fleet->report.checked_twice++;
+    report_add_repeated(&fleet->report, &job->report);
     if (job->report.hash != job->hash) {
         fleet->report.violations++;
         printf("seed %lu: VIOLATION not deterministic: trace hash %016lx, then %016lx\n", job->seed,

@@ -10,6 +10,7 @@
 struct report {
     struct timespec begin;
     uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps, checked_twice;
+    uint64_t repeated_us, repeated_calls; /* of the second runs, which count for the speed alone */
     uint64_t faults[FAULT_COUNT];
     struct report_cell {
         uint64_t runs, failed; /* in which the fault struck while an operation of the workload was in flight */
@@ -21,6 +22,8 @@ struct report {
 void report_begin(struct report *report);
 /* One run that came to its end. */
 void report_add(struct report *report, const struct world_report *run);
+/* The second run of a seed. */
+void report_add_repeated(struct report *report, const struct world_report *run);
 double report_seconds(const struct report *report);
 /* Processor time of all runs so far, which a machine that is shared does not distort as much. */
 double report_cpu_seconds(void);

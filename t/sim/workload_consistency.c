@@ -236,8 +236,8 @@ static void add_change(struct key_history *history, const struct linear_op *op, 
     }
     if (history->change_count == history->change_capacity) {
         history->change_capacity = history->change_capacity ? history->change_capacity * 2 : 64;
-        history->changes = mem_realloc(history->changes,
-                                       history->change_capacity * sizeof *history->changes);
+        history->changes =
+            mem_realloc(history->changes, history->change_capacity * sizeof *history->changes);
     }
     struct change *change = &history->changes[history->change_count];
     *change = history->change_count++ ? change[-1] : (struct change){ 0 };
@@ -298,15 +298,16 @@ static void hear(struct session *session, const struct cairn_result *results, si
 struct digest {
     struct linear_op **puts; /* in the order of values */
     size_t put_count;
-    uint64_t *deleted; /* [i]: the newest version that a delete among the first i operations may have
+    uint64_t
+        *deleted; /* [i]: the newest version that a delete among the first i operations may have
                           removed */
 };
 
 static void make_digest(struct digest *digest, const struct key_history *history)
 {
-    *digest = (struct digest){ .puts = mem_alloc((history->count + 1) * sizeof *digest->puts),
-                               .deleted =
-                                   mem_zalloc((history->count + 1) * sizeof *digest->deleted) };
+    *digest =
+        (struct digest){ .puts = mem_alloc((history->count + 1) * sizeof *digest->puts),
+                         .deleted = mem_zalloc((history->count + 1) * sizeof *digest->deleted) };
     for (size_t i = 0; i < history->count; i++) {
         struct linear_op *op = &history->ops[i];
         uint64_t deleted = digest->deleted[i];
