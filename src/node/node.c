@@ -433,6 +433,7 @@ static int open_partitions(struct node *node, struct err *err)
         .election_timeout_ms = node->config.election_timeout_ms,
         .heartbeat_ms = node->config.heartbeat_ms,
         .hlc = &node->hlc,
+        .now_ms = &node->now_ms,
         .cut_level = &node->cut_level,
         .wake = on_partition_wake,
         .send = on_partition_send,
@@ -777,6 +778,7 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame)
 {
     bool round_answered;
+    node->now_ms = env_now_us(node->env) / 1000;
     if (peer_receive(&link->peer, frame->payload, on_raft_message, node, &round_answered) != 0) {
         LOG_WARN(node->logger, "peer=%s sent a malformed Raft frame", link->name);
         node->counters.frames_refused++;
@@ -868,6 +870,7 @@ static void node_turn(struct env_task *task)
         return;
     }
     node->counters.turns++;
+    node->now_ms = env_now_us(node->env) / 1000;
     run_awake(node);
     if (node->is_stopped) {
         return;
@@ -884,13 +887,17 @@ static void node_turn(struct env_task *task)
     }
 }
 
-/* Half of the partitions at each tick: their time is coarse enough. */
+/* At every second tick: the core's time is coarse enough, and the heartbeats of all groups share a
+ * frame (see raft.c, heartbeat_at). */
 static void tick_partitions(struct node *node)
 {
     uint64_t now_ms = env_now_us(node->env) / 1000;
     size_t begun = 0;
-    bool may_prefer = node->ticks / 2 % (NODE_PREFER_TICKS / 2) == 0 && !node->is_stopping;
-    for (size_t i = node->ticks % 2; i < node->partition_count; i += 2) {
+    if (node->ticks % 2 != 0) {
+        return;
+    }
+    bool may_prefer = node->ticks % NODE_PREFER_TICKS == 0 && !node->is_stopping;
+    for (size_t i = 0; i < node->partition_count; i++) {
         struct partition *partition = node->partitions[i];
         if (!partition) {
             continue;

@@ -61,6 +61,7 @@ struct node {
     uint64_t id, boot_id;
     uint64_t started_us;
     uint64_t hlc;
+    uint64_t now_ms; /* monotonic time of the frame or turn at hand */
 
     /* membership.c */
     char *bootstrap;           /* canonical list */

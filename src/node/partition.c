@@ -43,16 +43,15 @@ struct fetch {
     bool is_active;
 };
 
+/* What every event looks at stands together; the large and the seldom used is behind. */
 struct partition {
-    struct partition_host host;
-    struct topology_partition group;
-    uint64_t self_node_id, self;
-    struct raft raft;
     struct store_replica *store;
     uint64_t applied;
-    uint64_t last_time;      /* newest time proposed here */
+    uint64_t last_time; /* newest time proposed here */
+    uint64_t self_node_id, self;
     uint64_t prefer_from_ms; /* not before: the last try came to nothing */
-    bool is_awake;      /* host.wake was called for this turn */
+    uint64_t quiet_until_ms; /* no tick is needed before; every event makes it 0 */
+    bool is_awake;           /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
     bool is_installing; /* I5 */
@@ -65,8 +64,11 @@ struct partition {
     struct list early;                   /* reads that wait for the no-op */
     struct list reads;                   /* reads by sequence */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
-    struct fetch fetches[LIMIT_REPLICAS];
     struct partition_stats stats;
+    struct raft raft;
+    struct partition_host host;
+    struct topology_partition group;
+    struct fetch fetches[LIMIT_REPLICAS];
 };
 
 static void partition_wake(struct partition *partition)
@@ -463,6 +465,12 @@ static void append_received(struct partition *partition, const struct raft_entry
     }
 }
 
+/* Before an event whose time counts, outside turns and frames: ticks may be rare. */
+static void tell_time(struct partition *partition)
+{
+    raft_clock(&partition->raft, env_now_us(partition->host.env) / 1000);
+}
+
 /* The core hears of the log's holes: those that it must count with, and what to ask for. */
 static void tell_holes(struct partition *partition)
 {
@@ -471,11 +479,24 @@ static void tell_holes(struct partition *partition)
     if (!partition->has_holes) {
         return;
     }
+    tell_time(partition);
     uint64_t needed = raft->flushed + 1;
     raft_holes(
         raft, log_first_hole(partition->host.log, group, needed),
         log_first_unfilled(partition->host.log, group, raft->role == RAFT_LEADER ? 0 : needed));
     partition->has_holes = log_first_hole(partition->host.log, group, 0) != 0;
+}
+
+/* Whether a turn would do anything. Of a write's events only some need one: not the second answer,
+ * say, nor what makes entries durable that wait for others'. */
+static bool has_work(const struct partition *partition)
+{
+    const struct raft *raft = &partition->raft;
+    return partition->applied < raft->commit || raft_has_news(raft) ||
+           !list_is_empty(&partition->queued) || !list_is_empty(&partition->acking) ||
+           !list_is_empty(&partition->early) || !list_is_empty(&partition->reads) ||
+           !list_is_empty(&partition->done_writes) || !list_is_empty(&partition->done_reads) ||
+           raft_cut_at(raft, *partition->host.cut_level) >= raft->log_start;
 }
 
 /* After every event but a proposal (I1). entries and payloads: of an append that was stepped, else
@@ -507,29 +528,27 @@ static void settle(struct partition *partition, const struct raft_entry *entries
                           partition->raft.vote);
     }
     tell_holes(partition);
-    partition_wake(partition);
+    partition->quiet_until_ms = 0;
+    if (has_work(partition)) {
+        partition_wake(partition);
+    } else {
+        raft_applied(&partition->raft, partition->applied); /* what it learned of time */
+    }
 }
 
 /* --- Events */
 
-/* Whether raft_flush has something to say after a tick: most ticks of most groups have not. */
-static bool has_news(const struct raft *raft)
-{
-    const struct raft_effects *out = &raft->out;
-    bool has = out->persist_state || out->append || out->message_count > 0 || out->role_changed ||
-               out->transfer_done || out->read_round_wanted || raft->transfer_to != 0;
-    for (int i = 0; !has && raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
-        has = raft->progress[i].heartbeat_due;
-    }
-    return has;
-}
-
 void partition_tick(struct partition *partition, uint64_t now_ms)
 {
+    if (now_ms < partition->quiet_until_ms) {
+        return;
+    }
     raft_tick(&partition->raft, now_ms);
     /* Who waits for all replicas may have outwaited one that is out of reach. */
-    if (has_news(&partition->raft) || !list_is_empty(&partition->acking)) {
+    if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking)) {
         settle(partition, NULL, NULL);
+    } else {
+        partition->quiet_until_ms = raft_quiet_until(&partition->raft);
     }
 }
 
@@ -555,7 +574,7 @@ void partition_message(struct partition *partition, const struct raft_message *m
     if (message->to != partition->self || message->group != partition->group.group) {
         return;
     }
-    raft_clock(&partition->raft, env_now_us(partition->host.env) / 1000);
+    raft_clock(&partition->raft, *partition->host.now_ms);
     raft_step(&partition->raft, message, entries);
     settle(partition, message->type == RAFT_APPEND ? entries : NULL, payloads);
     if (partition->has_holes && message->count > 0) {
@@ -905,6 +924,7 @@ static void fetch_done(void *ctx, int status, uint64_t first, struct blob **payl
                  partition->group.group, first, err_info(status)->name);
         count = 0;
     }
+    tell_time(partition);
     raft_fetched(&partition->raft, fetch->to, first, count, bytes);
     settle(partition, NULL, NULL);
     send_messages(partition, payloads, first, count);
@@ -1032,6 +1052,7 @@ void partition_turn(struct partition *partition)
     if (partition->failed) {
         return;
     }
+    raft_clock(raft, *partition->host.now_ms);
     propose_queued(partition);
     raft_flush(raft);
     send_messages(partition, NULL, 0, 0);
@@ -1082,6 +1103,7 @@ void partition_damaged(struct partition *partition)
         LOG_WARN(partition->host.logger,
                  "part=%u the store is damaged: serves nothing until an image has replaced it",
                  partition->group.group);
+        tell_time(partition);
         raft_need_image(&partition->raft);
     } else {
         LOG_ERROR(partition->host.logger,
@@ -1198,6 +1220,7 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
         progress->match + PREFER_CAUGHT_UP < raft->last_index) {
         return false;
     }
+    tell_time(partition);
     bool began = raft_transfer(raft, preferred) == 0;
     partition->prefer_from_ms =
         now_ms + (uint64_t)PREFER_PAUSE_TIMEOUTS * partition->host.election_timeout_ms;
@@ -1207,6 +1230,7 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
 
 int partition_resign(struct partition *partition)
 {
+    tell_time(partition);
     int status = raft_transfer(&partition->raft, 0);
     settle(partition, NULL, NULL);
     return status;

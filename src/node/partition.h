@@ -58,6 +58,7 @@ struct partition_host {
     uint32_t election_timeout_ms, heartbeat_ms;
     struct partition_scratch *scratch;
     uint64_t *hlc; /* the node's newest hybrid logical time */
+    const uint64_t *now_ms; /* monotonic time: of the frame that partition_message is called for, of the turn */
     const enum raft_cut *cut_level; /* how far logs are to be cut */
     /* The partition has work for the end of this turn. Called once until partition_turn. */
     void (*wake)(void *ctx, struct partition *partition);

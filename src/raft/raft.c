@@ -84,6 +84,7 @@
  * acknowledges when its disk is done, not when the message came. */
 #include "raft/raft.h"
 
+#include <stddef.h>
 #include <string.h>
 
 #include "base/check.h"
@@ -93,6 +94,9 @@
 /* A replica that steps down by order stays quiet for that many election timeouts, so that the
  * others elect first. */
 enum { STEP_DOWN_TIMEOUTS = 4 };
+
+/* Part of a heartbeat's time, see heartbeat_at. */
+enum { HEARTBEAT_GRACE = 4 };
 
 /* A leader with a hole steps down after that many. */
 enum { HOLE_TIMEOUTS = 2 };
@@ -784,6 +788,33 @@ void raft_flush(struct raft *raft)
     }
 }
 
+static bool peer_has_news(const struct raft *raft, const struct raft_progress *peer)
+{
+    return peer->heartbeat_due || wants_image(peer) ||
+           (peer->state == RAFT_PROBE && !peer->probe_sent) ||
+           (peer->state == RAFT_STREAM && peer->next <= raft->last_index && has_room(raft, peer));
+}
+
+bool raft_has_news(const struct raft *raft)
+{
+    const struct raft_effects *out = &raft->out;
+    if (out->persist_state || out->append || out->role_changed || out->commit_advanced ||
+        out->reads_confirmed || out->read_round_wanted || out->transfer_done || out->heal ||
+        out->start_learned || out->image_offered || out->digest_refuted || out->digest_undecided ||
+        out->diverged || out->cut_wanted || out->message_count + (size_t)out->fetch_count > 0 ||
+        out->fill_count + out->image_count > 0) {
+        return true;
+    }
+    if (raft->role != RAFT_LEADER) {
+        return raft->role == RAFT_FOLLOWER && raft->private->ack_due;
+    }
+    bool has = raft->transfer_to != 0;
+    for (int i = 0; !has && i < raft->config.replica_count; i++) {
+        has = i != raft->private->self && peer_has_news(raft, &raft->progress[i]);
+    }
+    return has;
+}
+
 /* §9.6, §6.4.1: who hears a leader does not help to depose it. Leases rest on it, so it holds
  * whatever became of that leader and its term meanwhile. */
 static bool is_sticky(const struct raft *raft)
@@ -1424,10 +1455,20 @@ static bool hears_majority(const struct raft *raft)
     return heard >= majority(raft);
 }
 
+/* When the peer is to hear something again, if it doesn't sooner. Not a heartbeat's time after it
+ * heard the last, but when the clock passes a multiple of that: so the heartbeats of all groups
+ * between two nodes fall together and share a frame, a wake-up and an answer. What was sent within
+ * the last quarter before such a moment stands for it, so silence lasts five quarters at most. */
+static uint64_t heartbeat_at(const struct raft *raft, const struct raft_progress *peer)
+{
+    uint64_t beat = raft->config.heartbeat_ms;
+    return ((peer->sent_ms + beat / HEARTBEAT_GRACE) / beat + 1) * beat;
+}
+
 static void tick_peer(struct raft *raft, struct raft_progress *peer)
 {
     uint64_t now = raft->private->now_ms;
-    if (now - peer->sent_ms >= raft->config.heartbeat_ms ||
+    if (now >= heartbeat_at(raft, peer) ||
         (wants_image(peer) && now - peer->image_sent_ms >= raft->config.heartbeat_ms)) {
         peer->heartbeat_due = true;
     }
@@ -1486,6 +1527,34 @@ static void tick_leader(struct raft *raft)
         }
     }
     tick_holes(raft);
+}
+
+static uint64_t leader_quiet_until(const struct raft *raft)
+{
+    uint64_t until = UINT64_MAX;
+    if (raft->transfer_to || raft->needs_image || raft->hole || raft->unfilled ||
+        raft->read_confirmed < raft->read_sequence) {
+        return 0;
+    }
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        if (i != raft->private->self && wants_image(peer)) {
+            return 0;
+        }
+        if (i != raft->private->self) {
+            uint64_t silent = peer->heard_ms + raft->config.election_timeout_ms;
+            until = min_u64(until, heartbeat_at(raft, peer));
+            until = is_heard_lately(raft, peer->heard_ms) ? min_u64(until, silent) : until;
+        }
+    }
+    return until;
+}
+
+uint64_t raft_quiet_until(const struct raft *raft)
+{
+    return raft->role == RAFT_LEADER     ? leader_quiet_until(raft)
+           : raft->role == RAFT_FOLLOWER ? raft->private->election_deadline_ms
+                                         : 0;
 }
 
 void raft_clock(struct raft *raft, uint64_t now_ms)
@@ -1985,9 +2054,7 @@ void raft_effects_clear_log(struct raft *raft)
 
 void raft_effects_clear(struct raft *raft)
 {
-    struct raft_effects *out = &raft->out;
-    *out = (struct raft_effects){ .messages = out->messages,
-                                  .message_capacity = out->message_capacity };
+    memset(&raft->out, 0, offsetof(struct raft_effects, messages));
 }
 
 const char *raft_role_name(enum raft_role role)

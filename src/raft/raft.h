@@ -127,7 +127,8 @@ struct raft_start {
     bool is_suspect;            /* the replica may have lost what it promised, see raft.c */
 };
 
-/* What the driver must do, in this order within one batch of effects. */
+/* What the driver must do, in this order within one batch of effects. All before `messages` is cleared with every batch; of the
+ * arrays behind it only as many items count as their counters say: so a turn that has little to say touches little memory. */
 struct raft_effects {
     /* Persist raft->term and raft->vote; then raft_state_durable(term, vote). */
     bool persist_state;
@@ -135,18 +136,6 @@ struct raft_effects {
      * On a follower they are the entries of the message being stepped, beginning with its entry number append_skip;
      * on a leader they are the ones just proposed (or the no-op of an election, see raft_is_noop). */
     bool append;
-    uint64_t append_first;
-    uint32_t append_count;
-    uint32_t append_skip;
-    /* Messages to send, in order. */
-    struct raft_message *messages;
-    size_t message_count, message_capacity;
-    /* Followers whose next entries are not in memory: read them from disk and send them with raft_fetched, which must be called
-     * for each; a newer one for the same follower (after a reset) replaces an older. */
-    struct raft_fetch {
-        uint64_t to, first;
-    } fetches[LIMIT_REPLICAS];
-    int fetch_count;
     bool role_changed;      /* role, term or leader is another than before */
     bool commit_advanced;   /* raft->commit grew */
     bool reads_confirmed;   /* raft->read_confirmed grew */
@@ -155,29 +144,40 @@ struct raft_effects {
     bool heal;              /* the replica is suspect no more once this is durable, with raft->term and raft->vote; then
                                raft_state_durable and raft_healed */
     bool start_learned;     /* the log's unknown start_term is known: keep it */
+    bool image_offered;     /* see `image` */
+    bool digest_refuted;    /* the own store's content is not what a majority holds at the same index */
+    bool digest_undecided;  /* replicas differ, and no majority agrees */
+    bool diverged;          /* a leader's entries contradict what is committed here, or what it sent before: somebody lost
+                               data; the message was dropped. Someone must act */
+    int fetch_count, fill_count, image_count;
+    uint64_t append_first;
+    uint32_t append_count;
+    uint32_t append_skip;
+    uint64_t cut_wanted;    /* nobody has the payload of this entry any more, which the own store covers: the log is to be cut
+                               behind it, so that who lacks it gets an image */
+    size_t message_count;
+    /* Messages to send, in order. */
+    struct raft_message *messages;
+    size_t message_capacity;
+    /* Followers whose next entries are not in memory: read them from disk and send them with raft_fetched, which must be called
+     * for each; a newer one for the same follower (after a reset) replaces an older. */
+    struct raft_fetch {
+        uint64_t to, first;
+    } fetches[LIMIT_REPLICAS];
     /* Peers that need an entry's payload: to be sent with raft_fill_send, when it was read. */
     struct raft_fill {
         uint64_t to, index;
     } fills[LIMIT_REPLICAS];
-    int fill_count;
-    uint64_t cut_wanted;    /* nobody has the payload of this entry any more, which the own store covers: the log is to be cut
-                               behind it, so that who lacks it gets an image */
     /* Followers that only an image of the store can help, and none is on offer to them: open one whose index is at least
      * `floor`, then raft_image_offer. Named again with every heartbeat until that is done. */
     struct raft_image_want {
         uint64_t to, floor;
     } images[LIMIT_REPLICAS];
-    int image_count;
-    /* The leader `from` offers its image `id` of (index, term), and this replica needs it: to be fetched from there, unless
-     * that is being done. Named again with every heartbeat of the leader's. */
-    bool image_offered;
+    /* If image_offered: the leader `from` offers its image `id` of (index, term), and this replica needs it: to be fetched from
+     * there, unless that is being done. Named again with every heartbeat of the leader's. */
     struct raft_image {
         uint64_t from, id, index, term;
     } image;
-    bool digest_refuted;    /* the own store's content is not what a majority holds at the same index */
-    bool digest_undecided;  /* replicas differ, and no majority agrees */
-    bool diverged;          /* a leader's entries contradict what is committed here, or what it sent before: somebody lost
-                               data; the message was dropped. Someone must act */
 };
 
 struct raft_progress {
@@ -201,10 +201,6 @@ struct raft_progress {
     bool is_refuted;             /* a majority holds other content than it: told with each append until it knows */
     uint64_t image_floor;        /* it can use none below this index */
     /* what else the core needs follows; private to raft.c */
-    struct raft_flight {
-        uint64_t last;
-        uint32_t bytes;
-    } flights[LIMIT_RAFT_INFLIGHT_MESSAGES];
     uint32_t flight_head, flight_count;
     uint64_t sequence;           /* number of the last append that wants an answer */
     uint64_t probe_sequence;     /* number of the first probe at `next` */
@@ -216,9 +212,14 @@ struct raft_progress {
     uint64_t heal_index;         /* ends the suspicion when it is committed and held there */
     uint64_t resume;             /* where to go on behind a hole that is filled, 0: none is */
     uint64_t resend_sequence;    /* an older answer can't know of the filling */
+    struct raft_flight {
+        uint64_t last;
+        uint32_t bytes;
+    } flights[LIMIT_RAFT_INFLIGHT_MESSAGES];
 };
 
 struct raft {
+    struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */
     struct raft_config config;
     enum raft_role role;
     uint64_t term, vote, leader;      /* leader: replica id, 0 = unknown */
@@ -242,7 +243,6 @@ struct raft {
     uint32_t votes;                   /* of its last campaign; bit i: config.replicas[i] granted, the own one only when durable */
     struct raft_effects out;
     struct raft_progress progress[LIMIT_REPLICAS];
-    struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */
 };
 
 /* Begins as a follower. The runs are copied. raft is the caller's memory; raft_fini frees what it holds. */
@@ -251,6 +251,8 @@ void raft_fini(struct raft *raft);
 
 /* Time passed: elections, heartbeats, check-quorum, resending. */
 void raft_tick(struct raft *raft, uint64_t now_ms);
+/* As long as no other event comes, raft_tick does nothing before this time but to learn it: ms; 0: tick on. */
+uint64_t raft_quiet_until(const struct raft *raft);
 /* The time, before an event that carries none. No timer fires. */
 void raft_clock(struct raft *raft, uint64_t now_ms);
 /* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
@@ -259,6 +261,9 @@ void raft_step(struct raft *raft, const struct raft_message *message, const stru
 /* End of a loop turn: emits to every follower what it can take now (entries within the bounds in flight, else a due heartbeat),
  * and a follower's newest ack. The news of a commit rides along with either. Cheap when there is nothing to say. */
 void raft_flush(struct raft *raft);
+/* Whether raft_flush would say something or raft->out holds what is to be done, as far as that is seen at a glance: it may be true
+ * in vain, never false. */
+bool raft_has_news(const struct raft *raft);
 /* The leader appends `count` entries of the given sizes in its term; *first becomes their first index. ERR_NOT_PRIMARY when it
  * does not lead or is handing over. Payloads are handed to the log with the effects. */
 int raft_propose(struct raft *raft, const uint32_t *sizes, uint32_t count, uint64_t *first);
