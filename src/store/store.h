@@ -1,7 +1,7 @@
 /* The store: a node's state machines. LMDB behind an ordered in-memory overlay.
  *
  * Applying goes to the overlay's active generation; reads see it at once. store_freeze makes the active generation immutable; a
- * job (ENV_JOB_FLUSH) writes it into LMDB in one transaction with a full sync, together with each replica's applied index, time
+ * job (ENV_JOB_FLUSH) writes it into LMDB, replica after replica, with full syncs, together with each replica's applied index, time
  * and sessions. There are at most two generations: one active, one frozen.
  *
  * One LMDB database per replica, under the bare key. Everything but the flush happens on the loop thread. Spans that reads

@@ -8,6 +8,12 @@
 enum {
     /* Entries of a dropped generation that are freed in one go: some 0.3 ms. */
     RELEASE_ENTRIES = 4096,
+    /* A transaction ends behind the replica with which it has dirtied so many bytes, about. LMDB
+     * holds them all in memory, and never gives single pages back. The next transaction but one can
+     * take the pages that this one replaced, while they are still warm in the page cache: so the
+     * file stays small, too. Less would save nothing more: each end costs two syncs. */
+    TRANSACTION_BYTES = 32 << 20,
+    PAGE_BYTES = 4096,
 };
 
 struct flush_item {
@@ -33,6 +39,7 @@ struct flush {
     size_t count;
     bool is_piecewise; /* one transaction per replica */
     uint64_t bytes;    /* what it has to write, about */
+    uint64_t dirtied;  /* by the transaction under way, about */
     /* Results. */
     int status;
     struct err err;
@@ -82,7 +89,9 @@ static int write_record(MDB_cursor *cursor, const struct overlay_node *node, uin
     return rc;
 }
 
-static int write_overlay(MDB_txn *txn, const struct flush_item *item, uint64_t *digest)
+/* Adds what it dirties to *dirtied: at most a page for each key, besides the value. */
+static int write_overlay(MDB_txn *txn, const struct flush_item *item, uint64_t *digest,
+                         uint64_t *dirtied)
 {
     MDB_cursor *cursor;
     int rc = mdb_cursor_open(txn, item->dbi, &cursor);
@@ -91,9 +100,10 @@ static int write_overlay(MDB_txn *txn, const struct flush_item *item, uint64_t *
     }
     for (const struct overlay_node *node = overlay_first(item->overlay); node && rc == 0;
          node = overlay_next(node)) {
-        rc = overlay_entry(node)->is_deleted
-                 ? write_deletion(cursor, val_of(overlay_key(node)), digest)
-                 : write_record(cursor, node, digest);
+        const struct overlay_entry *entry = overlay_entry(node);
+        rc = entry->is_deleted ? write_deletion(cursor, val_of(overlay_key(node)), digest)
+                               : write_record(cursor, node, digest);
+        *dirtied += PAGE_BYTES + entry->value.size;
     }
     mdb_cursor_close(cursor);
     return rc;
@@ -120,7 +130,7 @@ static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item
 {
     MDB_stat stat;
     item->meta.digest = item->digest;
-    int rc = item->overlay ? write_overlay(txn, item, &item->meta.digest) : 0;
+    int rc = item->overlay ? write_overlay(txn, item, &item->meta.digest, &flush->dirtied) : 0;
     rc = rc == 0 ? mdb_stat(txn, item->dbi, &stat) : rc;
     if (rc != 0) {
         item->is_at_a_loss = true;
@@ -133,24 +143,27 @@ static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item
                                       &item->meta);
 }
 
-/* Writes items [first, end) in one transaction. */
-static int write_items(struct flush *flush, size_t first, size_t end)
+/* Writes items from *at in one transaction, up to `end` or until it is large enough. *at is then the
+ * first that it did not write. */
+static int write_items(struct flush *flush, size_t *at, size_t end)
 {
     MDB_txn *txn;
+    size_t i = *at;
     int rc = mdb_txn_begin(flush->lmdb, NULL, 0, &txn);
     if (rc != 0) {
         return rc;
     }
-    for (size_t i = first; i < end && rc == 0; i++) {
-        rc = write_item(flush, txn, &flush->items[i]);
+    flush->dirtied = 0;
+    while (i < end && rc == 0 && flush->dirtied < TRANSACTION_BYTES) {
+        rc = write_item(flush, txn, &flush->items[i++]);
     }
     if (rc != 0) {
         mdb_txn_abort(txn);
         return rc;
     }
     rc = mdb_txn_commit(txn);
-    for (size_t i = first; i < end && rc == 0; i++) {
-        flush->items[i].is_written = true;
+    for (; *at < i && rc == 0; ++*at) {
+        flush->items[*at].is_written = true;
     }
     return rc;
 }
@@ -169,7 +182,7 @@ static bool is_own_damage(const struct flush *flush, const struct flush_item *it
            store_measure_used(flush->measurer, &used_bytes) == 0;
 }
 
-/* Gives every replica its own transaction: what one needs to copy, the next can use again. Goes on
+/* Gives every replica that isn't written yet its own transaction: what one needs to copy, the next can use again. Goes on
  * behind a replica for which there is no room, or which is damaged. */
 static int write_piecewise(struct flush *flush)
 {
@@ -178,7 +191,8 @@ static int write_piecewise(struct flush *flush)
         struct flush_item *item = &flush->items[i];
         struct err err;
         item->is_at_a_loss = false;
-        int rc = item->is_written || item->is_damaged ? 0 : write_items(flush, i, i + 1);
+        size_t at = i;
+        int rc = item->is_written || item->is_damaged ? 0 : write_items(flush, &at, i + 1);
         if (rc == 0) {
             continue;
         }
@@ -203,7 +217,10 @@ static int write_all(struct flush *flush)
     if (flush->is_piecewise) {
         return write_piecewise(flush);
     }
-    int rc = flush->count > 0 ? write_items(flush, 0, flush->count) : 0;
+    int rc = 0;
+    for (size_t at = 0; at < flush->count && rc == 0;) {
+        rc = write_items(flush, &at, flush->count);
+    }
     int code = rc == 0 ? 0 : store_lmdb_error(&flush->err, rc, "flushing");
     if (code == ERR_CORRUPT) { /* whose is it? */
         flush->is_piecewise = true;

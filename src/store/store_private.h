@@ -13,8 +13,8 @@
  *   store_job.c     jobs that outlive the store
  *
  * Applying changes the overlay's active generation only. From time to time the active generation is
- * frozen, and a job on the flush thread writes it into LMDB: one transaction, one sorted walk per
- * replica, full sync. Reads look into the active generation, the frozen one, then LMDB, through a
+ * frozen, and a job on the flush thread writes it into LMDB: a few transactions with full sync, one
+ * sorted walk per replica. Reads look into the active generation, the frozen one, then LMDB, through a
  * read transaction that is begun by the first read and, while a flush is on its way, reset at the
  * end of the turn, so that it never pins old pages for longer.
  *
@@ -27,8 +27,8 @@
  *   I2  A frozen generation is dropped only when the loop has no read transaction that began before
  *       the commit: until then the generation hides that LMDB's old state lacks its keys.
  *   I3  LMDB holds, per replica, exactly the state after the entry that its meta record names:
- *       data, key count and sessions come in the same transaction. If one transaction is too large
- *       for the room that is left, each replica gets its own.
+ *       data, key count and sessions come in the same transaction. Other replicas may come in
+ *       others; if they are too large for the room that is left, each replica gets its own.
  *   I4  What reads lent stays until store_turn_end: a blob that is overwritten meanwhile waits in
  *       `retired`.
  *   I5  A put without condition looks into LMDB only if the replica ever had a record with
