@@ -216,10 +216,14 @@ uint64_t node_log_budget(const struct node *node)
 /* A log that outgrows its budget though the store was flushed is pinned by replicas that are dead
  * or far behind. They are spared as long as there is room: an image costs more than entries. Half a
  * budget above it only the own store counts, and with twice the budget no image on its way either:
- * so the log is bounded whatever the others do. */
+ * so the log is bounded whatever the others do. On a full disk there is no room to spare anybody:
+ * deletes must go on. */
 static enum raft_cut cut_level_of(const struct node *node)
 {
     uint64_t live = log_live_bytes(node->log), budget = node_log_budget(node);
+    if (reserve_is_spent(node->reserve)) {
+        return log_admit_vital(node->log, 0) == ERR_DISK_FULL ? RAFT_CUT_ALL : RAFT_CUT_OWN;
+    }
     return live <= budget           ? RAFT_CUT_SPARING
            : live <= budget / 2 * 3 ? RAFT_CUT_HEARD
            : live <= budget * 2     ? RAFT_CUT_OWN
