@@ -30,6 +30,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "base/check.h"
 #include "base/list.h"
@@ -86,9 +87,18 @@ struct env_file {
     bool is_writable;
 };
 
+/* One write to a log segment. */
+struct recent_write {
+    struct inode *inode;   /* no reference: NULL when the inode is gone */
+    uint64_t first, count; /* sectors */
+};
+
 struct disk {
     struct random random;
-    uint64_t capacity_bytes, used_bytes;
+    struct recent_write recent[DISK_RECENT_WRITES]; /* a ring */
+    uint64_t log_writes;                            /* ever */
+    uint64_t capacity_bytes;
+    char *outside; /* a real file that takes room as well; NULL: none */
     struct names now, durable;
     struct operation *journal;
     size_t journal_count, journal_capacity;
@@ -134,6 +144,7 @@ void disk_free(struct disk *disk)
         disk->spares = spare->next;
         mem_free(spare);
     }
+    mem_free(disk->outside);
     mem_free(disk);
 }
 
@@ -172,6 +183,53 @@ void disk_process_ended(struct disk *disk)
     }
     disk->faults.die_in = 0;
     disk->faults.dying = false;
+}
+
+/* --- Room */
+
+void disk_count_outside(struct disk *disk, const char *path)
+{
+    mem_free(disk->outside);
+    disk->outside = mem_strdup(path);
+}
+
+static bool has_name(const struct disk *disk, const struct inode *inode)
+{
+    for (size_t i = 0; i < disk->now.count; i++) {
+        if (disk->now.items[i].inode == inode) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Counted anew each time, as only growing files ask. (The durable names don't count: a file system
+ * gives blocks back before the journal is written.) */
+uint64_t disk_used(const struct disk *disk)
+{
+    struct stat outside;
+    bool is_outside = disk->outside && stat(disk->outside, &outside) == 0;
+    uint64_t used = is_outside ? (uint64_t)outside.st_size : 0;
+    for (size_t i = 0; i < disk->now.count; i++) {
+        used += disk->now.items[i].inode ? disk->now.items[i].inode->size : 0;
+    }
+    LIST_FOR(at, &disk->files)
+    {
+        const struct inode *inode = container_of(at, struct env_file, link)->inode;
+        used += has_name(disk, inode) ? 0 : inode->size;
+    }
+    return used;
+}
+
+uint64_t disk_room(const struct disk *disk)
+{
+    uint64_t used = disk_used(disk);
+    return used < disk->capacity_bytes ? disk->capacity_bytes - used : 0;
+}
+
+void disk_set_capacity(struct disk *disk, uint64_t bytes)
+{
+    disk->capacity_bytes = bytes;
 }
 
 /* --- Inodes */
@@ -226,7 +284,11 @@ static void inode_unref(struct disk *disk, struct inode *inode)
     if (disk->last_inode == inode) {
         disk->last_inode = NULL;
     }
-    disk->used_bytes -= inode->size;
+    for (size_t i = 0; i < DISK_RECENT_WRITES; i++) {
+        if (disk->recent[i].inode == inode) {
+            disk->recent[i].inode = NULL;
+        }
+    }
     mem_free(inode->chunks);
     mem_free(inode->dirty);
     mem_free(inode);
@@ -412,8 +474,6 @@ static void inode_power_loss(struct disk *disk, struct inode *inode, uint32_t ke
         if (inode->durable_size < inode->size) {
             inode_write(inode, inode->durable_size, NULL, inode->size - inode->durable_size);
         }
-        disk->used_bytes -= inode->size;
-        disk->used_bytes += inode->durable_size;
         inode->size = inode->durable_size;
     }
     inode_sync(disk, inode, false);
@@ -582,53 +642,105 @@ static int fail_dying(struct err *err)
 
 static bool has_room(struct disk *disk, uint64_t more)
 {
-    if (!disk->faults.full && disk->used_bytes + more <= disk->capacity_bytes) {
+    if (more <= disk_room(disk)) {
         return true;
     }
     disk->stats.refused_full++;
     return false;
 }
 
-/* The sectors of a segment in which something stands. */
-static uint64_t count_written(const struct inode *inode, uint64_t stop_at, uint8_t **found)
+/* --- Rot */
+
+/* A sector that is durable and in which something stands; NULL: this one is not. */
+static uint8_t *find_clean(const struct inode *inode, uint64_t sector)
 {
-    uint64_t count = 0;
-    for (size_t i = 0; i < inode->chunk_count; i++) {
-        struct chunk *chunk = inode->chunks[i];
-        for (uint32_t sector = 0; chunk && sector < CHUNK_SECTORS; sector++) {
-            bool is_dirty = chunk->dirty & 1u << sector;
-            /* never `zeroes`, of which nothing counts */
-            uint8_t *data =
-                (uint8_t *)(is_dirty ? chunk->shadow : chunk->data) + (size_t)sector * SECTOR_BYTES;
-            if (!is_zero(data, SECTOR_BYTES) && count++ == stop_at) {
-                *found = data;
-                return count;
+    size_t index = (size_t)(sector / CHUNK_SECTORS);
+    uint32_t within = (uint32_t)(sector % CHUNK_SECTORS);
+    struct chunk *chunk = index < inode->chunk_count ? inode->chunks[index] : NULL;
+    uint8_t *data = chunk ? chunk->data + (size_t)within * SECTOR_BYTES : NULL;
+    bool is_clean = data && !(chunk->dirty & 1u << within) && !is_zero(data, SECTOR_BYTES);
+    return is_clean ? data : NULL;
+}
+
+static void flip_bit(struct disk *disk, uint8_t *sector)
+{
+    sector[random_below(&disk->random, SECTOR_BYTES)] ^=
+        (uint8_t)(1u << random_below(&disk->random, 8));
+}
+
+static uint8_t *draw_anywhere(struct disk *disk)
+{
+    uint8_t *drawn = NULL, *sector;
+    uint64_t seen = 0;
+    for (size_t i = 0; i < disk->now.count; i++) {
+        const struct inode *inode = disk->now.items[i].inode;
+        uint64_t sectors = inode && inode->is_segment ? inode->chunk_count * CHUNK_SECTORS : 0;
+        for (uint64_t at = 0; at < sectors; at++) {
+            sector = find_clean(inode, at);
+            if (sector && random_one_in(&disk->random, ++seen)) {
+                drawn = sector;
             }
         }
     }
-    return count;
+    return drawn;
 }
 
-bool disk_flip_log(struct disk *disk)
+static uint8_t *draw_recent(struct disk *disk)
 {
-    struct inode *drawn = NULL;
-    uint64_t segments = 0, sectors;
-    for (size_t i = 0; i < disk->now.count; i++) {
-        struct inode *inode = disk->now.items[i].inode;
-        if (inode && inode->is_segment && count_written(inode, UINT64_MAX, NULL) > 0 &&
-            random_one_in(&disk->random, ++segments)) {
-            drawn = inode;
+    uint8_t *drawn = NULL, *sector;
+    uint64_t seen = 0;
+    for (size_t i = 0; i < DISK_RECENT_WRITES; i++) {
+        const struct recent_write *write = &disk->recent[i];
+        for (uint64_t at = 0; write->inode && at < write->count; at++) {
+            sector = find_clean(write->inode, write->first + at);
+            if (sector && random_one_in(&disk->random, ++seen)) {
+                drawn = sector;
+            }
         }
     }
-    if (!drawn) {
-        return false;
+    return drawn;
+}
+
+bool disk_flip_log(struct disk *disk, enum disk_rot_place place)
+{
+    uint8_t *sector = place == DISK_ROT_RECENT ? draw_recent(disk) : draw_anywhere(disk);
+    if (sector) {
+        flip_bit(disk, sector);
     }
-    uint8_t *sector = NULL;
-    sectors = count_written(drawn, UINT64_MAX, NULL);
-    count_written(drawn, random_below(&disk->random, sectors), &sector);
-    sector[random_below(&disk->random, SECTOR_BYTES)] ^=
-        (uint8_t)(1u << random_below(&disk->random, 8));
-    return true;
+    return sector != NULL;
+}
+
+uint64_t disk_log_writes(const struct disk *disk)
+{
+    return disk->log_writes;
+}
+
+uint32_t disk_ruin_log(struct disk *disk, uint64_t since)
+{
+    enum { FLIPS = 16 }; /* so that no record header in the sector stays whole by luck */
+    uint32_t ruined = 0;
+    uint64_t kept =
+        disk->log_writes > DISK_RECENT_WRITES ? disk->log_writes - DISK_RECENT_WRITES : 0;
+    for (uint64_t i = since > kept ? since : kept; i < disk->log_writes; i++) {
+        const struct recent_write *write = &disk->recent[i % DISK_RECENT_WRITES];
+        for (uint64_t at = 0; write->inode && at < write->count; at++) {
+            uint8_t *sector = find_clean(write->inode, write->first + at);
+            ruined += sector != NULL;
+            for (int flip = 0; sector && flip < FLIPS; flip++) {
+                flip_bit(disk, sector);
+            }
+        }
+    }
+    return ruined;
+}
+
+static void note_log_write(struct disk *disk, struct inode *inode, uint64_t offset, uint64_t size)
+{
+    disk->recent[disk->log_writes++ % DISK_RECENT_WRITES] = (struct recent_write){
+        .inode = inode,
+        .first = offset / SECTOR_BYTES,
+        .count = (offset + size + SECTOR_BYTES - 1) / SECTOR_BYTES - offset / SECTOR_BYTES,
+    };
 }
 
 /* Writes all but one sector where it belongs; that one lands elsewhere in the file. */
@@ -705,13 +817,6 @@ int disk_file_read(struct env_file *file, uint64_t offset, void *out, size_t siz
     return 0;
 }
 
-static void set_size(struct disk *disk, struct inode *inode, uint64_t size)
-{
-    disk->used_bytes += size;
-    disk->used_bytes -= inode->size;
-    inode->size = size;
-}
-
 /* How much of a write that is cut off happens: it ends with a sector (systems copy by pages). */
 static size_t cut_write(struct disk *disk, uint64_t offset, size_t size)
 {
@@ -737,13 +842,16 @@ int disk_file_write(struct env_file *file, uint64_t offset, const void *data, si
     size_t part = dies || fails ? cut_write(disk, offset, size) : size;
     if (part > 0) {
         if (offset + part > inode->size) {
-            set_size(disk, inode, offset + part);
+            inode->size = offset + part;
         }
         bool is_whole = offset % SECTOR_BYTES == 0 && part % SECTOR_BYTES == 0;
         if (inode->is_segment && is_whole && is_struck(&disk->faults.misdirect_in)) {
             write_misdirected(disk, inode, offset, data, part);
         } else {
             inode_write(inode, offset, data, part);
+        }
+        if (inode->is_segment) {
+            note_log_write(disk, inode, offset, part);
         }
         disk->last_inode = inode;
         disk->last_sector = (offset + part - 1) / SECTOR_BYTES;
@@ -798,7 +906,7 @@ int disk_file_resize(struct env_file *file, uint64_t size, struct err *err)
     if (size < inode->size) {
         inode_write(inode, size, NULL, (size_t)(inode->size - size));
     }
-    set_size(disk, inode, size);
+    inode->size = size;
     return 0;
 }
 

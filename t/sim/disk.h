@@ -11,6 +11,8 @@
 
 struct disk;
 
+enum { DISK_RECENT_WRITES = 256 };
+
 /* Faults; all zero: a good disk. The caller sets and clears them at any time. */
 struct disk_faults {
     uint32_t fail_write_in; /* the n-th file_write from now fails with ERR_IO, once; 0: none */
@@ -19,7 +21,6 @@ struct disk_faults {
                                dying in the middle of a job */
     bool dying;             /* die_in has struck */
     uint32_t misdirect_in;  /* of the n-th write to a log segment from now a sector goes elsewhere in the file */
-    bool full;              /* nothing that needs new room succeeds */
     bool lies;              /* --break-sync: a sync makes nothing durable and says it did */
 };
 
@@ -31,6 +32,13 @@ struct disk *disk_new(uint64_t seed, uint64_t capacity_bytes);
 void disk_free(struct disk *disk);
 /* Makes a directory and its parents, durably: what was there before the machine began. */
 void disk_prepare(struct disk *disk, const char *path);
+/* Another file's bytes count as used, too: LMDB's, which lies on the real disk. */
+void disk_count_outside(struct disk *disk, const char *path);
+/* Bytes of the files that have a name or are open; what is removed or cut off makes room at once. */
+uint64_t disk_used(const struct disk *disk);
+uint64_t disk_room(const struct disk *disk);
+/* The disk becomes smaller or larger; below what is used, files can be overwritten and removed only. */
+void disk_set_capacity(struct disk *disk, uint64_t bytes);
 struct disk_faults *disk_faults(struct disk *disk);
 const struct disk_stats *disk_stats(const struct disk *disk);
 
@@ -39,8 +47,17 @@ void disk_process_ended(struct disk *disk);
 /* Each unsynced sector is kept or lost; with `torn` the one written last is half old, half new; of the unsynced directory operations a prefix is kept, as
  * journaling file systems do. Ends the process too. */
 void disk_power_loss(struct disk *disk, bool torn);
-/* Flips one bit of a written sector of a log segment, where it is durable; false: there is none. */
-bool disk_flip_log(struct disk *disk);
+/* Rot in log segments, in sectors that are clean, so that every later read sees it. */
+enum disk_rot_place {
+    DISK_ROT_ANYWHERE, /* that something was ever written to */
+    DISK_ROT_RECENT,   /* what the last writes left: what is likely to be read again */
+};
+/* Flips one bit; false: there is no such sector. */
+bool disk_flip_log(struct disk *disk, enum disk_rot_place place);
+/* How often log segments were written, as a mark for disk_ruin_log. */
+uint64_t disk_log_writes(const struct disk *disk);
+/* Spoils every sector written since that mark (of the last DISK_RECENT_WRITES writes); returns how many. */
+uint32_t disk_ruin_log(struct disk *disk, uint64_t since);
 /* The file calls of env.h. */
 int disk_file_open(struct disk *disk, const char *path, int flags, struct env_file **out, struct err *err);
 int disk_file_read(struct env_file *file, uint64_t offset, void *out, size_t size, size_t *got, struct err *err);

@@ -388,6 +388,16 @@ static int sim_dir_list(struct env *base, const char *path,
     return env->is_dead ? fail_dead(err) : disk_dir_list(env->disk, path, each, ctx, err);
 }
 
+static int sim_dir_room(struct env *base, const char *path, uint64_t *out, struct err *err)
+{
+    struct env_sim *env = env_sim_of(base);
+    if (env->is_dead) {
+        return fail_dead(err);
+    }
+    *out = disk_room(env->disk);
+    return 0;
+}
+
 static int sim_dir_lock(struct env *base, const char *path, struct err *err)
 {
     struct env_sim *env = env_sim_of(base);
@@ -431,6 +441,7 @@ static const struct env_ops sim_ops = {
     .dir_make = sim_dir_make,
     .dir_sync = sim_dir_sync,
     .dir_list = sim_dir_list,
+    .dir_room = sim_dir_room,
     .dir_lock = sim_dir_lock,
     .listen = sim_listen,
     .listener_close = network_listener_close,

@@ -198,11 +198,19 @@ static void test_disk_faults(struct tally *tally)
        disk_file_resize(file, 8192, NULL) == ERR_DISK_FULL &&
            disk_file_resize(file, 4096, NULL) == 0,
        "disk: it has a size");
-    disk_faults(disk)->full = true;
     ok(tally,
-       disk_file_write(file, 4096, bytes, 1, NULL) == ERR_DISK_FULL &&
+       disk_room(disk) == 0 && disk_file_write(file, 4096, bytes, 1, NULL) == ERR_DISK_FULL &&
            disk_file_write(file, 0, bytes, 1024, NULL) == 0,
        "disk: a full one refuses new room and takes overwrites");
+    struct env_file *other;
+    disk_file_resize(file, 3072, NULL);
+    disk_file_open(disk, "/d/b", ENV_FILE_WRITE | ENV_FILE_CREATE, &other, NULL);
+    fine = disk_file_write(other, 0, bytes, 1024, NULL) == 0 && disk_room(disk) == 0;
+    disk_remove(disk, "/d/b", NULL);
+    fine = fine && disk_room(disk) == 0;
+    disk_file_close(other);
+    ok(tally, fine && disk_room(disk) == 1024,
+       "disk: a file that is cut off makes room, a removed one when nobody has it open");
     disk_faults(disk)->die_in = 2;
     fine = disk_file_sync(file, NULL) == 0 && disk_file_write(file, 0, bytes, 1024, NULL) == ERR_IO;
     fine = fine && disk_file_sync(file, NULL) == ERR_IO;

@@ -34,10 +34,15 @@ enum {
     ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
     UP_MAX_US = RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
     /* from then on until all partitions take writes; a frame lost just before is repeated late */
-    WRITABLE_MAX_US = 4 * SECOND_US,
+    WRITABLE_MAX_US = 2 * SECOND_US,
     FULL_MAX_US = 3 * SECOND_US,
-    ROOM_MAX_US =
-        6 * SECOND_US, /* until deletes or writes go on full disks, or on such as were full */
+    DELETES_MAX_US = 3 * SECOND_US,
+    LOOKED_US = 1500 * 1000,        /* a node has looked at its disk */
+    ROOM_MAX_US = 6 * SECOND_US,    /* until writes go on after disks were full */
+    ROT_PERCENT = 30,               /* of the runs */
+    ROT_SOON_US = SECOND_US / 2,    /* after a start: about when the commit index is learned */
+    AMNESIA_MAX_US = SECOND_US / 2, /* of commits that are forgotten */
+    SLOW_FACTOR_MAX = 100,
     CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
     CALM_MAX_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
@@ -61,8 +66,12 @@ struct world_node {
     uint64_t uncut_start, uncut_us, log_looked_us;
     bool is_absent; /* for long */
     struct mem_gate memory_gate;
-    uint64_t struck_before; /* countdowns that have struck, as last counted */
+    /* Countdowns that have struck, as last counted. */
+    struct {
+        uint64_t refused, writes_failed, syncs_failed, misdirected;
+    } struck;
     uint32_t flips_due;     /* in its store, before it starts again */
+    uint32_t log_flips_due; /* in its log, soon after it started */
     bool is_stopping;       /* it told that it stopped; to be buried */
     int stop_status;
     char stop_text[256];
@@ -72,6 +81,7 @@ struct world_node {
     struct schedule_event ambush; /* it was caught in the middle of writing its log */
     enum env_sim_end ambush_end;
     struct schedule_event relief; /* slow and full disks get well */
+    struct schedule_event rot;    /* log_flips_due are */
 };
 
 /* What was within reach of a primary when a write was asked that all must acknowledge. */
@@ -107,6 +117,11 @@ struct world {
     uint32_t grain_us; /* of every loop, see env_sim.h */
     uint64_t trouble_us;
     struct schedule_event strike, heal_links;
+    struct {
+        struct world_node *behind; /* lacks what came since */
+        uint64_t mark;             /* of the victim's log */
+        struct schedule_event end;
+    } amnesia;
     struct world_reigns {
         uint32_t group;
         uint64_t until_us; /* 0: not under way */
@@ -261,13 +276,19 @@ static void run_bury(struct schedule_event *event)
     boot_later(node, draw_restart(node->world));
 }
 
+static void note_rot(struct world_node *node, enum world_fault fault)
+{
+    LOG_INFO(&node->world->logger, "world: %s of %s", fault_names[fault], node->name);
+    checker_damaged(&node->world->checker, node->number);
+    note_fault(node->world, fault);
+}
+
 static void flip_due_records(struct world_node *node)
 {
     char *path = mem_printf("%s/store", node->data);
     for (; node->flips_due > 0; node->flips_due--) {
-        if (rot_flip_record(path, &node->world->nemesis)) {
-            LOG_INFO(&node->world->logger, "world: a bit flips in the store of %s", node->name);
-            note_fault(node->world, FAULT_FLIP_RECORD);
+        if (rot_flip_closed_record(path, &node->world->nemesis)) {
+            note_rot(node, FAULT_FLIP_RECORD);
         }
     }
     mem_free(path);
@@ -318,6 +339,10 @@ static void run_start(struct schedule_event *event)
     world->report->boots++;
     int status = server_start(&node->env->env, &node->logger, &config, &node->server, &err);
     if (status == 0) {
+        if (node->log_flips_due > 0) {
+            schedule_add(&world->schedule, &node->rot,
+                         world->schedule.now_us + random_below(&world->nemesis, ROT_SOON_US));
+        }
         return;
     }
     node->server = NULL;
@@ -328,7 +353,28 @@ static void run_relief(struct schedule_event *event)
 {
     struct world_node *node = container_of(event, struct world_node, relief);
     node->env->slow_factor = 1;
-    disk_faults(node->disk)->full = false;
+    disk_set_capacity(node->disk, DISK_BYTES);
+}
+
+/* Something else takes what room there is, but for a little; what the node frees, it may use. */
+static void fill_disk(struct world_node *node)
+{
+    disk_set_capacity(node->disk,
+                      disk_used(node->disk) +
+                          random_below(&node->world->nemesis, 2 * node->world->segment_bytes));
+}
+
+/* What a restart has found whole rots before it is used: applied, or sent to others. */
+static void run_rot(struct schedule_event *event)
+{
+    struct world_node *node = container_of(event, struct world_node, rot);
+    bool is_struck = false;
+    for (; node->log_flips_due > 0; node->log_flips_due--) {
+        is_struck |= disk_flip_log(node->disk, DISK_ROT_RECENT);
+    }
+    if (is_struck) {
+        note_rot(node, FAULT_FLIP_LOG);
+    }
 }
 
 static void run_ambush(struct schedule_event *event);
@@ -345,6 +391,9 @@ static void init_node(struct world *world, uint32_t number)
     node->data = mem_printf("%s/%s", world->options->scratch, node->name);
     node->disk = disk_new(world->options->seed * 16 + number, DISK_BYTES);
     disk_prepare(node->disk, node->data);
+    char *outside = mem_printf("%s/store/data.mdb", node->data);
+    disk_count_outside(node->disk, outside);
+    mem_free(outside);
     disk_faults(node->disk)->lies = world->options->break_sync;
     mkdir(node->data, 0700);
     node->env = env_sim_new(&world->schedule, &world->network, node->disk, number, host,
@@ -362,6 +411,7 @@ static void init_node(struct world *world, uint32_t number)
     node->bury.run = run_bury;
     node->ambush.run = run_ambush;
     node->relief.run = run_relief;
+    node->rot.run = run_rot;
     boot_later(node, random_below(&world->draw, SECOND_US));
 }
 
@@ -486,17 +536,20 @@ static bool strike_disk(struct world *world, enum world_fault fault)
     struct disk_faults *faults = disk_faults(node->disk);
     switch (fault) {
     case FAULT_SLOW_DISK:
-        node->env->slow_factor = (uint32_t)random_between(&world->nemesis, 5, 100);
+        node->env->slow_factor =
+            random_percent(&world->nemesis, 30)
+                ? SLOW_FACTOR_MAX
+                : (uint32_t)random_between(&world->nemesis, 5, SLOW_FACTOR_MAX);
         break;
     case FAULT_DISK_FULL:
-        faults->full = true;
+        fill_disk(node);
         break;
     case FAULT_WRITE_FAILS:
         faults->fail_write_in = (uint32_t)random_between(&world->nemesis, 1, 20);
-        return true;
+        return false; /* these two are noted when they happen */
     default:
         faults->fail_sync_in = (uint32_t)random_between(&world->nemesis, 1, 20);
-        return true;
+        return false;
     }
     schedule_add(&world->schedule, &node->relief,
                  world->schedule.now_us + 200000 + random_below(&world->nemesis, 4 * SECOND_US));
@@ -515,30 +568,113 @@ static bool strike_absence(struct world *world)
     return true;
 }
 
-/* Rot: of one node of a run, and only where others have what it loses. */
+/* Amnesia. One node is cut off for a moment, so that it lacks what the others commit meanwhile; then
+ * all others fall, and the victim's log loses the headers of just that. If it voted for the one
+ * that was cut off, or was elected by it, what was acknowledged would be gone; it must wait for the
+ * others, which come later. */
+static bool strike_amnesia(struct world *world)
+{
+    struct world_node *victim = &world->nodes[world->victim], *behind = draw_node(world);
+    if (behind == victim || victim->env->is_dead || behind->env->is_dead ||
+        schedule_is_waiting(&world->amnesia.end)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (i != behind->number) {
+            network_block(&world->network, behind->number, i, true);
+            network_block(&world->network, i, behind->number, true);
+        }
+    }
+    LOG_INFO(&world->logger, "world: %s is cut off, %s will forget", behind->name, victim->name);
+    world->amnesia.behind = behind;
+    world->amnesia.mark = disk_log_writes(victim->disk);
+    schedule_add(&world->schedule, &world->amnesia.end,
+                 world->schedule.now_us + random_between(&world->nemesis, 5000, AMNESIA_MAX_US));
+    return false; /* noted when it happens */
+}
+
+static void run_amnesia(struct schedule_event *event)
+{
+    struct world *world = container_of(event, struct world, amnesia.end);
+    struct world_node *victim = &world->nodes[world->victim];
+    network_unblock_all(&world->network);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct world_node *node = &world->nodes[i];
+        if (node == world->amnesia.behind) {
+            continue;
+        }
+        if (!node->env->is_dead) {
+            end_process(node, ENV_SIM_CRASH);
+        }
+        boot_later(node, node == victim ? random_between(&world->nemesis, 1000, 300000)
+                                        : draw_restart(world) + SECOND_US);
+    }
+    if (disk_ruin_log(victim->disk, world->amnesia.mark) > 0) {
+        note_rot(victim, FAULT_FLIP_LOG);
+    }
+}
+
+static bool flip_in_log(struct world_node *node)
+{
+    struct random *random = &node->world->nemesis;
+    bool is_struck = false;
+    if (random_percent(random, 30)) {
+        return strike_amnesia(node->world);
+    }
+    if (random_percent(random, 50)) {
+        strike_end(node, ENV_SIM_CRASH);
+        node->log_flips_due = (uint32_t)random_between(random, 1, 32);
+        return false; /* noted when it happens */
+    }
+    for (uint64_t left = random_between(random, 1, 8); left > 0; left--) {
+        is_struck |= disk_flip_log(node->disk, random_percent(random, 70) ? DISK_ROT_RECENT
+                                                                          : DISK_ROT_ANYWHERE);
+    }
+    if (is_struck) {
+        note_rot(node, FAULT_FLIP_LOG);
+    }
+    return false;
+}
+
+static void flip_in_store(struct world_node *node)
+{
+    uint32_t flips = (uint32_t)random_between(&node->world->nemesis, 1, 4);
+    const struct store *store = node->server ? server_node(node->server)->store : NULL;
+    if (!store) {
+        node->flips_due += flips;
+        return;
+    }
+    char *path = mem_printf("%s/store", node->data);
+    for (; flips > 0; flips--) {
+        if (rot_flip_record(store, path, &node->world->nemesis)) {
+            note_rot(node, FAULT_FLIP_RECORD);
+        }
+    }
+    mem_free(path);
+}
+
+/* Rot: of one node of a run, and only where others have what it loses. Noted when it happens. */
 static bool strike_rot(struct world *world, enum world_fault fault)
 {
     struct world_node *node = &world->nodes[world->victim];
     if (world->node_count < 3) {
         return false;
     }
-    checker_damaged(&world->checker, node->number);
     if (fault == FAULT_FLIP_LOG) {
-        return disk_flip_log(node->disk);
+        return flip_in_log(node);
     }
-    if (fault == FAULT_MISDIRECTED) {
+    if (fault == FAULT_FLIP_RECORD) {
+        flip_in_store(node);
+    } else {
         disk_faults(node->disk)->misdirect_in = (uint32_t)random_between(&world->nemesis, 1, 20);
-        return true;
     }
-    strike_end(node, ENV_SIM_CRASH);
-    node->flips_due++;
-    return false; /* noted when it happens */
+    return false;
 }
 
 static bool strike_pause(struct world *world)
 {
     struct world_node *node = draw_node(world);
-    if (node->env->is_dead) {
+    if (node->env->is_dead || node->env->paused_until_us > world->schedule.now_us) {
         return false;
     }
     uint64_t pause_us = 20000 + random_below(&world->nemesis, 3 * SECOND_US);
@@ -779,13 +915,25 @@ static void look_at_log(struct world_node *node)
     }
 }
 
+static void note_each(struct world *world, enum world_fault fault, uint64_t now, uint64_t *before)
+{
+    for (; *before < now; (*before)++) {
+        note_fault(world, fault);
+    }
+}
+
 /* Faults that wait for a call strike inside of a step. */
 static void note_struck(struct world_node *node)
 {
-    uint64_t refused = node->memory_gate.refused;
-    for (; node->struck_before < refused; node->struck_before++) {
-        note_fault(node->world, FAULT_NO_MEMORY);
+    const struct disk_stats *stats = disk_stats(node->disk);
+    struct world *world = node->world;
+    note_each(world, FAULT_NO_MEMORY, node->memory_gate.refused, &node->struck.refused);
+    note_each(world, FAULT_WRITE_FAILS, stats->writes_failed, &node->struck.writes_failed);
+    note_each(world, FAULT_SYNC_FAILS, stats->syncs_failed, &node->struck.syncs_failed);
+    if (node->struck.misdirected < stats->misdirected) {
+        checker_damaged(&world->checker, node->number);
     }
+    note_each(world, FAULT_MISDIRECTED, stats->misdirected, &node->struck.misdirected);
 }
 
 /* Runs until `until_us` or, if given, until is_done. */
@@ -1099,8 +1247,10 @@ static void draw_run(struct world *world)
         world->may_strike[i] = random_percent(draw, 40);
     }
     world->may_strike[random_below(draw, FAULT_COUNT)] = true;
+    /* Not in most: of a damaged node C9 and C11 ask nothing. */
+    bool may_rot = random_percent(draw, ROT_PERCENT) || world->options->damage;
     for (int i = FAULT_FLIP_LOG; i <= FAULT_MISDIRECTED; i++) {
-        world->may_strike[i] &= world->options->damage;
+        world->may_strike[i] = may_rot && random_percent(draw, 60);
     }
     world->partitions = LIMIT_PARTITIONS_MIN << random_percent(draw, 15);
     world->replicas = world->node_count < 5 ? world->node_count : random_percent(draw, 50) ? 3 : 5;
@@ -1182,6 +1332,7 @@ static void init_world(struct world *world)
     world->strike.run = run_strike;
     world->heal_links.run = run_heal_links;
     world->reigns.end.run = run_reign_end;
+    world->amnesia.end.run = run_amnesia;
 }
 
 static int remove_one(const char *path, const struct stat *stat_of, int flag, struct FTW *ftw)
@@ -1214,6 +1365,7 @@ static void heal(struct world *world)
     schedule_remove(&world->schedule, &world->strike);
     schedule_remove(&world->schedule, &world->heal_links);
     schedule_remove(&world->schedule, &world->reigns.end);
+    schedule_remove(&world->schedule, &world->amnesia.end);
     world->reigns.until_us = 0;
     network_unblock_all(&world->network);
     memset(world->network.fates_per_10000, 0, sizeof world->network.fates_per_10000);
@@ -1221,8 +1373,10 @@ static void heal(struct world *world)
         struct world_node *node = &world->nodes[i];
         env_sim_heal_disk(node->env);
         heal_clock(world, node->env);
+        schedule_remove(&world->schedule, &node->rot);
         node->memory_gate.refuse_in = 0;
-        disk_faults(node->disk)->full = false;
+        node->log_flips_due = node->flips_due = 0;
+        disk_set_capacity(node->disk, DISK_BYTES);
         disk_faults(node->disk)->misdirect_in = 0;
         disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
         node->env->ambush = NULL;
@@ -1275,23 +1429,45 @@ static void strike_last(struct world *world)
     }
 }
 
-/* All disks are full at once, under load; when there is room, deletes that were asked meanwhile and
- * then writes succeed. (A disk is fuller here than in life: what is removed makes no room.) */
+static bool are_writes_admitted(struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct server *server = world->nodes[i].server;
+        if (!server || !server_node(server)->reserve ||
+            reserve_is_spent(server_node(server)->reserve)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void expect_admission(struct world *world)
+{
+    expect(world, run_until(world, world->schedule.now_us + ROOM_MAX_US, are_writes_admitted),
+           "a reserve is not made though the disks have room");
+}
+
+/* All disks are full at once, under load: deletes go on all the while (decisions/008). When there
+ * is room again, so do writes. */
 static void live_on_full_disks(struct world *world)
 {
     struct schedule *schedule = &world->schedule;
+    expect_admission(world);
+    run_until(world, schedule->now_us + LOOKED_US, NULL); /* a reserve is there */
     LOG_INFO(&world->logger, "world: all disks are full");
+    note_fault(world, FAULT_DISK_FULL);
     for (uint32_t i = 0; i < world->node_count; i++) {
-        disk_faults(world->nodes[i].disk)->full = true;
+        fill_disk(&world->nodes[i]);
     }
     run_until(world, schedule->now_us + random_between(&world->nemesis, 0, FULL_MAX_US), NULL);
-    workload_probe_again(&world->workload, CAIRN_DELETE);
-    run_until(world, schedule->now_us + FULL_MAX_US, is_writable);
-    for (uint32_t i = 0; i < world->node_count; i++) {
-        disk_faults(world->nodes[i].disk)->full = false;
+    if (world->report->violations == 0) {
+        workload_probe_again(&world->workload, CAIRN_DELETE);
     }
-    expect(world, run_until(world, schedule->now_us + ROOM_MAX_US, is_writable),
-           "a partition takes no deletes though the disks have room again");
+    expect(world, run_until(world, schedule->now_us + DELETES_MAX_US, is_writable),
+           "a partition takes no deletes on full disks");
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        disk_set_capacity(world->nodes[i].disk, DISK_BYTES);
+    }
     if (world->report->violations == 0) {
         workload_probe_again(&world->workload, CAIRN_PUT);
     }
@@ -1316,6 +1492,10 @@ static void recover(struct world *world)
     world->report->recovery_us = schedule->now_us - healed_us;
     if (world->report->violations == 0 && random_below(&world->nemesis, 4) == 0) {
         live_on_full_disks(world);
+    }
+    expect_admission(world);
+    if (world->report->faults[FAULT_DISK_FULL] > 0 && world->report->violations == 0) {
+        run_until(world, schedule->now_us + LOOKED_US, NULL);
     }
     workload_expect_calm(&world->workload);
     run_until(world, schedule->now_us + random_between(&world->nemesis, 0, CALM_MAX_US), NULL);

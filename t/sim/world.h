@@ -43,7 +43,7 @@ const char *world_fault_name(enum world_fault fault);
 struct world_options {
     uint64_t seed;
     bool trace;         /* tell what happens, on stderr */
-    bool damage;        /* disks rot, too: FAULT_FLIP_LOG and so on */
+    bool damage;        /* disks may rot in every run: FAULT_FLIP_LOG and so on */
     bool break_sync;    /* the disks lie: nothing is durable after a sync; must be found */
     uint32_t fault_seconds; /* virtual; 0: drawn */
     const char *scratch; /* a folder of its own, on tmpfs */
