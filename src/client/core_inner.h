@@ -22,6 +22,7 @@
 #include "client/core.h"
 #include "proto/client.pb-c.h"
 #include "wire/frame.h"
+#include "wire/message.h"
 
 enum {
     CORE_SEEDS_MAX = LIMIT_NODES,

@@ -265,7 +265,7 @@ Cairn__V1__ErrorInfo *exchange_error_info(struct core *core, const struct link *
                                           const struct frame *frame)
 {
     Cairn__V1__ErrorInfo *info =
-        cairn__v1__error_info__unpack(&core->allocator, frame->message.size, frame->message.data);
+        message_unpack(&cairn__v1__error_info__descriptor, &core->allocator, frame->message);
     const char *text = info && info->text[0] ? info->text : err_info(frame->status)->text;
     snprintf(core->trouble, sizeof core->trouble, "%s%s%s", link ? link->address : "",
              link ? ": " : "", text);
@@ -346,7 +346,7 @@ static int read_get(struct core *core, const struct operation *operation, const 
                     struct outcome *out)
 {
     Cairn__V1__GetResponse *get =
-        cairn__v1__get_response__unpack(&core->allocator, frame->message.size, frame->message.data);
+        message_unpack(&cairn__v1__get_response__descriptor, &core->allocator, frame->message);
     if (!get || !get->meta) {
         return ERR_PROTOCOL;
     }
@@ -363,7 +363,7 @@ static int read_get(struct core *core, const struct operation *operation, const 
 static int read_put(struct core *core, const struct frame *frame, struct outcome *out)
 {
     Cairn__V1__PutResponse *put =
-        cairn__v1__put_response__unpack(&core->allocator, frame->message.size, frame->message.data);
+        message_unpack(&cairn__v1__put_response__descriptor, &core->allocator, frame->message);
     if (!put) {
         return ERR_PROTOCOL;
     }
@@ -375,8 +375,8 @@ static int read_put(struct core *core, const struct frame *frame, struct outcome
 
 static int read_delete(struct core *core, const struct frame *frame, struct outcome *out)
 {
-    Cairn__V1__DeleteResponse *delete = cairn__v1__delete_response__unpack(
-        &core->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__DeleteResponse *delete =
+        message_unpack(&cairn__v1__delete_response__descriptor, &core->allocator, frame->message);
     if (!delete) {
         return ERR_PROTOCOL;
     }
@@ -409,8 +409,8 @@ static int exchange_read_one(struct core *core, struct flight *flight, const str
 static int exchange_read_multi(struct core *core, struct flight *flight, const struct frame *frame,
                                struct outcome *outcomes)
 {
-    Cairn__V1__MultiResponse *multi = cairn__v1__multi_response__unpack(
-        &core->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__MultiResponse *multi =
+        message_unpack(&cairn__v1__multi_response__descriptor, &core->allocator, frame->message);
     if (!multi || multi->n_results != flight->count) {
         return ERR_PROTOCOL;
     }

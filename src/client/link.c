@@ -132,7 +132,7 @@ static int hello_judge(struct core *core, struct link *link, const struct frame 
         return err_set(err, ERR_CONNECT, "refused: %s", err_info(frame->status)->text);
     }
     Cairn__V1__Hello *hello =
-        cairn__v1__hello__unpack(&core->allocator, frame->message.size, frame->message.data);
+        message_unpack(&cairn__v1__hello__descriptor, &core->allocator, frame->message);
     if (frame->type != FRAME_HELLO_OK || !hello) {
         return err_set(err, ERR_PROTOCOL, "malformed answer to the hello");
     }
@@ -372,22 +372,22 @@ void link_send_frame(struct core *core, struct link *link, const struct frame *f
                      size_t payload_count)
 {
     buf_clear(&core->scratch);
-    size_t message_size = protobuf_c_message_get_packed_size(message);
+    size_t packed_size = message_size(message);
     size_t payload_size = 0;
     for (size_t i = 0; i < payload_count; i++) {
         payload_size += payloads[i].size;
     }
     bool is_copied = payload_count > 1 || payload_size <= CORE_COPY_BYTES;
-    CHECK(message_size <= LIMIT_MESSAGE_BYTES && message_size + payload_size <= LIMIT_FRAME_BYTES);
-    protobuf_c_message_pack(message, buf_extend(&core->scratch, message_size));
+    CHECK(packed_size <= LIMIT_MESSAGE_BYTES && packed_size + payload_size <= LIMIT_FRAME_BYTES);
+    message_pack(message, buf_extend(&core->scratch, packed_size));
     struct frame whole = *frame;
-    whole.message = span_of(NULL, message_size);
+    whole.message = span_of(NULL, packed_size);
     whole.payload = payload_count == 1 ? payloads[0] : span_of(NULL, 0);
     if (payload_count > 1) {
         for (size_t i = 0; i < payload_count; i++) {
             buf_append_span(&core->scratch, payloads[i]);
         }
-        whole.payload = span_of(core->scratch.data + message_size, payload_size);
+        whole.payload = span_of(core->scratch.data + packed_size, payload_size);
     }
     whole.message.data = core->scratch.data;
     whole.epoch = core->topology ? core->topology->epoch : 0;

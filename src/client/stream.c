@@ -378,7 +378,7 @@ static int source_take_page(struct core *core, struct source *source, const stru
     struct page *page = MEM_NEW(struct page);
     ProtobufCAllocator allocator = { core->allocator.alloc, core->allocator.free, &page->arena };
     page->response =
-        cairn__v1__scan_response__unpack(&allocator, frame->message.size, frame->message.data);
+        message_unpack(&cairn__v1__scan_response__descriptor, &allocator, frame->message);
     if (!page->response || page_check(source, page, frame->payload.size)) {
         page_free(page);
         return ERR_PROTOCOL;

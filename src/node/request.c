@@ -111,9 +111,9 @@ void request_answer(struct request *request, int status, uint16_t flags,
             .time = node_time(node),
         };
         if (message) {
-            size_t size = protobuf_c_message_get_packed_size(message);
+            size_t size = message_size(message);
             uint8_t *packed = arena_alloc(&request->arena, size + 1);
-            protobuf_c_message_pack(message, packed);
+            message_pack(message, packed);
             frame.message = span_of(packed, size);
         }
         request->origin->respond(request->origin, &frame, pieces, count);
@@ -264,9 +264,9 @@ struct forward *request_forward(struct request *request, struct link *link, uint
     forward->id = node->next_forward_id++;
     list_append(&request->forwards, &forward->link_in_request);
     hashtab_put(&link->forwards, forward->id, forward);
-    size_t size = protobuf_c_message_get_packed_size(message);
+    size_t size = message_size(message);
     uint8_t *packed = arena_alloc(&request->arena, size + 1);
-    protobuf_c_message_pack(message, packed);
+    message_pack(message, packed);
     struct frame frame = {
         .type = FRAME_REQUEST,
         .verb = verb,

@@ -3,6 +3,7 @@
 #define NODE_REQUEST_PRIVATE_H
 
 #include "node/node_private.h"
+#include "wire/message.h"
 
 enum operation_state {
     OPERATION_NEW,       /* to be dispatched; also while parked: no primary is known right now */

@@ -16,8 +16,8 @@ static void make_hints(struct request *request, size_t *count, Cairn__V1__Hint *
 void admin_topology(struct request *request, const struct frame *frame)
 {
     struct node *node = request->node;
-    Cairn__V1__TopologyRequest *asked = cairn__v1__topology_request__unpack(
-        &request->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__TopologyRequest *asked = message_unpack(&cairn__v1__topology_request__descriptor,
+                                                       &request->allocator, frame->message);
     if (!asked) {
         request_fail(request, ERR_BAD_REQUEST, "malformed message");
         return;

@@ -171,11 +171,10 @@ static bool take_multi(struct request *request, const Cairn__V1__MultiRequest *m
 static bool take_single(struct request *request, const struct frame *frame, Operation *out)
 {
     ProtobufCAllocator *allocator = &request->allocator;
-    size_t size = frame->message.size;
-    const uint8_t *data = frame->message.data;
     cairn__v1__operation__init(out);
     if (frame->verb == VERB_GET) {
-        Cairn__V1__GetRequest *get = cairn__v1__get_request__unpack(allocator, size, data);
+        Cairn__V1__GetRequest *get =
+            message_unpack(&cairn__v1__get_request__descriptor, allocator, frame->message);
         if (get) {
             out->kind = get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META
                                        : CAIRN__V1__OPERATION__KIND__GET;
@@ -186,7 +185,8 @@ static bool take_single(struct request *request, const struct frame *frame, Oper
         return get != NULL;
     }
     if (frame->verb == VERB_PUT) {
-        Cairn__V1__PutRequest *put = cairn__v1__put_request__unpack(allocator, size, data);
+        Cairn__V1__PutRequest *put =
+            message_unpack(&cairn__v1__put_request__descriptor, allocator, frame->message);
         if (put) {
             out->kind = CAIRN__V1__OPERATION__KIND__PUT;
             out->key = put->key;
@@ -199,7 +199,8 @@ static bool take_single(struct request *request, const struct frame *frame, Oper
         return put != NULL;
     }
     if (frame->verb == VERB_DELETE) {
-        Cairn__V1__DeleteRequest *delete = cairn__v1__delete_request__unpack(allocator, size, data);
+        Cairn__V1__DeleteRequest *delete =
+            message_unpack(&cairn__v1__delete_request__descriptor, allocator, frame->message);
         if (delete) {
             out->kind = CAIRN__V1__OPERATION__KIND__DELETE;
             out->key = delete->key;
@@ -210,7 +211,8 @@ static bool take_single(struct request *request, const struct frame *frame, Oper
         }
         return delete != NULL;
     }
-    Cairn__V1__SetattrRequest *setattr = cairn__v1__setattr_request__unpack(allocator, size, data);
+    Cairn__V1__SetattrRequest *setattr =
+        message_unpack(&cairn__v1__setattr_request__descriptor, allocator, frame->message);
     if (setattr) {
         out->kind = CAIRN__V1__OPERATION__KIND__SETATTR;
         out->key = setattr->key;
@@ -231,8 +233,8 @@ static bool is_multi(const struct request *request)
 void kv_start(struct request *request, const struct frame *frame)
 {
     if (is_multi(request)) {
-        Cairn__V1__MultiRequest *message = cairn__v1__multi_request__unpack(
-            &request->allocator, frame->message.size, frame->message.data);
+        Cairn__V1__MultiRequest *message = message_unpack(&cairn__v1__multi_request__descriptor,
+                                                          &request->allocator, frame->message);
         if (!message) {
             request_fail_unpack(request);
             return;
@@ -592,8 +594,8 @@ static bool take_results(struct forward *forward, const struct frame *frame)
 {
     struct request *request = forward->request;
     request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
-    Cairn__V1__MultiResponse *message = cairn__v1__multi_response__unpack(
-        &request->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__MultiResponse *message =
+        message_unpack(&cairn__v1__multi_response__descriptor, &request->allocator, frame->message);
     if (!message || message->n_results != forward->count) {
         return false;
     }

@@ -93,8 +93,8 @@ static bool add_parts(struct request *request)
 
 void scan_start(struct request *request, const struct frame *frame)
 {
-    Cairn__V1__ScanRequest *asked = cairn__v1__scan_request__unpack(
-        &request->allocator, frame->message.size, frame->message.data);
+    Cairn__V1__ScanRequest *asked =
+        message_unpack(&cairn__v1__scan_request__descriptor, &request->allocator, frame->message);
     if (!asked) {
         request_fail_unpack(request);
         return;
@@ -273,8 +273,8 @@ static bool take_page(struct request *request, struct scan_source *source,
                       const struct frame *frame)
 {
     request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
-    source->page = cairn__v1__scan_response__unpack(&request->allocator, frame->message.size,
-                                                    frame->message.data);
+    source->page =
+        message_unpack(&cairn__v1__scan_response__descriptor, &request->allocator, frame->message);
     if (!source->page) {
         return false;
     }
