@@ -6,7 +6,7 @@ set -eu
 packages="build-essential pkg-config libuv1-dev liblmdb-dev libprotobuf-c-dev protobuf-c-compiler protobuf-compiler
 libxxhash-dev libfuse3-dev fuse3 attr libpq-dev postgresql-15 postgresql-server-dev-15 libcmocka-dev libjansson-dev perl valgrind"
 [ "${1:-}" = fuzz ] && packages="$packages clang libclang-rt-14-dev"
-[ "${1:-}" = bench ] && packages="$packages libnghttp2-dev redis-server etcd-server etcd-client strace"
+[ "${1:-}" = bench ] && packages="$packages libnghttp2-dev redis-server etcd-server etcd-client strace linux-perf"
 
 missing=
 for package in $packages; do
