@@ -779,11 +779,20 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
     }
 }
 
+static void on_raft_ahead(void *ctx, uint32_t group)
+{
+    struct partition *partition = node_find_partition(ctx, group);
+    if (partition) {
+        partition_prefetch(partition);
+    }
+}
+
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame)
 {
     bool round_answered;
     node->now_ms = env_now_us(node->env) / 1000;
-    if (peer_receive(&link->peer, frame->payload, on_raft_message, node, &round_answered) != 0) {
+    if (peer_receive(&link->peer, frame->payload, on_raft_message, on_raft_ahead, node,
+                     &round_answered) != 0) {
         LOG_WARN(node->logger, "peer=%s sent a malformed Raft frame", link->name);
         node->counters.frames_refused++;
         conn_close(link->conn);

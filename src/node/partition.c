@@ -24,6 +24,8 @@
  *    has given it back: any message that brings the same (index, term, size, checksum) does. */
 #include "node/partition.h"
 
+#include <stddef.h>
+
 #include "base/check.h"
 #include "base/hlc.h"
 
@@ -621,6 +623,24 @@ void partition_flushed(struct partition *partition)
         raft_flushed(&partition->raft, flushed);
         raft_digest(&partition->raft, store_replica_digest(partition->store));
         settle(partition, NULL, NULL);
+    }
+}
+
+static void prefetch(const void *memory, size_t size)
+{
+    enum { LINE = 64 };
+    for (size_t i = 0; i < size; i += LINE) {
+        __builtin_prefetch((const uint8_t *)memory + i);
+    }
+}
+
+void partition_prefetch(const struct partition *partition)
+{
+    const struct raft *raft = &partition->raft;
+    prefetch(partition, offsetof(struct partition, raft.lease.peers[3]));
+    prefetch(&raft->out, offsetof(struct raft_effects, messages));
+    for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        prefetch(&raft->progress[i], offsetof(struct raft_progress, flights));
     }
 }
 

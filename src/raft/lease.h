@@ -57,8 +57,8 @@ struct lease {
     int claim_count;
     uint64_t applied;  /* as told last */
     uint64_t fresh_ms; /* own clock: everything acknowledged before is applied here; 0: not known */
+    bool was_ordered;  /* L2 */
     struct lease_peer peers[LIMIT_REPLICAS];
-    bool was_ordered; /* L2 */
 };
 
 /* made_promises: it may have voted or followed before it started (L3). */

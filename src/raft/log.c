@@ -40,7 +40,8 @@ static void move_step(struct log *log);
 
 struct log_group *log_group_find(const struct log *log, uint32_t number)
 {
-    return hashtab_find(&log->by_number, number);
+    return number < log->numbered_count ? log->numbered[number]
+                                        : hashtab_find(&log->by_number, number);
 }
 
 struct log_segment *log_segment_find(const struct log *log, uint32_t number)
@@ -230,6 +231,24 @@ static void cache_evict(struct log *log)
 
 /* --- Groups. */
 
+static void group_number(struct log *log, struct log_group *group)
+{
+    CHECK(!hashtab_put(&log->by_number, group->number, group));
+    if (group->number >= LOG_NUMBERED_MAX) {
+        return;
+    }
+    if (group->number >= log->numbered_count) {
+        uint32_t count =
+            group->number < LOG_NUMBERED_MIN / 2 ? LOG_NUMBERED_MIN : 2 * group->number;
+        count = count < LOG_NUMBERED_MAX ? count : LOG_NUMBERED_MAX;
+        log->numbered = mem_realloc(log->numbered, count * sizeof *log->numbered);
+        memset(log->numbered + log->numbered_count, 0,
+               (count - log->numbered_count) * sizeof *log->numbered);
+        log->numbered_count = count;
+    }
+    log->numbered[group->number] = group;
+}
+
 struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica,
                                 uint64_t log_start, uint64_t start_term)
 {
@@ -243,7 +262,7 @@ struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t repli
         log->groups = mem_realloc(log->groups, log->group_capacity * sizeof *log->groups);
     }
     log->groups[log->group_count++] = group;
-    CHECK(!hashtab_put(&log->by_number, number, group));
+    group_number(log, group);
     return group;
 }
 
@@ -1542,6 +1561,7 @@ void log_free(struct log *log)
         env_file_close(env, log->votes.file);
     }
     hashtab_fini(&log->by_number);
+    mem_free(log->numbered);
     mem_free(log->groups);
     mem_free(log->chain);
     mem_free(log->freed);

@@ -23,6 +23,9 @@ enum {
     /* Gathered and not yet in a batch; more: log_admit says ERR_BUSY. */
     LOG_PENDING_BYTES_MAX = 64 << 20,
     LOG_SEGMENT_BYTES_MIN = 64 << 10,
+    /* Groups are numbered from 0 on, nearly without gaps: below this they are found without hashing. */
+    LOG_NUMBERED_MAX = 1 << 14,
+    LOG_NUMBERED_MIN = 256,
     /* A segment that could not be made for want of space is tried again after. */
     LOG_SPARE_RETRY_US = 1000000,
 };
@@ -147,7 +150,9 @@ struct log {
     uint32_t batch_bytes; /* soft size */
     uint32_t entry_bytes_max;
 
-    struct hashtab by_number;
+    struct log_group **numbered; /* those whose number is below numbered_count, by it */
+    uint32_t numbered_count;
+    struct hashtab by_number; /* all */
     struct log_group **groups; /* in order of their number at start, later ones behind */
     size_t group_count, group_capacity, start_count;
 

@@ -5,7 +5,10 @@
 
 /* A frame's entries: bounded by what the frame limit allows, and what peer_receive allocates for.
  */
-enum { PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_MESSAGE_BYTES };
+enum {
+    PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_MESSAGE_BYTES,
+    PEER_KEEP_BYTES = 256 << 10, /* of each scratch array */
+};
 
 static void peer_clear(struct peer *peer)
 {
@@ -21,6 +24,10 @@ void peer_fini(struct peer *peer)
     peer_clear(peer);
     mem_free(peer->messages);
     mem_free(peer->entries);
+    buf_fini(&peer->head);
+    mem_free(peer->pieces);
+    mem_free(peer->received);
+    mem_free(peer->payloads);
     *peer = (struct peer){ 0 };
 }
 
@@ -135,6 +142,36 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
     };
 }
 
+static struct conn_piece *peer_pieces(struct peer *peer, size_t count)
+{
+    if (count > peer->pieces_capacity) {
+        mem_free(peer->pieces);
+        peer->pieces_capacity = count * 2;
+        peer->pieces = mem_alloc(peer->pieces_capacity * sizeof *peer->pieces);
+    }
+    return peer->pieces;
+}
+
+/* What a large frame needed is not kept for small ones. */
+static void scratch_shrink(struct peer *peer)
+{
+    if (peer->head.capacity > PEER_KEEP_BYTES) {
+        buf_fini(&peer->head);
+    }
+    if (peer->pieces_capacity * sizeof *peer->pieces > PEER_KEEP_BYTES) {
+        mem_free(peer->pieces);
+        peer->pieces = NULL;
+        peer->pieces_capacity = 0;
+    }
+    if (peer->received_capacity * sizeof *peer->payloads > PEER_KEEP_BYTES) {
+        mem_free(peer->received);
+        mem_free(peer->payloads);
+        peer->received = NULL;
+        peer->payloads = NULL;
+        peer->received_capacity = 0;
+    }
+}
+
 /* Sends messages [first, last) with their entries [entry_first, entry_last) as one frame. */
 static void send_part(struct peer *peer, size_t first, size_t last, size_t entry_first,
                       size_t entry_last, uint64_t epoch, uint64_t time)
@@ -142,7 +179,8 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t entry
     size_t count = last - first, entry_count = entry_last - entry_first;
     size_t head_bytes =
         PEER_HEAD_BYTES + count * PEER_MESSAGE_BYTES + entry_count * PEER_ENTRY_BYTES;
-    uint8_t *head = mem_alloc(head_bytes);
+    buf_clear(&peer->head);
+    uint8_t *head = buf_extend(&peer->head, head_bytes);
     put_u64(head, peer->round_opened ? peer->round_sent : 0);
     put_u64(head + 8, peer->round_to_answer);
     put_u32(head + 16, (uint32_t)count);
@@ -151,7 +189,7 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t entry
     for (size_t i = first; i < last; i++, at += PEER_MESSAGE_BYTES) {
         pack_message(at, &peer->messages[i]);
     }
-    struct conn_piece *pieces = mem_alloc((entry_count + 1) * sizeof *pieces);
+    struct conn_piece *pieces = peer_pieces(peer, entry_count + 1);
     pieces[0] = (struct conn_piece){ span_of(head, head_bytes), NULL };
     for (size_t i = 0; i < entry_count; i++, at += PEER_ENTRY_BYTES) {
         const struct peer_entry *entry = &peer->entries[entry_first + i];
@@ -162,8 +200,6 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t entry
     }
     struct frame frame = { .type = FRAME_RAFT, .epoch = epoch, .time = time };
     conn_send_pieces(peer->conn, &frame, pieces, entry_count + 1);
-    mem_free(pieces);
-    mem_free(head);
     peer->frames_sent++;
     peer->messages_sent += count;
     peer->round_opened = false;
@@ -201,6 +237,7 @@ void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
         entry_at += peer->messages[i].count;
     }
     send_part(peer, first, peer->message_count, entry_first, entry_at, epoch, time);
+    scratch_shrink(peer);
     peer_clear(peer);
 }
 
@@ -235,9 +272,20 @@ static bool check_messages(const uint8_t *at, uint32_t message_count, uint32_t e
     return sum == entry_count;
 }
 
+static void receive_room(struct peer *peer, size_t count)
+{
+    if (count > peer->received_capacity) {
+        mem_free(peer->received);
+        mem_free(peer->payloads);
+        peer->received_capacity = count * 2;
+        peer->received = mem_alloc(peer->received_capacity * sizeof *peer->received);
+        peer->payloads = mem_alloc(peer->received_capacity * sizeof *peer->payloads);
+    }
+}
+
 int peer_receive(struct peer *peer, struct span payload,
-                 void (*each)(void *ctx, const struct peer_message *message), void *ctx,
-                 bool *round_answered)
+                 void (*each)(void *ctx, const struct peer_message *message),
+                 void (*ahead)(void *ctx, uint32_t group), void *ctx, bool *round_answered)
 {
     *round_answered = false;
     if (payload.size < PEER_HEAD_BYTES) {
@@ -251,11 +299,10 @@ int peer_receive(struct peer *peer, struct span payload,
         !check_messages(payload.data + PEER_HEAD_BYTES, message_count, entry_count)) {
         return ERR_PROTOCOL;
     }
-    struct raft_entry *entries = mem_alloc((entry_count + 1) * sizeof *entries);
-    struct span *payloads = mem_alloc((entry_count + 1) * sizeof *payloads);
+    receive_room(peer, (size_t)entry_count + 1);
+    struct raft_entry *entries = peer->received;
+    struct span *payloads = peer->payloads;
     if (!parse_entries(payload, heads_at, entry_count, entries, payloads)) {
-        mem_free(entries);
-        mem_free(payloads);
         return ERR_PROTOCOL;
     }
     uint64_t round = get_u64(payload.data), answered = get_u64(payload.data + 8);
@@ -269,13 +316,15 @@ int peer_receive(struct peer *peer, struct span payload,
                                         .payloads = payloads + entry_at };
         unpack_message(at, &message.message);
         entry_at += message.message.count;
+        if (ahead && i + 1 < message_count) {
+            ahead(ctx, get_u32(at + PEER_MESSAGE_BYTES + 4));
+        }
         each(ctx, &message);
     }
     if (answered != 0 && answered == peer->round_sent && peer->round_done != answered) {
         peer->round_done = answered;
         *round_answered = true;
     }
-    mem_free(entries);
-    mem_free(payloads);
+    scratch_shrink(peer);
     return 0;
 }

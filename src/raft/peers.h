@@ -32,6 +32,12 @@ struct peer {
         struct blob *payload;
     } *entries;
     size_t entry_count, entry_capacity;
+    struct buf head;             /* scratch: of the frame being packed */
+    struct conn_piece *pieces;   /* scratch: pieces_capacity of them */
+    size_t pieces_capacity;
+    struct raft_entry *received; /* scratch: of the frame at hand, with as many payloads */
+    struct span *payloads;
+    size_t received_capacity;
     uint64_t round_sent, round_done; /* equal: none in flight */
     uint64_t round_to_answer;        /* asked by the peer and not answered yet */
     bool round_opened;               /* this turn's frame asks a new round */
@@ -58,9 +64,10 @@ struct peer_message {
     const struct raft_entry *entries;
     const struct span *payloads;
 };
-/* Takes a received frame apart and calls each() for every message. Notes rounds asked and answered: *round_answered is set when a
+/* Takes a received frame apart and calls each() for every message, and before it ahead() with the group of the next one, so that what
+ * belongs to that may be fetched into the processor's cache meanwhile; NULL allowed. Notes rounds asked and answered: *round_answered is set when a
  * round of ours came back. ERR_PROTOCOL for anything malformed: nothing was called then. */
-int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message), void *ctx,
-                 bool *round_answered);
+int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message),
+                 void (*ahead)(void *ctx, uint32_t group), void *ctx, bool *round_answered);
 
 #endif

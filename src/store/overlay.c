@@ -32,6 +32,7 @@ enum {
     /* A half of a split leaf gets a longer prefix only if it gains this many bytes: new digests
      * mean looking at every node. */
     PREFIX_GAIN_MIN = 4,
+    CACHE_LINE = 64,
 };
 
 struct overlay_node {
@@ -288,7 +289,8 @@ static void leaf_split(struct overlay *overlay, uint32_t at)
 
 /* --- Searching and adding */
 
-void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place)
+static void seek(const struct overlay *overlay, struct span key, bool is_to_insert,
+                 struct overlay_place *place)
 {
     *place = (struct overlay_place){ 0 };
     if (overlay->directory.count == 0) {
@@ -300,7 +302,20 @@ void overlay_seek(const struct overlay *overlay, struct span key, struct overlay
         return;
     }
     place->leaf = above > 0 ? above - 1 : 0;
-    place->slot = run_search(&overlay->leaves[place->leaf]->run, key, &place->node);
+    const struct leaf *leaf = overlay->leaves[place->leaf];
+    if (is_to_insert) {
+        /* All of it at once: the search and the insertion behind it would wait for one cache line
+         * after the other. */
+        for (size_t i = 0; i < sizeof *leaf; i += CACHE_LINE) {
+            __builtin_prefetch((const uint8_t *)leaf + i);
+        }
+    }
+    place->slot = run_search(&leaf->run, key, &place->node);
+}
+
+void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place)
+{
+    seek(overlay, key, true, place);
 }
 
 /* The last node below the place; NULL: none. */
@@ -404,7 +419,7 @@ const struct overlay_node *overlay_find(const struct overlay *overlay, struct sp
 {
     struct overlay_place place = { 0 };
     if (overlay) {
-        overlay_seek(overlay, key, &place);
+        seek(overlay, key, false, &place);
     }
     return place.node;
 }
@@ -425,7 +440,7 @@ const struct overlay_node *overlay_before(const struct overlay *overlay, struct 
         return NULL;
     }
     struct overlay_place place;
-    overlay_seek(overlay, key, &place);
+    seek(overlay, key, false, &place);
     return place_previous(overlay, &place);
 }
 

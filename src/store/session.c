@@ -67,12 +67,16 @@ static bool id_equal(struct session_id a, struct session_id b)
     return a.high == b.high && a.low == b.low;
 }
 
-static struct session *find(const struct session_table *table, struct session_id id)
+static struct session *find(struct session_table *table, struct session_id id)
 {
+    if (table->recent && id_equal(table->recent->id, id)) {
+        return table->recent;
+    }
     struct session *session = hashtab_find(&table->by_id, hash_id(id));
     while (session && !id_equal(session->id, id)) {
         session = session->next_in_chain;
     }
+    table->recent = session;
     return session;
 }
 
@@ -138,6 +142,7 @@ static void forget(struct session_table *table, struct session *session)
     list_remove(&session->by_use);
     list_remove(&session->dirty);
     table->count--;
+    table->recent = NULL;
     free_session(session);
 }
 

@@ -30,7 +30,8 @@ struct session;
 
 /* A zeroed struct is no table: session_table_init. */
 struct session_table {
-    struct hashtab by_id; /* hash of the id to a chain of sessions */
+    struct hashtab by_id;   /* hash of the id to a chain of sessions */
+    struct session *recent; /* found last, or NULL: session_record asks for the one just admitted */
     struct list by_use;   /* oldest first */
     struct list dirty;    /* changed since session_table_pack */
     struct buf removed;   /* ids (16 bytes each) forgotten since then */
