@@ -1,5 +1,5 @@
 # Planted bugs that the simulator must find (t/sim/mutants/README.md). MUTANT=NNN[,NNN…] picks some, MUTANT_SECONDS is the budget of
-# each, JOBS how many run at a time, MUTANT_DIR=t/sim/mutants/rare takes those that need hours. Not part of make check: that only
+# each in processor time, JOBS how many run at a time, MUTANT_DIR=t/sim/mutants/rare takes those that need hours. Not part of make check: that only
 # sees whether the patches still apply.
 MUTANT_SECONDS ?= 60
 JOBS           ?= 1

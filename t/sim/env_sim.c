@@ -292,14 +292,17 @@ static void sim_job_start(struct env *base, enum env_job_class class, struct env
     }
 }
 
-/* The job stops at one of its file calls, and the process with it. */
+/* The log's job stops at one of its file calls, and the process with it. A flush is atomic: its work is
+ * done, and nobody comes to hear of it. */
 static void spring_ambush(struct env_sim *env, struct env_job *job)
 {
     struct schedule_event *ambush = env->ambush;
     env->ambush = NULL;
-    disk_faults(env->disk)->die_in = (uint32_t)random_between(&env->timing, 1, 4);
+    if (env->ambush_class == ENV_JOB_LOG) {
+        disk_faults(env->disk)->die_in = (uint32_t)random_between(&env->timing, 1, 4);
+    }
     job->work(job);
-    list_append(&env->jobs[ENV_JOB_LOG].finished, &job->link);
+    list_append(&env->jobs[env->ambush_class].finished, &job->link);
     env->jobs_cut++;
     schedule_add(env->schedule, ambush, env->schedule->now_us);
 }
@@ -309,7 +312,7 @@ static void run_work(struct schedule_event *event)
     struct env_sim_jobs *jobs = container_of(event, struct env_sim_jobs, work);
     struct env_sim *env = event->owner;
     struct env_job *job = container_of(list_take_first(&jobs->waiting), struct env_job, link);
-    if (env->ambush && jobs == &env->jobs[ENV_JOB_LOG]) {
+    if (env->ambush && jobs == &env->jobs[env->ambush_class]) {
         spring_ambush(env, job);
         return;
     }

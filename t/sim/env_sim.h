@@ -49,7 +49,10 @@ struct env_sim {
     struct list deferred;
     struct env_sim_jobs jobs[ENV_JOB_CLASSES];
     struct list conns, listeners;
-    struct schedule_event *ambush; /* the process dies in its next log job; this event is to kill it then */
+    /* The process dies in its next job of a class, in the middle (log) or right behind its work (others); this event is to kill it
+     * then. */
+    struct schedule_event *ambush;
+    enum env_job_class ambush_class;
     uint64_t jobs_cut; /* jobs in the middle of which the process died */
 };
 

@@ -1,9 +1,11 @@
 /* The simulator's command: runs seeds, each in a process of its own, and sums up.
  *
  *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]
+ *       [--cpu SECONDS] [--patience SECONDS] [--bias none|reigns|leaders|images|scans]
  *       [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]
  *   sim --self-test
  *
+ * --seconds is elapsed time, --cpu processor time of all runs, --patience what one run may take of it.
  * --jobs: runs at a time, one a core by default. --twice runs every seed twice and compares the
  * trace hashes; without it the first of each hundred is. Exit 0: as expected; 1: violations (or
  * none where one was expected); 2: usage. */
@@ -15,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -31,6 +34,7 @@ enum { RUN_SECONDS_MAX = 600, KEEP_BYTES = 1 << 28, JOBS_MAX = 64 };
 struct arguments {
     struct world_options world;
     uint64_t first, seeds, seconds, jobs;
+    uint64_t cpu_seconds, patience_seconds; /* 0: unlimited; RUN_SECONDS_MAX */
     uint64_t twice_every; /* the n-th seed is run twice and its trace hashes compared; 0: none */
     bool has_seed, expects_violation;
 };
@@ -81,10 +85,14 @@ static const char *replay_flags(const struct arguments *arguments, char *out, si
     if (world->fault_seconds) {
         snprintf(trouble, sizeof trouble, " --trouble %u", world->fault_seconds);
     }
-    bool has_any = world->break_sync || world->damage || trouble[0];
-    snprintf(out, size, "%s%s%s%s%s", has_any ? " SIM_FLAGS='" : "",
+    char bias[40] = "";
+    if (world->bias != BIAS_DRAWN) {
+        snprintf(bias, sizeof bias, " --bias %s", world_bias_name(world->bias));
+    }
+    bool has_any = world->break_sync || world->damage || trouble[0] || bias[0];
+    snprintf(out, size, "%s%s%s%s%s%s", has_any ? " SIM_FLAGS='" : "",
              world->break_sync ? " --break-sync" : "", world->damage ? " --damage" : "", trouble,
-             has_any ? "'" : "");
+             bias, has_any ? "'" : "");
     return out;
 }
 
@@ -105,9 +113,9 @@ static void run_here(const struct arguments *arguments, uint64_t seed, struct wo
     options.seed = seed;
     options.scratch = scratch;
     panic_seed = seed;
-    alarm(RUN_SECONDS_MAX);
+    uint64_t seconds = arguments->patience_seconds ? arguments->patience_seconds : RUN_SECONDS_MAX;
+    setrlimit(RLIMIT_CPU, &(struct rlimit){ seconds, seconds });
     world_run(&options, report);
-    alarm(0);
 }
 
 static void remove_leftovers(pid_t child, uint64_t seed)
@@ -256,6 +264,9 @@ static bool goes_on(const struct fleet *fleet)
     if (arguments->seconds > 0 && report_seconds(&fleet->report) >= (double)arguments->seconds) {
         return false;
     }
+    if (arguments->cpu_seconds > 0 && report_cpu_seconds() >= (double)arguments->cpu_seconds) {
+        return false;
+    }
     return arguments->seeds == 0 || fleet->begun < arguments->seeds;
 }
 
@@ -283,6 +294,8 @@ static int usage(void)
     fprintf(
         stderr,
         "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
+        "           [--cpu SECONDS] [--patience SECONDS] [--bias "
+        "none|reigns|leaders|images|scans]\n"
         "           [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]\n"
         "       sim --self-test\n");
     return 2;
@@ -296,12 +309,25 @@ static bool parse_number(const char *text, uint64_t *out)
     return errno == 0 && *text >= '0' && *text <= '9' && *end == 0;
 }
 
+static bool parse_bias(const char *text, enum world_bias *out)
+{
+    for (*out = BIAS_NONE; *out < BIAS_COUNT; (*out)++) {
+        if (strcmp(text, world_bias_name(*out)) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* 0: run; 1: self test; -1: usage. */
 static int parse(int argc, char **argv, struct arguments *arguments)
 {
     static const struct option options[] = { { "seed", required_argument, NULL, 's' },
                                              { "seeds", required_argument, NULL, 'n' },
                                              { "seconds", required_argument, NULL, 't' },
+                                             { "cpu", required_argument, NULL, 'c' },
+                                             { "patience", required_argument, NULL, 'p' },
+                                             { "bias", required_argument, NULL, 'i' },
                                              { "first", required_argument, NULL, 'f' },
                                              { "trouble", required_argument, NULL, 'd' },
                                              { "jobs", required_argument, NULL, 'j' },
@@ -315,7 +341,7 @@ static int parse(int argc, char **argv, struct arguments *arguments)
     int option, status = 0;
     uint64_t number = 0;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        if (optarg && !parse_number(optarg, &number)) {
+        if (optarg && option != 'i' && !parse_number(optarg, &number)) {
             return -1;
         }
         switch (option) {
@@ -328,6 +354,17 @@ static int parse(int argc, char **argv, struct arguments *arguments)
             break;
         case 't':
             arguments->seconds = number;
+            break;
+        case 'c':
+            arguments->cpu_seconds = number;
+            break;
+        case 'p':
+            arguments->patience_seconds = number;
+            break;
+        case 'i':
+            if (!parse_bias(optarg, &arguments->world.bias)) {
+                return -1;
+            }
             break;
         case 'f':
             arguments->first = number;
@@ -368,7 +405,7 @@ static void fill_in(struct arguments *arguments)
     if (arguments->has_seed) {
         arguments->seeds = arguments->jobs = 1;
         arguments->twice_every = arguments->twice_every == 1;
-    } else if (arguments->seeds == 0 && arguments->seconds == 0) {
+    } else if (arguments->seeds == 0 && arguments->seconds == 0 && arguments->cpu_seconds == 0) {
         arguments->seeds = 100;
     }
     if (arguments->jobs == 0) {
@@ -381,6 +418,7 @@ static void fill_in(struct arguments *arguments)
 int main(int argc, char **argv)
 {
     struct arguments arguments = { .first = (uint64_t)time(NULL) % 1000000 * 1000,
+                                   .world.bias = BIAS_DRAWN,
                                    .twice_every = 100 };
     switch (parse(argc, argv, &arguments)) {
     case 0:

@@ -196,7 +196,8 @@ static void judge_status(struct session *session, enum cairn_verb verb, int stat
     if (!is_answer && info->retry == ERR_RETRY_NEVER) {
         part_fail(session->part, "answered with %s, which nothing here explains", info->name);
     } else if (!is_answer && session->is_calm && status != ERR_CANCELLED) {
-        part_fail(session->part, "answered with %s though all is well", info->name);
+        part_fail(session->part, "client=%u: answered with %s though all is well", session->writer,
+                  info->name);
     }
 }
 
@@ -245,6 +246,21 @@ static void draw_leases(struct session *session, struct cairn_request *requests,
     }
 }
 
+/* Who gives up before it is settled what became of its call asks least of the others: so what it was told
+ * must be true. */
+static void draw_hurry(struct session *session, struct cairn_request *requests, size_t count)
+{
+    struct workload *workload = session->part->workload;
+    if (workload->is_final || workload->calm_since_us ||
+        random_below(&workload->random, 100) >= workload->config.hurry_percent) {
+        return;
+    }
+    uint32_t timeout_ms = (uint32_t)random_between(&workload->random, 50, 1000);
+    for (size_t i = 0; i < count; i++) {
+        requests[i].timeout_ms = timeout_ms;
+    }
+}
+
 void session_call(struct session *session, const struct cairn_request *asked, size_t count,
                   void (*heard)(struct session *session, const struct cairn_result *results,
                                 size_t count))
@@ -254,6 +270,7 @@ void session_call(struct session *session, const struct cairn_request *asked, si
     struct cairn_request requests[SESSION_OPERATIONS_MAX];
     memcpy(requests, asked, count * sizeof *requests);
     draw_leases(session, requests, count);
+    draw_hurry(session, requests, count);
     /* the deadline of many counts from the last progress */
     begin_call(session, (uint64_t)workload->config.timeout_ms * 1000 * count);
     session->heard = heard;

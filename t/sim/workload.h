@@ -36,6 +36,8 @@ struct workload_config {
     uint32_t grain_us;     /* of the callers' loops, see env_sim.h */
     uint32_t burst_us;     /* questions are asked at multiples of it only, many at a time; 0: at any time */
     uint32_t timeout_ms;
+    uint32_t hurry_percent; /* of the calls: with a deadline so short that an election outlasts it */
+    bool scans_large;       /* WORKLOAD_SCAN has few and large values */
     uint32_t lease_percent; /* of the gets, whatever their workload: by lease */
     uint32_t break_per_mille; /* of the calls: the client's connections break right after it */
 };

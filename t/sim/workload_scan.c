@@ -11,7 +11,7 @@
 #include "base/mem.h"
 #include "sim/workload_module.h"
 
-enum { WINDOW_MAX = 600 };
+enum { WINDOW_MAX = 600, LARGE_TOTAL = 80, LARGE_BYTES = 300000 };
 
 /* One key's life; places in the real order, 0: not yet. */
 struct item {
@@ -28,6 +28,7 @@ struct scan_part {
         uint32_t oldest; /* those below are deleted, or it was tried */
     } owners[WORKLOAD_SESSIONS_MAX];
     uint32_t window, scan_percent;
+    uint32_t value_bytes; /* of one at most: large ones end pages early */
     uint32_t next_final;
 };
 
@@ -136,7 +137,9 @@ static void ask_insert(struct session *session)
     size_t size = name_key(make_position(session->number, own->item), name);
     struct buf bytes = { 0 };
     struct value value = { .writer = session->writer, .number = own->item };
-    value_make(&bytes, span_of(name, size), &value, random_below(&session->part->random, 80));
+    struct scan_part *part = session->part->own;
+    value_make(&bytes, span_of(name, size), &value,
+               random_below(&session->part->random, part->value_bytes));
     struct cairn_request request = { .verb = CAIRN_PUT,
                                      .key = name,
                                      .key_size = size,
@@ -356,6 +359,12 @@ static void scan_begin(struct part *part)
     struct scan_part *own = part->own;
     own->window = (uint32_t)random_between(&part->random, 20, WINDOW_MAX);
     own->scan_percent = (uint32_t)random_between(&part->random, 2, 10);
+    own->value_bytes = 80;
+    if (part->workload->config.scans_large) { /* a node's page ends by its bytes, others' go on */
+        own->window = LARGE_TOTAL / part->session_count + 1;
+        own->value_bytes = LARGE_BYTES;
+        own->scan_percent = 40;
+    }
 }
 
 static void scan_judge(struct part *part)

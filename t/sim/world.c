@@ -109,11 +109,15 @@ struct world {
     char bootstrap[256], endpoints[256];
     uint64_t flush_bytes, log_bytes, segment_bytes;
     uint32_t flush_idle_ms, scrub_interval_ms, image_chunk_bytes, image_bytes_per_second;
-    uint32_t mix; /* of workloads */
+    enum world_bias bias;
+    uint32_t mix;            /* of workloads */
+    uint64_t swaps_until_us; /* images that are swapped in before strike their process */
     bool may_strike[FAULT_COUNT];
     uint32_t partitions, replicas;
     uint32_t victim; /* the node whose disk may rot: never a majority of a group */
     uint32_t fault_interval_us;
+    uint32_t hurry_percent, lease_percent; /* of the calls: see workload.h */
+    bool scans_large;
     uint32_t grain_us; /* of every loop, see env_sim.h */
     uint64_t trouble_us;
     struct schedule_event strike, heal_links;
@@ -162,8 +166,15 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_FRAME_SWAPPED, "message overtaken"),
     NAME(FAULT_FRAME_DELAYED, "message delayed"),
     NAME(FAULT_REIGNS, "short reigns"),
+    NAME(FAULT_SWAP, "crash at a swap"),
 };
 #undef NAME
+
+const char *world_bias_name(enum world_bias bias)
+{
+    static const char *const names[BIAS_COUNT] = { "none", "reigns", "leaders", "images", "scans" };
+    return names[bias];
+}
 
 const char *world_fault_name(enum world_fault fault)
 {
@@ -459,6 +470,7 @@ static bool strike_one(struct world *world, enum env_sim_end end)
         return strike_end(node, end);
     }
     node->ambush_end = end;
+    node->env->ambush_class = ENV_JOB_LOG;
     node->env->ambush = &node->ambush;
     return true;
 }
@@ -485,20 +497,25 @@ static void run_heal_links(struct schedule_event *event)
     network_unblock_all(&world->network);
 }
 
-/* Cuts one machine off: from all, or from the other nodes only (clients still reach it). */
+/* Cuts one machine off: from all, or from the other nodes only (clients still reach it); now and then
+ * it only does not hear, or is not heard. */
 static bool strike_isolate(struct world *world)
 {
     struct world_node *node = draw_node(world);
     bool from_clients = random_percent(&world->nemesis, 50);
     uint32_t end = from_clients ? NETWORK_MACHINES_MAX : world->node_count;
+    uint32_t ways = (uint32_t)random_below(&world->nemesis, 4);
     for (uint32_t i = 0; i < end; i++) {
         if (i != node->number) {
-            network_block(&world->network, node->number, i, true);
-            network_block(&world->network, i, node->number, true);
+            network_block(&world->network, node->number, i, ways != 0);
+            network_block(&world->network, i, node->number, ways != 1);
         }
     }
-    LOG_INFO(&world->logger, "world: %s is isolated%s", node->name,
-             from_clients ? "" : " from the other nodes");
+    LOG_INFO(&world->logger, "world: %s %s%s", node->name,
+             ways == 0   ? "does not hear"
+             : ways == 1 ? "is not heard"
+                         : "is isolated",
+             from_clients ? "" : " (the other nodes)");
     heal_later(world);
     return true;
 }
@@ -750,6 +767,36 @@ static void run_reign_end(struct schedule_event *event)
         }
     }
     schedule_add(&world->schedule, &world->heal_links, world->schedule.now_us + 4 * SECOND_US);
+    if (random_percent(&world->nemesis, 30)) { /* it is still writing when it is overruled */
+        node->env->slow_factor = 1000;
+        schedule_add(&world->schedule, &node->relief,
+                     world->schedule.now_us + random_below(&world->nemesis, 6 * SECOND_US));
+    }
+}
+
+/* For some seconds a process that swaps an image into its store may die there: the store's swap is
+ * durable, and the log knows nothing of it. */
+static bool strike_swaps(struct world *world)
+{
+    world->swaps_until_us =
+        world->schedule.now_us + random_between(&world->nemesis, 3 * SECOND_US, 20 * SECOND_US);
+    return false; /* noted when one comes */
+}
+
+/* After a step of a node. */
+static void watch_swaps(struct world *world, struct world_node *node)
+{
+    struct node *of = server_node(node->server);
+    for (size_t i = 0; i < of->partition_count && !node->env->ambush; i++) {
+        bool is_swapping = of->partitions[i] && partition_is_installing(of->partitions[i]);
+        if (is_swapping && random_percent(&world->nemesis, 20)) {
+            note_fault(world, FAULT_SWAP);
+            node->ambush_end =
+                random_percent(&world->nemesis, 50) ? ENV_SIM_CRASH : ENV_SIM_POWER_LOSS;
+            node->env->ambush_class = ENV_JOB_FLUSH;
+            node->env->ambush = &node->ambush;
+        }
+    }
 }
 
 static int64_t draw_around_zero(struct random *random, uint64_t most)
@@ -845,6 +892,8 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_clock(world, fault);
     case FAULT_REIGNS:
         return strike_reigns(world);
+    case FAULT_SWAP:
+        return strike_swaps(world);
     default:
         return strike_disk(world, fault);
     }
@@ -959,6 +1008,9 @@ static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(st
             checker_step(&world->checker, node->number, server_node(node->server));
             if (world->reigns.until_us > schedule->now_us) {
                 watch_reigns(world, node);
+            }
+            if (world->swaps_until_us > schedule->now_us) {
+                watch_swaps(world, node);
             }
             if (step % LOOK_EVERY == 0) {
                 look_at_log(node);
@@ -1238,6 +1290,77 @@ static uint32_t draw_mix(struct random *draw)
     return mix;
 }
 
+static enum world_bias draw_bias(struct random *draw)
+{
+    static const uint32_t percents[BIAS_COUNT] = {
+        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6, [BIAS_SCANS] = 4
+    };
+    uint32_t left = (uint32_t)random_below(draw, 100);
+    int bias = BIAS_COUNT - 1;
+    for (; bias > BIAS_NONE && left >= percents[bias]; bias--) {
+        left -= percents[bias];
+    }
+    return (enum world_bias)bias;
+}
+
+static void allow_only(struct world *world, uint64_t faults)
+{
+    for (int i = 0; i < FAULT_COUNT; i++) {
+        world->may_strike[i] = faults >> i & 1;
+    }
+}
+
+/* Bends what was drawn, see enum world_bias. */
+static void bend_run(struct world *world, struct random *draw)
+{
+    switch (world->bias) {
+    case BIAS_REIGNS:
+        allow_only(world, 1ull << FAULT_REIGNS);
+        return;
+    case BIAS_LEADERS:
+        allow_only(world, random_u64(draw) &
+                              (1ull << FAULT_ISOLATE | 1ull << FAULT_ONE_WAY | 1ull << FAULT_PAUSE |
+                               1ull << FAULT_RESTART | 1ull << FAULT_CLOCK_DRIFT |
+                               1ull << FAULT_CRASH | 1ull << FAULT_BREAK));
+        world->may_strike[FAULT_ISOLATE] = true;
+        world->mix = random_u64(draw) & (1u << WORKLOAD_REGISTER | 1u << WORKLOAD_RECREATE |
+                                         1u << WORKLOAD_COUNTER | 1u << WORKLOAD_APPEND);
+        world->mix |= 1u << WORKLOAD_CONSISTENCY;
+        world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
+        world->hurry_percent = (uint32_t)random_between(draw, 0, 60);
+        world->lease_percent = (uint32_t)random_between(draw, 30, 100);
+        return;
+    case BIAS_IMAGES:
+        allow_only(world, random_u64(draw) &
+                              (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK | 1ull << FAULT_CRASH |
+                               1ull << FAULT_POWER | 1ull << FAULT_REIGNS | 1ull << FAULT_SPLIT |
+                               1ull << FAULT_FRAME_LOST));
+        world->may_strike[FAULT_ABSENCE] = world->may_strike[FAULT_SWAP] = true;
+        world->mix &= ~(1u << WORKLOAD_LARGE);
+        world->mix |= 1u << (random_percent(draw, 50) ? WORKLOAD_SET : WORKLOAD_SCAN);
+        world->segment_bytes = 1 << 16;
+        world->log_bytes = 4 * world->segment_bytes * (world->partitions / LIMIT_PARTITIONS_MIN);
+        world->flush_bytes = 64 << 10;
+        world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
+        world->image_chunk_bytes = 4096u << random_below(draw, 3);
+        world->image_bytes_per_second = 1u << random_between(draw, 17, 22);
+        return;
+    case BIAS_SCANS:
+        allow_only(world, random_u64(draw) &
+                              (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK | 1ull << FAULT_CRASH |
+                               1ull << FAULT_PAUSE | 1ull << FAULT_CRASH_ALL));
+        world->may_strike[FAULT_RESTART] = true;
+        world->mix = 1u << WORKLOAD_SCAN;
+        world->scans_large = random_percent(draw, 60);
+        world->segment_bytes = 1 << 20;
+        world->log_bytes = 6 * world->segment_bytes * (world->partitions / LIMIT_PARTITIONS_MIN);
+        world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
+        return;
+    default:
+        return;
+    }
+}
+
 static void draw_run(struct world *world)
 {
     struct random *draw = &world->draw;
@@ -1255,10 +1378,6 @@ static void draw_run(struct world *world)
     world->partitions = LIMIT_PARTITIONS_MIN << random_percent(draw, 15);
     world->replicas = world->node_count < 5 ? world->node_count : random_percent(draw, 50) ? 3 : 5;
     world->victim = (uint32_t)random_below(draw, world->node_count);
-    if (random_percent(draw, 6)) { /* these need many in a row, undisturbed */
-        memset(world->may_strike, 0, sizeof world->may_strike);
-        world->may_strike[FAULT_REIGNS] = true;
-    }
     world->fault_interval_us = (uint32_t)random_between(draw, 100000, 5 * SECOND_US);
     uint64_t seconds = world->options->fault_seconds ? world->options->fault_seconds
                                                      : random_between(draw, 10, 60);
@@ -1269,10 +1388,18 @@ static void draw_run(struct world *world)
     world->image_chunk_bytes = 4096u << random_below(draw, 8);
     world->image_bytes_per_second = 1u << random_between(draw, 20, 26);
     world->mix = draw_mix(draw);
+    world->hurry_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 1, 30);
+    world->lease_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 1, 100);
     bool has_large_values = world->mix >> WORKLOAD_LARGE & 1;
     world->segment_bytes = (uint64_t)1 << random_between(draw, has_large_values ? 20 : 16, 20);
     world->log_bytes = world->segment_bytes * random_between(draw, 4, 8) *
                        (world->partitions / LIMIT_PARTITIONS_MIN);
+    world->bias = draw_bias(draw);
+    if (world->options->bias != BIAS_DRAWN) {
+        world->bias = world->options->bias;
+    }
+    bend_run(world, draw);
+    LOG_INFO(&world->logger, "world: bias %s", world_bias_name(world->bias));
     world->grain_us =
         random_percent(draw, 30) ? 0 : 50u << random_below(draw, 6); /* to 1.6 ms: a busy loop */
     struct network *network = &world->network;
@@ -1296,11 +1423,13 @@ static void init_workload(struct world *world)
         .mix = world->mix,
         .clients = (uint32_t)random_between(draw, 2, 5),
         .sessions = (uint32_t)random_between(draw, 10, 30),
-        .think_us = (uint32_t)random_between(draw, 1000, 14000),
+        .think_us = (uint32_t)random_between(draw, 1000, 14000) * (world->scans_large ? 20 : 1),
         .grain_us = world->grain_us,
         .burst_us = random_percent(draw, 30) ? 0 : (uint32_t)random_between(draw, 2000, 30000),
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
-        .lease_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 1, 100),
+        .hurry_percent = world->hurry_percent,
+        .scans_large = world->scans_large,
+        .lease_percent = world->lease_percent,
         .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),
     };
     workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count,
@@ -1366,7 +1495,7 @@ static void heal(struct world *world)
     schedule_remove(&world->schedule, &world->heal_links);
     schedule_remove(&world->schedule, &world->reigns.end);
     schedule_remove(&world->schedule, &world->amnesia.end);
-    world->reigns.until_us = 0;
+    world->reigns.until_us = world->swaps_until_us = 0;
     network_unblock_all(&world->network);
     memset(world->network.fates_per_10000, 0, sizeof world->network.fates_per_10000);
     for (uint32_t i = 0; i < world->node_count; i++) {

@@ -36,14 +36,28 @@ enum world_fault {
     FAULT_FRAME_SWAPPED, /* a later one overtakes it */
     FAULT_FRAME_DELAYED, /* many later ones do */
     FAULT_REIGNS,        /* for some seconds, whoever leads some group is cut off soon after it began to (Raft, figure 8) */
+    FAULT_SWAP,          /* a process dies between an image's swap into its store and what must follow */
     FAULT_COUNT
 };
 const char *world_fault_name(enum world_fault fault);
+
+/* What a run is made for: where several things must coincide, a run in which only they happen shows what a thousand mixed ones do not. */
+enum world_bias {
+    BIAS_NONE,
+    BIAS_REIGNS,  /* leaders fall at the wrong moments, and nothing else happens */
+    BIAS_LEADERS, /* leaders are cut off, one way or both, paused, restarted; clients in a hurry read from them, by lease too */
+    BIAS_IMAGES,  /* short logs, long absences, slow images, crashes at the swap */
+    BIAS_SCANS,   /* scans in many pages while leadership moves */
+    BIAS_COUNT,
+    BIAS_DRAWN = BIAS_COUNT /* as option: each run draws its own */
+};
+const char *world_bias_name(enum world_bias bias);
 
 struct world_options {
     uint64_t seed;
     bool trace;         /* tell what happens, on stderr */
     bool damage;        /* disks may rot in every run: FAULT_FLIP_LOG and so on */
+    enum world_bias bias; /* BIAS_DRAWN: drawn */
     bool break_sync;    /* the disks lie: nothing is durable after a sync; must be found */
     uint32_t fault_seconds; /* virtual; 0: drawn */
     const char *scratch; /* a folder of its own, on tmpfs */

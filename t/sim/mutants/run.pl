@@ -1,13 +1,13 @@
 #!/usr/bin/perl
 # Proves that the simulator finds planted bugs: `make mutants`. See README.md beside this file.
 #
-#   run.pl [--build DIR] [--only NNN[,NNN…]] [--seconds N] [--jobs N] [--sim-flags '…'] [--dir DIR]
+#   run.pl [--build DIR] [--only NNN[,NNN…]] [--seconds N] [--first N] [--jobs N] [--sim-flags '…'] [--dir DIR]
 #          [--no-baseline] [--keep] [--brief] [--check]
 #
 # For each NNN-name.patch here: copies sources and objects to DIR/mutants/NNN, applies the patch, lets make rebuild what hangs on it,
-# and runs the simulator over seeds 1, 2, 3 … until a run fails or the budget ends. One line a mutant; the last line says how many of
-# how many were found. --keep leaves the copies, --brief holds to --seconds also where a patch asks for more. --check only says, as
-# TAP, whether every patch still applies; it needs no build.
+# and runs the simulator over the seeds from --first on (1) until a run fails or the budget ends: processor time, so that a machine that
+# is shared does not matter. One line a mutant; the last line says how many of how many were found. --keep leaves the copies, --brief
+# holds to --seconds also where a patch asks for more. --check only says, as TAP, whether every patch still applies; it needs no build.
 #
 # Exit 0: all found (or all apply); 1: not so; 2: usage, or something else went wrong.
 use strict;
@@ -19,29 +19,30 @@ use Getopt::Long;
 use Time::HiRes qw(time);
 
 my %option = (
-    build => $ENV{BUILD} // 'build', seconds => 60, jobs => 1, dir => dirname(__FILE__), 'sim-flags' => '', only => '',
+    build => $ENV{BUILD} // 'build', seconds => 60, first => 1, jobs => 1, dir => dirname(__FILE__), 'sim-flags' => '', only => '',
     'build-seconds' => 300,    # of one mutant's build, which takes a few
-    'grace'         => 60,     # how much longer than its budget the simulator may take: its last run may be slow, or hang
+    'patience'      => 60,     # of processor time that one run may take: mutants hang
+    'elapsed'       => 1800,   # at most, of one mutant
 );
-GetOptions(\%option, 'build=s', 'only=s', 'seconds=i', 'jobs=i', 'sim-flags=s', 'dir=s', 'check', 'baseline!', 'keep', 'brief') && !@ARGV
+GetOptions(\%option, 'build=s', 'only=s', 'seconds=i', 'first=i', 'jobs=i', 'sim-flags=s', 'dir=s', 'check', 'baseline!', 'keep', 'brief') && !@ARGV
   or die_usage();
 
 sub die_usage {
-    print STDERR "usage: run.pl [--build DIR] [--only NNN,…] [--seconds N] [--jobs N] [--sim-flags F] [--no-baseline] [--keep] [--brief] [--check]\n";
+    print STDERR "usage: run.pl [--build DIR] [--only NNN,…] [--seconds N] [--first N] [--jobs N] [--sim-flags F] [--no-baseline] [--keep] [--brief] [--check]\n";
     exit 2;
 }
 
 # --- Patches: unified diffs behind a few lines of comment
 
-# { number, name, path, bug, flags, seconds, hunks => [ { file, before, after } … ] }; dies with a text when it is malformed.
+# { number, name, path, bug, flags, bias, seconds, hunks => [ { file, before, after } … ] }; dies with a text when it is malformed.
 sub mutant_read {
     my ($path) = @_;
     my ($number, $name) = $path =~ m{(\d{3})-([a-z0-9-]+)\.patch$} or die "$path: the name is not NNN-name.patch\n";
-    my %mutant = (number => $number, name => $name, path => $path, flags => '', seconds => 0, hunks => []);
+    my %mutant = (number => $number, name => $name, path => $path, flags => '', bias => '', seconds => 0, hunks => []);
     open my $in, '<', $path or die "$path: $!\n";
     my ($file, $hunk);
     while (my $line = <$in>) {
-        if (!defined $file && $line =~ /^# (bug|row|effect|flags|seconds): (.*\S)/) {
+        if (!defined $file && $line =~ /^# (bug|row|effect|flags|bias|seconds): (.*\S)/) {
             $mutant{$1} = $2;
         } elsif ($line =~ m{^--- a/}) {
             undef $hunk;
@@ -144,22 +145,20 @@ sub scratch_remove {
     }
 }
 
-# What the simulator said: ($seeds, $seconds, $what); $what is undef when nothing was found.
+# What the simulator said: ($seeds, $seconds of processor time, $what); $what is undef when nothing was found.
 sub simulate {
     my ($binary, $seconds, $flags) = @_;
-    my $begin = time;
-    my ($status, @lines) = run_quietly($seconds + $option{grace}, 'nice', $binary, '--jobs', 1, '--first', 1, '--seconds', $seconds,
-        '--expect-violation', split(' ', "$flags $option{'sim-flags'}"));
-    my $took = time - $begin;
+    my ($user, $system) = (times)[2, 3];
+    my ($status, @lines) = run_quietly($option{elapsed}, 'nice', $binary, '--jobs', 1, '--first', $option{first}, '--cpu', $seconds,
+        '--patience', $option{patience}, '--expect-violation', split(' ', "$flags $option{'sim-flags'}"));
+    my $took = (times)[2] - $user + (times)[3] - $system;
     scratch_remove();
     my ($panic) = grep { /^PANIC: |Sanitizer|runtime error/ } @lines;
     my ($place) = map { /^  at (\S+ in \w+)/ ? " ($1)" : () } @lines;
     my ($found) = grep { /^seed \d+: (?:VIOLATION|PANIC)/ } @lines;
     my ($runs)  = map { /^(\d+) seeds in/ ? $1 : () } @lines;
-    if ($status == 124 || $status == 137) {
-        return (0, $took, 'a run that does not end');
-    }
-    die "the simulator says:\n", @lines if !defined $runs;
+    die $status == 124 || $status == 137 ? "the simulator took more than $option{elapsed} s\n" : "the simulator says:\n", @lines
+      if !defined $runs;
     return ($runs, $took, undef) if !$found;
     my ($seed, $text) = $found =~ /^seed (\d+): (?:VIOLATION )?(.*)/;
     $text =~ s/^at [\d.]+ s: //;
@@ -179,9 +178,10 @@ sub mutant_run {
         tree_make($tree);
         mutant_apply($mutant, $tree, 0);
         tree_build($tree);
-        my ($seeds, $took, $what) = simulate("$tree/$option{build}/t/sim", $seconds, $mutant->{flags});
+        my $bias = $mutant->{bias} ? "--bias $mutant->{bias}" : '';
+        my ($seeds, $took, $what) = simulate("$tree/$option{build}/t/sim", $seconds, "$mutant->{flags} $bias");
         $verdict = defined $what ? 'found' : 'survived';
-        $line = sprintf defined $what ? "%s: found with %d seeds in %.0f s by %s" : "%s: SURVIVED %d seeds in %.0f s", $label, $seeds,
+        $line = sprintf defined $what ? "%s: found with %d seeds in %.1f s by %s" : "%s: SURVIVED %d seeds in %.1f s", $label, $seeds,
           $took, $what // ();
         1;
     } or $line = "$label: ERROR $@";
