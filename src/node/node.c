@@ -867,6 +867,9 @@ static void run_awake(struct node *node)
     /* A partition may wake again while its turn runs; it then runs in the next turn. */
     size_t count = node->awake_count;
     for (size_t i = 0; i < count; i++) {
+        if (node->config.observe_turn) {
+            node->config.observe_turn(node->config.ctx, partition_group(node->awake[i]));
+        }
         partition_turn(node->awake[i]);
         if (node->is_stopped) {
             return;

@@ -43,6 +43,8 @@ struct node_config {
     void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
     /* With observe: an image took the place of all entries up to index. */
     void (*observe_image)(void *ctx, uint32_t group, uint64_t index, uint64_t term);
+    /* With observe: a replica takes its turn, as it does after everything that happened to its core. */
+    void (*observe_turn)(void *ctx, uint32_t group);
     /* The node stopped: after node_stop (status 0), or by itself because it can't go on (a failed disk, another cluster's data): the
      * process ends with a failure. The node is still to be freed with node_abandon, not inside this call. */
     void (*on_stopped)(void *ctx, int status, const char *text);

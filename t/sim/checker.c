@@ -1,4 +1,6 @@
-/* The checkers. Incremental: a step costs one comparison per replica unless something changed. */
+/* The checkers. A step looks at the replicas that took a turn in it, as everything that happens to one
+ * leads to; each comparison is cheap unless something changed. Lest a change without a turn go
+ * unseen, every so many steps look at all. */
 #include "sim/checker.h"
 
 #include <stdarg.h>
@@ -15,6 +17,8 @@
 
 enum {
     BOUNDS_EVERY = 31, /* steps: in each, one group or so of a node */
+    SWEEP_EVERY = 23,  /* steps: in each, all groups of a node */
+    GROUPS_MAX = 64,   /* bits of checker->touched */
     /* A leader is deaf for an election timeout and a tick at most; the rest is for being looked at
        rarely. */
     DEAF_MAX_US = 1000 * 1000,
@@ -65,6 +69,7 @@ static void know_groups(struct checker *checker, uint32_t count)
     if (count <= known) {
         return;
     }
+    CHECK(count <= GROUPS_MAX);
     checker->groups = grow(checker->groups, known, count, sizeof *checker->groups);
     for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
         checker->seen[i] = grow(checker->seen[i], known, count, sizeof *checker->seen[i]);
@@ -103,6 +108,13 @@ void checker_node_began(struct checker *checker, uint32_t node)
     for (uint32_t i = 0; i < checker->group_count; i++) {
         checker->seen[node][i] = (struct checker_seen){ 0 };
     }
+    checker->opened[node] = 0;
+}
+
+void checker_turn(struct checker *checker, uint32_t node, uint32_t group)
+{
+    CHECK(group < GROUPS_MAX);
+    checker->touched[node] |= 1ull << group;
 }
 
 void checker_node_ended(struct checker *checker, uint32_t node)
@@ -491,25 +503,40 @@ static void check_in_turn(struct checker *checker, uint32_t node, const struct n
     }
 }
 
+static void check_replica(struct checker *checker, uint32_t node, uint32_t number,
+                          const struct node *of)
+{
+    struct partition *partition = of->partitions[number];
+    const struct raft *raft = partition_raft(partition);
+    const struct checker_seen *seen = &checker->seen[node][number];
+    if (!is_unchanged(seen, raft)) {
+        if (raft->durable_index != seen->durable) {
+            check_disk(checker, node, number, raft, of->log,
+                       store_replica_image_index(partition_store(partition)));
+        }
+        check_raft(checker, node, number, raft);
+    }
+    if (raft->role == RAFT_LEADER) {
+        checker_state_step(checker, node, number, partition);
+    }
+}
+
 void checker_step(struct checker *checker, uint32_t node, struct node *of)
 {
     checker->nodes[node] = of;
     checker->steps++;
     know_groups(checker, (uint32_t)of->partition_count);
     checker_state_node(checker, node);
-    const struct checker_seen *seen = checker->seen[node];
-    for (size_t i = 0; i < of->partition_count; i++) {
-        struct partition *partition = of->partitions[i];
-        const struct raft *raft = partition ? partition_raft(partition) : NULL;
-        if (raft && !is_unchanged(&seen[i], raft)) {
-            if (raft->durable_index != seen[i].durable) {
-                check_disk(checker, node, (uint32_t)i, raft, of->log,
-                           store_replica_image_index(partition_store(partition)));
-            }
-            check_raft(checker, node, (uint32_t)i, raft);
-        }
-        if (raft && raft->role == RAFT_LEADER) {
-            checker_state_step(checker, node, (uint32_t)i, partition);
+    bool is_sweep = checker->steps % SWEEP_EVERY == 0 ||
+                    checker->opened[node] != of->partition_count; /* C9: as it begins */
+    uint64_t left = is_sweep ? UINT64_MAX : checker->touched[node];
+    checker->opened[node] = of->partition_count;
+    checker->touched[node] = 0;
+    while (left != 0 && (size_t)__builtin_ctzll(left) < of->partition_count) {
+        uint32_t number = (uint32_t)__builtin_ctzll(left);
+        left &= left - 1;
+        if (of->partitions[number]) {
+            check_replica(checker, node, number, of);
         }
     }
     check_in_turn(checker, node, of);

@@ -79,6 +79,8 @@ struct checker {
     struct checker_seen *seen[CHECKER_NODES_MAX]; /* by group; one array a node, since a step looks at all of it */
     uint32_t group_count;
     struct node *nodes[CHECKER_NODES_MAX]; /* those that run */
+    uint64_t touched[CHECKER_NODES_MAX];   /* bit by group: something happened to it since the last step */
+    size_t opened[CHECKER_NODES_MAX];      /* groups of the node at its last step */
     bool is_damaged[CHECKER_NODES_MAX];    /* C9 and C11 ask nothing of them */
     uint64_t batches[CHECKER_NODES_MAX];   /* of the log, when C20 and C21 last looked */
     /* Called with the first violation; later ones are counted only. */
@@ -101,6 +103,8 @@ void checker_node_damaged(struct checker *checker, uint32_t node);
 void checker_step(struct checker *checker, uint32_t node, struct node *of);
 /* Now and then, of a node that is not paused: C13, C14. */
 void checker_look(struct checker *checker, uint32_t node, uint64_t now_us);
+/* From node_config.observe_turn: the next step looks at this replica. */
+void checker_turn(struct checker *checker, uint32_t node, uint32_t group);
 /* From node_config.observe. */
 void checker_applied(struct checker *checker, uint32_t node, uint32_t group, uint64_t index, uint64_t term, struct span payload);
 /* From node_config.observe_image. */

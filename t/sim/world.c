@@ -225,6 +225,12 @@ static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term,
     checker_applied(&node->world->checker, node->number, group, index, term, payload);
 }
 
+static void on_observe_turn(void *ctx, uint32_t group)
+{
+    struct world_node *node = ctx;
+    checker_turn(&node->world->checker, node->number, group);
+}
+
 static void on_observe_image(void *ctx, uint32_t group, uint64_t index, uint64_t term)
 {
     struct world_node *node = ctx;
@@ -343,6 +349,7 @@ static void run_start(struct schedule_event *event)
         .memory_gate = &node->memory_gate,
         .observe = on_observe,
         .observe_image = on_observe_image,
+        .observe_turn = on_observe_turn,
         .on_stopped = on_stopped,
         .ctx = node,
     };
