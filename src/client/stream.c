@@ -18,7 +18,9 @@
  *   M4  Every page without entries moves the source's range: a scan ends. */
 #include <stdlib.h>
 
+#include "base/hlc.h"
 #include "client/core_inner.h"
+#include "wire/scan_page.h"
 
 enum {
     STREAM_BYTES = 16 << 20, /* of pages held by one scan, about */
@@ -27,11 +29,11 @@ enum {
 };
 
 struct page {
-    struct list node; /* in scan->retired */
-    struct arena arena;
-    Cairn__V1__ScanResponse *response;
-    uint8_t *payload;
-    size_t at, payload_at; /* next entry, and its value */
+    struct list node;            /* in scan->retired */
+    uint8_t *bytes;              /* the entries */
+    struct span rest;            /* behind the head */
+    struct scan_page_entry head; /* the next entry, unless it is used up */
+    size_t at, count;            /* number of the next entry, of all */
 };
 
 struct source {
@@ -79,8 +81,7 @@ static void source_failed(struct core *core, struct source *source, int status);
 static void page_free(struct page *page)
 {
     if (page) {
-        arena_fini(&page->arena);
-        mem_free(page->payload);
+        mem_free(page->bytes);
         mem_free(page);
     }
 }
@@ -94,13 +95,20 @@ static void page_retire(struct core_scan *scan, struct page *page)
 
 static bool page_is_used_up(const struct page *page)
 {
-    return page->at == page->response->n_entries;
+    return page->at == page->count;
+}
+
+/* Moves on to the next entry; the page was checked when it came. */
+static void page_advance(struct page *page)
+{
+    page->at++;
+    bool has_next = scan_page_next(&page->rest, &page->head);
+    CHECK(has_next == (page->at < page->count));
 }
 
 static struct span page_key(const struct page *page)
 {
-    const Cairn__V1__ScanEntry *entry = page->response->entries[page->at];
-    return span_of(entry->key.data, entry->key.len);
+    return page->head.key;
 }
 
 /* --- Key ranges */
@@ -268,7 +276,7 @@ static bool source_wants_page(const struct source *source)
         return false;
     }
     const struct page *page = source->current;
-    return !page || page->at * 2 >= page->response->n_entries;
+    return !page || page->at * 2 >= page->count;
 }
 
 static void source_ask(struct core *core, struct source *source)
@@ -331,31 +339,31 @@ static void source_send(struct core *core, struct question *question, uint64_t r
 
 /* --- Reading a page */
 
-static int page_check(const struct source *source, const struct page *page, size_t payload_size)
+/* In strict order and within the bounds, and each entry with what was asked for. *count: entries;
+ * *last: the last one's key. */
+static int page_check(const struct source *source, struct span page, size_t *count,
+                      struct span *last)
 {
-    const Cairn__V1__ScanResponse *response = page->response;
-    bool is_reverse = source->scan->is_reverse;
-    struct span before = { 0 };
-    uint64_t values = 0;
-    for (size_t i = 0; i < response->n_entries; i++) {
-        const Cairn__V1__ScanEntry *entry = response->entries[i];
-        struct span key = span_of(entry->key.data, entry->key.len);
-        if (key.size == 0 || key.size > LIMIT_KEY_BYTES ||
-            span_compare(key, buf_span(&source->from)) < 0 ||
-            (source->to.size && span_compare(key, buf_span(&source->to)) >= 0)) {
+    const struct core_scan *scan = source->scan;
+    uint8_t wanted = scan->keys_only   ? 0
+                     : scan->meta_only ? SCAN_PAGE_META
+                                       : SCAN_PAGE_META | SCAN_PAGE_VALUE;
+    struct scan_page_entry entry;
+    struct span first = { 0 };
+    *count = 0;
+    for (; scan_page_next(&page, &entry); ++*count) {
+        int order = *count ? span_compare(*last, entry.key) : 0;
+        if ((entry.flags & ~SCAN_PAGE_ATTRIBUTES) != wanted ||
+            (*count && (scan->is_reverse ? order <= 0 : order >= 0))) {
             return ERR_PROTOCOL;
         }
-        int order = i ? span_compare(before, key) : 0;
-        if (i && (is_reverse ? order <= 0 : order >= 0)) {
-            return ERR_PROTOCOL;
-        }
-        if (!source->scan->keys_only && !entry->meta) {
-            return ERR_PROTOCOL;
-        }
-        before = key;
-        values += entry->value_size;
+        first = *count ? first : entry.key;
+        *last = entry.key;
     }
-    return values == payload_size ? 0 : ERR_PROTOCOL;
+    struct span low = scan->is_reverse ? *last : first, high = scan->is_reverse ? first : *last;
+    bool is_within = span_compare(low, buf_span(&source->from)) >= 0 &&
+                     (!source->to.size || span_compare(high, buf_span(&source->to)) < 0);
+    return page.size == 0 && (*count == 0 || is_within) ? 0 : ERR_PROTOCOL;
 }
 
 /* An empty page with more to come: the range begins at `resume`. */
@@ -373,40 +381,46 @@ static int source_resume(struct source *source, struct span resume)
     return 0;
 }
 
-static int source_take_page(struct core *core, struct source *source, const struct frame *frame)
+static void page_take(struct source *source, struct span bytes, size_t count)
 {
     struct page *page = MEM_NEW(struct page);
-    ProtobufCAllocator allocator = { core->allocator.alloc, core->allocator.free, &page->arena };
-    page->response =
-        message_unpack(&cairn__v1__scan_response__descriptor, &allocator, frame->message);
-    if (!page->response || page_check(source, page, frame->payload.size)) {
-        page_free(page);
-        return ERR_PROTOCOL;
-    }
-    for (size_t i = 0; i < page->response->n_hints; i++) {
-        route_learn(core, page->response->hints[i]);
-    }
-    if (page->response->staleness_ms > source->scan->staleness_ms) {
-        source->scan->staleness_ms = page->response->staleness_ms;
-    }
-    bool has_more = frame->flags & FRAME_MORE;
-    size_t count = page->response->n_entries;
-    int status = 0;
-    if (count) {
-        const Cairn__V1__ScanEntry *last = page->response->entries[count - 1];
-        source_continue(source, span_of(last->key.data, last->key.len));
-    } else if (has_more) {
-        status =
-            source_resume(source, span_of(page->response->resume.data, page->response->resume.len));
-    }
-    source->is_done = source->is_done || !has_more;
-    if (status || count == 0) {
-        page_free(page);
-        return status;
-    }
-    page->payload = mem_dup(frame->payload.data, frame->payload.size);
+    page->bytes = mem_dup(bytes.data, bytes.size);
+    page->rest = span_of(page->bytes, bytes.size);
+    page->count = count;
+    bool has_entry = scan_page_next(&page->rest, &page->head);
+    CHECK(has_entry);
     *(source->current ? &source->next : &source->current) = page;
-    return 0;
+}
+
+static int source_take_page(struct core *core, struct source *source, const struct frame *frame)
+{
+    struct arena arena = { 0 };
+    ProtobufCAllocator allocator = { core->allocator.alloc, core->allocator.free, &arena };
+    Cairn__V1__ScanResponse *response =
+        message_unpack(&cairn__v1__scan_response__descriptor, &allocator, frame->message);
+    size_t count = 0;
+    struct span last = { 0 };
+    int status = response ? page_check(source, frame->payload, &count, &last) : ERR_PROTOCOL;
+    bool has_more = frame->flags & FRAME_MORE;
+    if (status == 0) {
+        for (size_t i = 0; i < response->n_hints; i++) {
+            route_learn(core, response->hints[i]);
+        }
+        if (response->staleness_ms > source->scan->staleness_ms) {
+            source->scan->staleness_ms = response->staleness_ms;
+        }
+        if (count) {
+            source_continue(source, last);
+        } else if (has_more) {
+            status = source_resume(source, span_of(response->resume.data, response->resume.len));
+        }
+        source->is_done = source->is_done || !has_more;
+    }
+    if (status == 0 && count) {
+        page_take(source, frame->payload, count);
+    }
+    arena_fini(&arena);
+    return status;
 }
 
 static int source_answered(struct core *core, struct question *question, const struct frame *frame)
@@ -699,23 +713,37 @@ static struct source *scan_pick(struct core_scan *scan)
     return best;
 }
 
+static void entry_meta(const struct scan_page_entry *from, struct cairn_meta *to)
+{
+    to->version = from->version;
+    to->time_us = hlc_to_us(from->time);
+    to->size = from->size;
+    if (from->flags & SCAN_PAGE_ATTRIBUTES) {
+        to->attributes.mask = from->attributes.mask;
+        to->attributes.mode = from->attributes.mode;
+        to->attributes.uid = from->attributes.uid;
+        to->attributes.gid = from->attributes.gid;
+        to->attributes.mtime_us = from->attributes.mtime_us;
+        to->attributes.flags = from->attributes.flags;
+        to->attributes.expires_at_us = from->attributes.expires_at_us;
+    }
+}
+
 static void scan_hand_out(struct core_scan *scan, struct page *page, struct cairn_entry *entry)
 {
-    const Cairn__V1__ScanEntry *from = page->response->entries[page->at++];
+    const struct scan_page_entry *from = &page->head;
     memset(entry, 0, sizeof *entry);
     entry->key = from->key.data;
-    entry->key_size = from->key.len;
-    if (!scan->keys_only && from->meta) {
-        exchange_meta(from->meta, &entry->meta);
+    entry->key_size = from->key.size;
+    entry_meta(from, &entry->meta);
+    if (from->flags & SCAN_PAGE_VALUE) {
+        entry->value = from->value.data;
+        entry->value_size = from->value.size;
     }
-    if (!scan->keys_only && !scan->meta_only) {
-        entry->value = page->payload + page->payload_at;
-        entry->value_size = from->value_size;
-    }
-    page->payload_at += from->value_size;
-    range_set(&scan->last, span_of(from->key.data, from->key.len));
+    range_set(&scan->last, from->key);
     scan->has_last = true;
     scan->handed_out++;
+    page_advance(page);
 }
 
 int core_scan_try(struct core_scan *scan, struct cairn_entry *entry)

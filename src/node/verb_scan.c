@@ -13,6 +13,7 @@
  * last key is known. */
 #include "base/check.h"
 #include "node/request_private.h"
+#include "wire/scan_page.h"
 
 enum part_state { PART_NEW, PART_READING, PART_READABLE, PART_FORWARDED, PART_FETCHED };
 
@@ -31,14 +32,13 @@ struct scan_source {
     struct store_cursor *cursor;
     const uint32_t *groups; /* a page's partitions */
     size_t group_count;
-    Cairn__V1__ScanResponse *page;
-    struct span payload;
-    size_t page_at, payload_at;
+    Cairn__V1__ScanResponse *response;
+    struct span page, rest; /* all of it, and what is behind the head */
     bool page_has_more;
     /* The head: what comes next. */
-    struct span key, value;
-    struct record record;
-    Cairn__V1__Meta *meta; /* a page's; NULL: record holds */
+    struct span key;
+    struct record record;         /* a cursor's */
+    struct scan_page_entry entry; /* a page's */
 };
 
 struct scan {
@@ -269,29 +269,37 @@ static void set_parts(struct request *request, const struct scan_source *source,
     }
 }
 
+/* What each entry of a page must have. */
+static uint8_t wanted_flags(const Cairn__V1__ScanRequest *asked)
+{
+    return asked->keys_only   ? 0
+           : asked->meta_only ? SCAN_PAGE_META
+                              : SCAN_PAGE_META | SCAN_PAGE_VALUE;
+}
+
 static bool take_page(struct request *request, struct scan_source *source,
                       const struct frame *frame)
 {
     request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
-    source->page =
+    source->response =
         message_unpack(&cairn__v1__scan_response__descriptor, &request->allocator, frame->message);
-    if (!source->page) {
+    if (!source->response) {
         return false;
     }
-    uint64_t sum = 0;
-    for (size_t i = 0; i < source->page->n_entries; i++) {
-        sum += source->page->entries[i]->value_size;
-        if (source->page->entries[i]->key.len == 0 ||
-            source->page->entries[i]->key.len > LIMIT_KEY_BYTES) {
+    struct span rest = frame->payload;
+    struct scan_page_entry entry;
+    uint8_t wanted = wanted_flags(request->scan->asked);
+    while (scan_page_next(&rest, &entry)) {
+        if ((entry.flags & ~SCAN_PAGE_ATTRIBUTES) != wanted) {
             return false;
         }
     }
     source->page_has_more = frame->flags & FRAME_MORE;
-    if (sum != frame->payload.size || (source->page_has_more && source->page->n_entries == 0)) {
+    if (rest.size != 0 || (source->page_has_more && frame->payload.size == 0)) {
         return false;
     }
-    source->payload = span_of(arena_dup(&request->arena, frame->payload.data, frame->payload.size),
-                              frame->payload.size);
+    source->page = source->rest = span_of(
+        arena_dup(&request->arena, frame->payload.data, frame->payload.size), frame->payload.size);
     return true;
 }
 
@@ -308,7 +316,7 @@ void scan_forward_answered(struct forward *forward, const struct frame *frame)
         request_fail(request, ERR_PROTOCOL, NULL);
     } else {
         struct scan *scan = request->scan;
-        uint64_t staleness_ms = source->page->staleness_ms;
+        uint64_t staleness_ms = source->response->staleness_ms;
         scan->staleness_ms = staleness_ms > scan->staleness_ms ? staleness_ms : scan->staleness_ms;
         scan->pages[scan->page_count++] = source;
         set_parts(request, source, PART_FETCHED);
@@ -340,7 +348,7 @@ void scan_drop(struct request *request)
 static void rewind_pages(struct scan *scan)
 {
     for (size_t i = 0; i < scan->page_count; i++) {
-        scan->pages[i]->page_at = scan->pages[i]->payload_at = 0;
+        scan->pages[i]->rest = scan->pages[i]->page;
     }
 }
 
@@ -382,19 +390,11 @@ static void sift_down(struct merge *merge, size_t at)
 static int advance(struct scan_source *source, struct err *err)
 {
     if (source->cursor) {
-        int status = store_cursor_next(source->cursor, &source->key, &source->record, err);
-        source->value = source->record.value;
-        return status;
+        return store_cursor_next(source->cursor, &source->key, &source->record, err);
     }
-    if (source->page_at == source->page->n_entries) {
-        return 0;
-    }
-    const Cairn__V1__ScanEntry *entry = source->page->entries[source->page_at++];
-    source->key = span_of(entry->key.data, entry->key.len);
-    source->value = span_of(source->payload.data + source->payload_at, entry->value_size);
-    source->payload_at += entry->value_size;
-    source->meta = entry->meta;
-    return 1;
+    bool has_entry = scan_page_next(&source->rest, &source->entry);
+    source->key = source->entry.key;
+    return has_entry;
 }
 
 static int add_source(struct merge *merge, struct scan_source *source, struct err *err)
@@ -441,33 +441,38 @@ static int open_sources(struct request *request, struct merge *merge, struct err
     return 0;
 }
 
-static Cairn__V1__ScanEntry *make_entry(struct request *request, const struct scan_source *source,
-                                        struct buf *payload)
+static void make_entry(const struct scan_source *source, uint8_t wanted,
+                       struct scan_page_entry *entry)
 {
-    const Cairn__V1__ScanRequest *asked = request->scan->asked;
-    Cairn__V1__ScanEntry *entry = request_alloc(request, sizeof *entry);
-    cairn__v1__scan_entry__init(entry);
-    entry->key.data = arena_dup(&request->arena, source->key.data, source->key.size);
-    entry->key.len = source->key.size;
-    if (asked->keys_only) {
-        return entry;
+    if (!source->cursor) {
+        *entry = source->entry;
+        return;
     }
-    if (source->meta) {
-        entry->meta = source->meta;
-    } else {
-        entry->meta = request_alloc(request, sizeof *entry->meta);
-        kv_make_meta(request, &source->record, entry->meta);
+    const struct record *record = &source->record;
+    const struct attributes *attributes = &record->attributes;
+    *entry = (struct scan_page_entry){ .flags = wanted, .key = source->key };
+    if (wanted == 0) {
+        return;
     }
-    if (!asked->meta_only) {
-        entry->value_size = (uint32_t)source->value.size;
-        buf_append_span(payload, source->value);
+    entry->version = record->version;
+    entry->time = record->time;
+    entry->size = record->value.size;
+    entry->value = record->value;
+    if (attributes->mask != 0) {
+        entry->flags |= SCAN_PAGE_ATTRIBUTES;
+        entry->attributes.mask = attributes->mask;
+        entry->attributes.mode = attributes->mode;
+        entry->attributes.uid = attributes->uid;
+        entry->attributes.gid = attributes->gid;
+        entry->attributes.flags = attributes->flags;
+        entry->attributes.mtime_us = attributes->mtime_us;
+        entry->attributes.expires_at_us = attributes->expires_at_us;
     }
-    return entry;
 }
 
 /* Fills the page from the merge. 1: more is left; 0: all; or an error. */
-static int fill_page(struct request *request, struct merge *merge,
-                     Cairn__V1__ScanResponse *response, struct buf *payload, struct err *err)
+static int fill_page(struct request *request, struct merge *merge, struct buf *page,
+                     struct err *err)
 {
     const Cairn__V1__ScanRequest *asked = request->scan->asked;
     size_t limit = asked->limit && asked->limit < LIMIT_SCAN_PAGE_ENTRIES ? asked->limit
@@ -475,17 +480,16 @@ static int fill_page(struct request *request, struct merge *merge,
     size_t bytes_max = asked->page_bytes && asked->page_bytes < LIMIT_SCAN_PAGE_BYTES
                            ? asked->page_bytes
                            : LIMIT_SCAN_PAGE_BYTES;
-    size_t bytes = 0;
-    response->entries = request_alloc(request, limit * sizeof *response->entries);
-    while (merge->count > 0) {
+    uint8_t wanted = wanted_flags(asked);
+    for (size_t count = 0; merge->count > 0; count++) {
         struct scan_source *first = merge->heap[0];
-        size_t value_bytes = asked->keys_only || asked->meta_only ? 0 : first->value.size;
-        if (response->n_entries == limit ||
-            (response->n_entries > 0 && bytes + value_bytes > bytes_max)) {
+        struct scan_page_entry entry;
+        make_entry(first, wanted, &entry);
+        if (count == limit ||
+            (count > 0 && page->size + scan_page_entry_size(&entry) > bytes_max)) {
             return 1;
         }
-        response->entries[response->n_entries++] = make_entry(request, first, payload);
-        bytes += first->key.size + value_bytes + sizeof(Cairn__V1__ScanEntry);
+        scan_page_add(page, &entry);
         int status = advance(first, err);
         if (status < 0) {
             return status;
@@ -565,7 +569,7 @@ static void scan_settle(struct request *request)
     struct err err;
     int status = open_sources(request, &merge, &err);
     if (status == 0) {
-        status = fill_page(request, &merge, &response, &payload, &err);
+        status = fill_page(request, &merge, &payload, &err);
     }
     close_sources(&merge);
     if (status < 0) {

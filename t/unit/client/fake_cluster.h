@@ -21,6 +21,7 @@
 #include "cluster/placement.h"
 #include "proto/client.pb-c.h"
 #include "wire/frame.h"
+#include "wire/scan_page.h"
 
 #pragma GCC diagnostic ignored "-Wunused-function"
 
@@ -542,10 +543,8 @@ static void fake_scan(struct fake *fake, uint64_t link, const struct frame *requ
     }
     size_t limit = scan->limit ? scan->limit : LIMIT_SCAN_PAGE_ENTRIES;
     fake->scan_bytes = scan->page_bytes > fake->scan_bytes ? scan->page_bytes : fake->scan_bytes;
-    Cairn__V1__ScanEntry *entries = mem_zalloc((limit + 1) * sizeof *entries);
-    Cairn__V1__Meta *metas = mem_zalloc((limit + 1) * sizeof *metas);
     Cairn__V1__ScanResponse response = CAIRN__V1__SCAN_RESPONSE__INIT;
-    response.entries = mem_zalloc((limit + 1) * sizeof *response.entries);
+    size_t count = 0;
     struct buf payload = { 0 };
     bool has_more = false;
     for (size_t i = 0; i < fake->key_count; i++) {
@@ -556,28 +555,24 @@ static void fake_scan(struct fake *fake, uint64_t link, const struct frame *requ
             (scan->to.len && span_compare(key, fake_bytes(scan->to)) >= 0)) {
             continue;
         }
-        if (response.n_entries == limit) {
+        if (count++ == limit) {
             has_more = true;
             break;
         }
-        size_t at = response.n_entries++;
-        cairn__v1__scan_entry__init(&entries[at]);
-        entries[at].key = (ProtobufCBinaryData){ key.size, (uint8_t *)(uintptr_t)key.data };
+        struct scan_page_entry entry = { .key = key };
         if (!scan->keys_only) {
-            fake_meta(found, &metas[at]);
-            entries[at].meta = &metas[at];
+            Cairn__V1__Meta meta;
+            fake_meta(found, &meta);
+            entry.flags = SCAN_PAGE_META | (scan->meta_only ? 0 : SCAN_PAGE_VALUE);
+            entry.version = meta.version;
+            entry.time = meta.time;
+            entry.size = meta.size;
+            entry.value = span_of(found->value, found->value_size);
         }
-        if (!scan->keys_only && !scan->meta_only) {
-            entries[at].value_size = (uint32_t)found->value_size;
-            buf_append(&payload, found->value, found->value_size);
-        }
-        response.entries[at] = &entries[at];
+        scan_page_add(&payload, &entry);
     }
     fake_answer(fake, link, request, 0, has_more ? FRAME_MORE : 0, &response.base,
                 buf_span(&payload));
-    mem_free(entries);
-    mem_free(metas);
-    mem_free(response.entries);
     buf_fini(&payload);
     cairn__v1__scan_request__free_unpacked(scan, NULL);
 }

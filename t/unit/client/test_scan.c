@@ -291,53 +291,53 @@ static int bad_page(struct fake *fake, int node, const struct frame *frame)
         link = fake->links[i].is_open && fake->links[i].node == node ? i : link;
     }
     Cairn__V1__ScanResponse response = CAIRN__V1__SCAN_RESPONSE__INIT;
-    Cairn__V1__Meta meta = CAIRN__V1__META__INIT;
-    Cairn__V1__ScanEntry one = CAIRN__V1__SCAN_ENTRY__INIT, two = CAIRN__V1__SCAN_ENTRY__INIT;
-    Cairn__V1__ScanEntry *entries[] = { &one, &two };
-    response.entries = entries;
-    response.n_entries = 2;
-    one.meta = two.meta = &meta;
-    uint8_t first[] = "dir/b", second[] = "dir/c", before[] = "dir/a", elsewhere[] = "elsew";
-    one.key = (ProtobufCBinaryData){ 5, first };
-    two.key = (ProtobufCBinaryData){ 5, second };
-    char payload = 'x';
-    size_t payload_size = 0;
+    const uint8_t whole = SCAN_PAGE_META | SCAN_PAGE_VALUE;
+    struct scan_page_entry one = { .flags = whole, .key = span_of_string("dir/b") };
+    struct scan_page_entry two = { .flags = whole, .key = span_of_string("dir/c") };
+    struct buf page = { 0 };
     uint16_t flags = 0;
     switch (fake->rule_state) {
     case 0: /* not in order */
-        two.key.data = before;
+        two.key = span_of_string("dir/a");
         break;
     case 1: /* twice */
-        two.key.data = one.key.data;
+        two.key = one.key;
         break;
     case 2: /* outside */
-        two.key.data = elsewhere;
-        break;
-    case 3: /* without a key */
-        one.key.len = 0;
-        break;
-    case 4: /* sizes that do not add up */
-        one.value_size = 1000000;
-        payload_size = 1;
+        two.key = span_of_string("elsew");
         break;
     case 5: /* without meta */
-        one.meta = NULL;
+        one.flags = 0;
+        break;
+    case 8: /* without the value */
+        two.flags = SCAN_PAGE_META;
+        break;
+    }
+    scan_page_add(&page, &one);
+    scan_page_add(&page, &two);
+    switch (fake->rule_state) {
+    case 3: /* without a key */
+        put_u16(page.data, 0);
+        break;
+    case 4: /* a value that is longer than the page */
+        put_u64(page.data + page.size / 2 + 20, 1000000);
         break;
     case 6: /* more to come, from nowhere */
-        response.n_entries = 0;
+        buf_clear(&page);
         flags = FRAME_MORE;
         break;
     case 7: /* a payload that nobody spoke of */
-        payload_size = 1;
+        buf_append(&page, "x", 1);
         break;
     }
-    fake_answer(fake, link, frame, 0, flags, &response.base, span_of(&payload, payload_size));
+    fake_answer(fake, link, frame, 0, flags, &response.base, buf_span(&page));
+    buf_fini(&page);
     return FAKE_DROP;
 }
 
 static void bad_pages_are_refused(void **state)
 {
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 9; i++) {
         struct fake *fake = fake_new();
         fill(fake);
         fake->rule = bad_page;
