@@ -236,7 +236,7 @@ sub doors {
     my ($bench) = @_;
     my ($build, $scratch, $directory) = (@$bench{qw(build scratch)}, "$bench->{scratch}/doors");
     my $is_up = 1;
-    my $end = sub { system("$build/bin/cairn dev destroy --yes --dir $directory >>$scratch/doors.log 2>&1") if $is_up; $is_up = 0 };
+    my $end = sub { system("$build/bin/cairn dev destroy --dir $directory >>$scratch/doors.log 2>&1") if $is_up; $is_up = 0 };
     at_end($end);
     if (system("timeout 120 $build/bin/cairn dev up --nodes 3 --dir $directory --mount --pg >$scratch/doors.log 2>&1") != 0) {
         print "  not measured, see $scratch/doors.log\n";
@@ -260,7 +260,7 @@ sub doors {
     $figures{'file: open, read 1 KB, close'} = (time - $begin) / $count;
     my %environment;
     if (open my $env, '<', "$directory/env") {
-        while (defined(my $line = <$env>)) { $environment{$1} = $2 if $line =~ /^(?:export )?(PG\w+)=['"]?([^'"\n]*)/ }
+        while (defined(my $line = <$env>)) { $environment{$1} = $2 while $line =~ /\b(PG\w+)='?([^'\s]*)/g }
     }
     local @ENV{ keys %environment } = values %environment;
     my ($pgbench) = grep {-x} glob '/usr/lib/postgresql/*/bin/pgbench';
@@ -274,7 +274,8 @@ sub doors {
         print $file $scripts{$name};
         close $file;
         my (undef, $text) = run_text([$pgbench, '-n', '-f', $script, '-T', 5], scratch => $scratch, timeout => 60);
-        $figures{$name} = $1 / 1000 if $text =~ /latency average = ([\d.]+) ms/;
+        $text =~ /latency average = ([\d.]+) ms/ or die "pgbench: $text\n";
+        $figures{$name} = $1 / 1000;
     }
     $end->();
     printf "  %-36s %6.0f µs\n", $_, 1e6 * $figures{$_} for sort keys %figures;
