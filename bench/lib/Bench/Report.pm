@@ -144,7 +144,7 @@ sub write_head {
 
 sub write_goals {
     my ($md) = @_;
-    print $md "## Goals\n\n";
+    print $md "## Goals\n\nCPU is as measured on this machine at that time; Redis' of the same run stands beside it. The profiles below show what a put and a get pay for.\n\n";
     table($md, ['what', 'goal', 'measured', 'met'], map { [@$_[0 .. 2], !defined $_->[3] ? 'not measured' : $_->[3] ? 'yes' : '**no**'] } goals());
 }
 
