@@ -231,8 +231,14 @@ size_t topology_locate(const struct topology *topology, struct span key)
 {
     uint64_t hash = hash_key(topology->hash_seed, key);
     size_t low = 1, high = topology->partition_count - 1;
+    /* The first guess is right as long as all partitions are of one size. */
+    size_t middle = low + (size_t)((unsigned __int128)hash * high >> 64);
+    if (topology->partitions[middle].prefix <= hash &&
+        (middle == high || hash < topology->partitions[middle + 1].prefix)) {
+        return middle;
+    }
     while (low < high) {
-        size_t middle = (low + high + 1) / 2;
+        middle = (low + high + 1) / 2;
         if (topology->partitions[middle].prefix <= hash) {
             low = middle;
         } else {

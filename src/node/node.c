@@ -271,6 +271,9 @@ static void on_read_wanted(void *ctx, struct partition *partition)
         node->reads_wanted[group] = true;
         node->wanted[node->wanted_count++] = group;
     }
+    if (!node->is_in_turn) { /* its end asks */
+        node_wake(node);
+    }
 }
 
 static void on_role_changed(void *ctx, struct partition *partition)
@@ -810,6 +813,23 @@ static bool round_is_in_flight(const struct node *node, const struct link *link,
            now_us - link->round_asked_us < READ_ROUND_PATIENCE_US;
 }
 
+/* Those whose reads are confirmed meanwhile, or are not to be confirmed here any more. */
+static void forget_wanted(struct node *node)
+{
+    size_t kept = 0;
+    for (size_t i = 0; i < node->wanted_count; i++) {
+        uint32_t group = node->wanted[i];
+        struct partition *partition = node->partitions[group];
+        const struct raft *raft = partition_raft(partition);
+        if (raft->role == RAFT_LEADER && raft->read_confirmed < raft->read_sequence) {
+            node->wanted[kept++] = group;
+        } else {
+            node->reads_wanted[group] = false;
+        }
+    }
+    node->wanted_count = kept;
+}
+
 /* Asks a read round for the groups whose reads wait: each group asks only as many peers as make a
  * majority, and the peers take turns. While a round is in flight nothing new is asked: what arrives
  * meanwhile shares the next one. A peer that is slow to answer holds up nobody for long: after a
@@ -825,6 +845,7 @@ static void ask_read_rounds(struct node *node)
             return;
         }
     }
+    forget_wanted(node);
     for (size_t i = 0; i < node->link_count; i++) {
         struct link *link = &node->links[(node->next_asked + i) % node->link_count];
         if (link->peer.conn && now_us - link->round_asked_us >= READ_ROUND_LOST_US) {
@@ -844,22 +865,6 @@ static void ask_read_rounds(struct node *node)
         }
     }
     node->next_asked++;
-}
-
-static void forget_wanted(struct node *node)
-{
-    size_t kept = 0;
-    for (size_t i = 0; i < node->wanted_count; i++) {
-        uint32_t group = node->wanted[i];
-        struct partition *partition = node->partitions[group];
-        const struct raft *raft = partition_raft(partition);
-        if (raft->role == RAFT_LEADER && raft->read_confirmed < raft->read_sequence) {
-            node->wanted[kept++] = group;
-        } else {
-            node->reads_wanted[group] = false;
-        }
-    }
-    node->wanted_count = kept;
 }
 
 static void run_awake(struct node *node)
@@ -887,12 +892,13 @@ static void node_turn(struct env_task *task)
     }
     node->counters.turns++;
     node->now_ms = env_now_us(node->env) / 1000;
+    node->is_in_turn = true;
     run_awake(node);
+    node->is_in_turn = false;
     if (node->is_stopped) {
         return;
     }
     ask_read_rounds(node);
-    forget_wanted(node);
     uint64_t epoch = node->topology->epoch;
     for (size_t i = 0; i < node->link_count; i++) {
         peer_flush(&node->links[i].peer, epoch, node->hlc);

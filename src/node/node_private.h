@@ -85,6 +85,7 @@ struct node {
     uint64_t *leaders;             /* by group number: node id last heard to lead, 0 = unknown */
 
     struct env_task turn;
+    bool is_in_turn; /* partitions' turns run */
     struct partition **awake;
     size_t awake_count;
     bool *reads_wanted;            /* by group number */

@@ -398,9 +398,15 @@ static void register_read(struct partition *partition, struct partition_read *re
 
 void partition_read(struct partition *partition, struct partition_read *read)
 {
+    const struct raft *raft = &partition->raft;
     partition->stats.reads++;
     register_read(partition, read);
-    partition_wake(partition);
+    if (read->status == 0 && raft->role == RAFT_LEADER && read->sequence > raft->read_confirmed) {
+        partition->host.read_wanted(partition->host.ctx,
+                                    partition); /* a turn would do nothing more */
+    } else {
+        partition_wake(partition);
+    }
 }
 
 void partition_write_forget(struct partition *partition, struct partition_write *write)
@@ -923,6 +929,7 @@ static bool is_asked_enough(const struct raft *raft)
 void partition_read_round(struct partition *partition, uint64_t node_id)
 {
     const struct topology_replica *replica = replica_on(partition, node_id);
+    raft_clock(&partition->raft, *partition->host.now_ms);
     if (replica && !is_asked_enough(&partition->raft) &&
         raft_read_send(&partition->raft, replica->id)) {
         send_messages(partition, NULL, 0, 0);

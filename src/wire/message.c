@@ -28,7 +28,7 @@ static uint32_t zigzag(int32_t value)
 }
 
 /* The number in a member that is sent as a varint. */
-static uint64_t varint_of(ProtobufCType type, const void *member)
+static inline uint64_t varint_of(ProtobufCType type, const void *member)
 {
     switch (type) {
     case PROTOBUF_C_TYPE_UINT32:
@@ -135,10 +135,16 @@ static uint8_t *put_bytes(uint8_t *out, const Field *field, const void *data, si
     return out + size;
 }
 
+/* Most are short: the length is taken for one byte, and put right if it is more. */
 static uint8_t *put_message(uint8_t *out, const Field *field, const ProtobufCMessage *message)
 {
-    out = put_varint(put_tag(out, field, WIRE_BYTES), message_size(message));
-    return out + message_pack(message, out);
+    uint8_t *at = put_tag(out, field, WIRE_BYTES);
+    size_t size = message_pack(message, at + 1);
+    size_t length = varint_size(size);
+    if (length > 1) {
+        memmove(at + length, at + 1, size);
+    }
+    return put_varint(at, size) + size;
 }
 
 static uint8_t *put_repeated(uint8_t *out, const Field *field, size_t count, const void *array)
