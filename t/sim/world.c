@@ -1611,6 +1611,17 @@ static void live_on_full_disks(struct world *world)
            "a partition takes no writes though the disks have room again");
 }
 
+/* Pauses that began before the healing go on. */
+static uint64_t find_pause_end(const struct world *world)
+{
+    uint64_t end_us = world->schedule.now_us;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        uint64_t until_us = world->nodes[i].env->paused_until_us;
+        end_us = until_us > end_us ? until_us : end_us;
+    }
+    return end_us;
+}
+
 /* After healing: all nodes come up, every partition takes writes soon, and then the load goes on
  * without a failure. */
 static void recover(struct world *world)
@@ -1621,10 +1632,10 @@ static void recover(struct world *world)
     workload_probe(&world->workload);
     expect(world, run_until(world, schedule->now_us + UP_MAX_US, is_formed),
            "nodes do not come up, or groups find no primary");
-    uint64_t up_us = schedule->now_us;
+    uint64_t up_us = find_pause_end(world);
     expect(world, run_until(world, up_us + WRITABLE_MAX_US, is_writable),
            "a partition takes no writes");
-    world->report->writable_us = schedule->now_us - up_us;
+    world->report->writable_us = schedule->now_us > up_us ? schedule->now_us - up_us : 0;
     world->report->recovery_us = schedule->now_us - healed_us;
     if (world->report->violations == 0 && random_below(&world->nemesis, 4) == 0) {
         live_on_full_disks(world);
