@@ -526,12 +526,12 @@ void checker_step(struct checker *checker, uint32_t node, struct node *of)
     checker->nodes[node] = of;
     checker->steps++;
     know_groups(checker, (uint32_t)of->partition_count);
-    checker_state_node(checker, node);
     bool is_sweep = checker->steps % SWEEP_EVERY == 0 ||
                     checker->opened[node] != of->partition_count; /* C9: as it begins */
     uint64_t left = is_sweep ? UINT64_MAX : checker->touched[node];
     checker->opened[node] = of->partition_count;
     checker->touched[node] = 0;
+    checker_state_node(checker, node, left);
     while (left != 0 && (size_t)__builtin_ctzll(left) < of->partition_count) {
         uint32_t number = (uint32_t)__builtin_ctzll(left);
         left &= left - 1;

@@ -171,7 +171,7 @@ static void check_tail(struct checker *checker, uint32_t node, uint32_t number,
     }
 }
 
-void checker_state_node(struct checker *checker, uint32_t node)
+void checker_state_node(struct checker *checker, uint32_t node, uint64_t groups)
 {
     const struct node *of = checker->nodes[node];
     const struct log *log = of->log;
@@ -184,7 +184,8 @@ void checker_state_node(struct checker *checker, uint32_t node)
                      node + 1, log->chain[0]->number - 1ul, log->first_segment);
     }
     for (uint32_t i = 0; i < of->partition_count; i++) {
-        const struct raft *raft = of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;
+        const struct raft *raft =
+            (groups >> i & 1) && of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;
         if (raft && raft->last_index > raft->commit) {
             check_tail(checker, node, i, of->partitions[i], log);
         }

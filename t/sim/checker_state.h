@@ -18,8 +18,8 @@
 
 struct partition;
 
-/* After a step of a node. */
-void checker_state_node(struct checker *checker, uint32_t node);
+/* After a step of a node that looks at these groups, a bit each: whose entries a batch made durable, those took a turn. */
+void checker_state_node(struct checker *checker, uint32_t node, uint64_t groups);
 /* Of a replica that leads, after each step of its node. */
 void checker_state_step(struct checker *checker, uint32_t node, uint32_t number, const struct partition *partition);
 /* Of any replica, now and then. */
