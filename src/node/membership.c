@@ -387,8 +387,8 @@ static int make_genesis(struct node *node, struct err *err)
     return status;
 }
 
-static void send_hello(struct node *node, struct conn *conn, uint8_t type, int status,
-                       uint64_t request_id);
+static void send_hello(struct node *node, const struct link *link, struct conn *conn, uint8_t type,
+                       int status, uint64_t request_id);
 
 /* Saved first: a genesis that others have seen must survive our crash. Forming happens once in a
  * cluster's life, so the loop may wait for the disk here. */
@@ -409,7 +409,7 @@ static void adopt_genesis(struct node *node)
     for (size_t i = 0; i < node->link_count; i++) {
         struct link *link = &node->links[i];
         if (link->conn && link->is_introduced) {
-            send_hello(node, link->conn, FRAME_HELLO, 0, 0);
+            send_hello(node, link, link->conn, FRAME_HELLO, 0, 0);
             node_link_up(node, link);
         }
     }
@@ -433,9 +433,11 @@ static void try_to_found(struct node *node)
 
 /* --- Greeting */
 
-static void send_hello(struct node *node, struct conn *conn, uint8_t type, int status,
-                       uint64_t request_id)
+/* link: who hears it; NULL: somebody who is refused. */
+static void send_hello(struct node *node, const struct link *link, struct conn *conn, uint8_t type,
+                       int status, uint64_t request_id)
 {
+    struct recall_told told = { 0 };
     Cairn__V1__Hello hello = CAIRN__V1__HELLO__INIT;
     hello.protocol_min = PROTOCOL_MIN;
     hello.protocol_max = PROTOCOL_MAX;
@@ -450,6 +452,14 @@ static void send_hello(struct node *node, struct conn *conn, uint8_t type, int s
             (ProtobufCBinaryData){ node->genesis_packed.size, node->genesis_packed.data };
         hello.epoch = node->topology ? node->topology->epoch : 0;
     }
+    if (link && node->log) {
+        recall_tell(node->recall, link->node_id, &told);
+        hello.starts = (ProtobufCBinaryData){ told.starts.size, told.starts.data };
+        hello.known_start = told.known_start;
+        hello.known_boot_id = told.known_boot_id;
+        hello.memory = (ProtobufCBinaryData){ told.memory.size, told.memory.data };
+        hello.hears = (ProtobufCBinaryData){ told.hears.size, told.hears.data };
+    }
     struct buf message = { 0 };
     size_t size = cairn__v1__hello__get_packed_size(&hello);
     cairn__v1__hello__pack(&hello, buf_extend(&message, size));
@@ -460,6 +470,17 @@ static void send_hello(struct node *node, struct conn *conn, uint8_t type, int s
                            .time = node->hlc };
     conn_send(conn, &frame, NULL);
     buf_fini(&message);
+    recall_told_fini(&told);
+}
+
+void membership_greet_again(struct node *node)
+{
+    for (size_t i = 0; i < node->link_count; i++) {
+        struct link *link = &node->links[i];
+        if (link->conn && link->is_introduced) {
+            send_hello(node, link, link->conn, FRAME_HELLO, 0, 0);
+        }
+    }
 }
 
 static int judge_cluster(struct node *node, struct link *link, const Cairn__V1__Hello *hello,
@@ -505,6 +526,29 @@ static int hear_hello(struct node *node, struct link *link, const Cairn__V1__Hel
     return 0;
 }
 
+/* Before the first Raft message of this connection is heard. A node that is not in the cluster yet
+ * remembers nothing. False: malformed, and closed. */
+static bool hear_recall(struct node *node, struct link *link, const Cairn__V1__Hello *hello)
+{
+    if (!node->log || hello->genesis.len == 0) {
+        return true;
+    }
+    struct recall_told told = {
+        .starts = { .data = hello->starts.data, .size = hello->starts.len },
+        .memory = { .data = hello->memory.data, .size = hello->memory.len },
+        .known_start = hello->known_start,
+        .known_boot_id = hello->known_boot_id,
+        .hears = { .data = hello->hears.data, .size = hello->hears.len },
+    };
+    if (!recall_hear(node->recall, link, &told, hello->boot_id)) {
+        LOG_WARN(node->logger, "peer=%s sent a malformed greeting", link->name);
+        node->counters.frames_refused++;
+        conn_close(link->conn);
+        return false;
+    }
+    return true;
+}
+
 /* After a welcome hello: go on to form the cluster, or open the way to the peer. */
 static void settle_hello(struct node *node, struct link *link, bool was_formed,
                          const Cairn__V1__Hello *hello)
@@ -516,9 +560,10 @@ static void settle_hello(struct node *node, struct link *link, bool was_formed,
         try_to_found(node);
     } else if (!was_formed) {
         adopt_genesis(node);
-    } else {
+        hear_recall(node, link, hello);
+    } else if (hear_recall(node, link, hello)) {
         if (hello->genesis.len == 0 && link->dials) {
-            send_hello(node, link->conn, FRAME_HELLO, 0, 0);
+            send_hello(node, link, link->conn, FRAME_HELLO, 0, 0);
         }
         if (!link->peer.conn) {
             node_link_up(node, link);
@@ -563,7 +608,7 @@ static void link_on_hello(struct link *link, const struct frame *frame)
 static void link_on_open(void *ctx, struct conn *conn)
 {
     struct link *link = ctx;
-    send_hello(link->node, conn, FRAME_HELLO, 0, 0);
+    send_hello(link->node, link, conn, FRAME_HELLO, 0, 0);
 }
 
 static void link_on_frame(void *ctx, struct conn *conn, const struct frame *frame)
@@ -648,7 +693,7 @@ static void refuse_caller(struct node *node, struct conn *conn, const struct fra
 {
     LOG_WARN(node->logger, "refused a node's greeting from %s: %s (%s)", conn_peer(conn), err->text,
              err_info(err->code)->name);
-    send_hello(node, conn, FRAME_HELLO_OK, err->code, frame->request_id);
+    send_hello(node, NULL, conn, FRAME_HELLO_OK, err->code, frame->request_id);
 }
 
 bool node_accept_peer(struct node *node, struct conn *conn, const struct frame *frame)
@@ -675,7 +720,7 @@ bool node_accept_peer(struct node *node, struct conn *conn, const struct frame *
         }
         link->conn = conn;
         conn_attach(conn, &link_events, link);
-        send_hello(node, conn, FRAME_HELLO_OK, 0, frame->request_id);
+        send_hello(node, link, conn, FRAME_HELLO_OK, 0, frame->request_id);
         settle_hello(node, link, was_formed, hello);
         accepted = true;
     }
@@ -702,6 +747,9 @@ int membership_start(struct node *node, struct err *err)
     int status = load_identity(node, err);
     if (status == 0) {
         status = parse_bootstrap(node, err);
+    }
+    if (status == 0) {
+        status = recall_open(node, &node->recall, err);
     }
     if (status != 0) {
         return status;

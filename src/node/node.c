@@ -130,6 +130,11 @@ static void on_healed(void *ctx, uint32_t group)
     }
 }
 
+static void on_suspect(void *ctx, uint32_t group)
+{
+    recall_suspect_durable(((struct node *)ctx)->recall);
+}
+
 /* The flusher never runs ahead of the log. */
 static bool log_covers_frozen(struct node *node)
 {
@@ -509,6 +514,7 @@ static int open_log(struct node *node, struct err *err)
         .on_durable = on_durable,
         .on_state_durable = on_state_durable,
         .on_hole = on_hole,
+        .on_suspect = on_suspect,
         .on_healed = on_healed,
         .on_batch = on_batch,
         .on_failure = on_disk_failure,
@@ -613,6 +619,7 @@ int node_open_cluster(struct node *node, struct err *err)
     if (status == 0) {
         status = open_partitions(node, err);
     }
+    recall_sleep(node->recall);
     return status;
 }
 
@@ -726,6 +733,7 @@ void node_abandon(struct node *node)
         reserve_close(node->reserve);
     }
     membership_fini(node);
+    recall_free(node->recall);
     list_remove(&node->turn.link);
     topology_unref(node->topology);
     buf_fini(&node->topology_packed);
@@ -753,7 +761,11 @@ void node_link_up(struct node *node, struct link *link)
         if (node->partitions[i]) {
             partition_peer_reset(node->partitions[i], link->node_id);
         }
+        if (node->partitions[i] && link->has_restarted) {
+            partition_peer_restarted(node->partitions[i], link->node_id);
+        }
     }
+    link->has_restarted = false;
     node_wake(node);
 }
 
@@ -777,7 +789,7 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
     struct node *node = ctx;
     struct partition *partition = node_find_partition(node, message->message.group);
     node->counters.raft_messages_received++;
-    if (partition) {
+    if (partition && !recall_is_asleep(node->recall)) {
         partition_message(partition, &message->message, message->entries, message->payloads);
     }
 }
@@ -937,7 +949,10 @@ static void node_tick(struct env_timer *timer)
     node->ticks++;
     env_timer_start(node->env, &node->tick, NODE_TICK_US);
     if (node->log) {
-        tick_partitions(node);
+        recall_tick(node->recall);
+        if (!recall_is_asleep(node->recall)) {
+            tick_partitions(node);
+        }
         images_tick(node->images);
         scrub_tick(node->scrub);
         tick_reserve(node);

@@ -10,6 +10,7 @@
 #include "node/images.h"
 #include "node/node.h"
 #include "node/partition.h"
+#include "node/recall.h"
 #include "node/request.h"
 #include "node/scrub.h"
 #include "node/reserve.h"
@@ -47,6 +48,12 @@ struct link {
     struct conn *conn;     /* from dialling or accepting on, greeting included */
     bool dials;            /* we dial */
     bool is_introduced;    /* its hello was heard on this connection */
+    uint64_t boot_id;      /* as heard last */
+    bool has_restarted;    /* since the link was last up */
+    /* What it remembers of this node was heard since this node's start, and whom it was connected to then. */
+    bool has_told;
+    uint64_t hears[LIMIT_NODES];
+    size_t hears_count;
     struct env_timer retry;
     struct request_origin origin; /* requests that it forwards to us */
     struct hashtab forwards;      /* request id → struct forward that waits for its answer */
@@ -70,6 +77,7 @@ struct node {
     struct save *saving; /* the topology is being written */
     bool save_again;
 
+    struct recall *recall;
     struct topology *topology;
     struct buf topology_packed;
     struct link *links;
@@ -134,6 +142,8 @@ void node_link_down(struct node *node, struct link *link);
 int membership_start(struct node *node, struct err *err);
 void membership_fini(struct node *node);
 struct link *membership_find(struct node *node, uint64_t node_id);
+/* Says hello once more to all that are connected: there is news. */
+void membership_greet_again(struct node *node);
 /* Saves the topology to its file, by a job. */
 void membership_save_topology(struct node *node);
 int membership_load_topology(struct node *node, struct err *err);

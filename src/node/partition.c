@@ -255,7 +255,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
     if (raft_start.is_suspect) {
         LOG_WARN(
             host->logger,
-            "part=%u the log has lost record headers: the replica may lack what it promised, and "
+            "part=%u the disk has lost something: the replica may lack what it promised, and "
             "counts for nothing until a leader elected without it has made it whole; if a "
             "majority of its replicas are such, the partition is unavailable",
             group->group);
@@ -264,6 +264,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
     bool is_damaged =
         store_replica_is_damaged(partition->store) && partition->group.replica_count > 1;
     raft_start.commit = is_damaged ? 0 : partition->applied;
+    raft_start.is_to_hear = true;
     struct raft_config config;
     make_raft_config(partition, &config);
     raft_init(&partition->raft, &config, &raft_start, env_now_us(host->env) / 1000);
@@ -663,6 +664,30 @@ void partition_peer_reset(struct partition *partition, uint64_t node_id)
         raft_peer_reset(&partition->raft, replica->id);
         settle(partition, NULL, NULL);
     }
+}
+
+void partition_peer_restarted(struct partition *partition, uint64_t node_id)
+{
+    const struct topology_replica *replica = replica_on(partition, node_id);
+    if (replica) {
+        raft_peer_restarted(&partition->raft, replica->id);
+    }
+}
+
+bool partition_remind(struct partition *partition, uint64_t replica, const struct raft_memory *told)
+{
+    tell_time(partition);
+    bool has_lost = raft_remind(&partition->raft, replica, told);
+    settle(partition, NULL, NULL);
+    return has_lost;
+}
+
+void partition_suspect(struct partition *partition)
+{
+    tell_time(partition);
+    log_append_suspect(partition->host.log, partition->group.group);
+    raft_suspect(&partition->raft);
+    settle(partition, NULL, NULL);
 }
 
 /* --- The end of the turn */

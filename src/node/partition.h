@@ -127,6 +127,11 @@ void partition_hole(struct partition *partition);
 /* The record that ends the replica's suspicion is durable. */
 void partition_healed(struct partition *partition);
 void partition_peer_reset(struct partition *partition, uint64_t node_id);
+void partition_peer_restarted(struct partition *partition, uint64_t node_id);
+/* Old disks (node/recall.h): another member told what it remembers of this replica; true: it had forgotten a promise. */
+bool partition_remind(struct partition *partition, uint64_t replica, const struct raft_memory *told);
+/* The disk is older than the node's last start. Not for the only replica of a group. */
+void partition_suspect(struct partition *partition);
 /* Emits the question of a read round to a node, if reads wait for which no majority has been asked yet. */
 void partition_read_round(struct partition *partition, uint64_t node_id);
 /* Cuts its log as far as cut_level allows; a turn does so too. */

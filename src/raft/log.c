@@ -380,6 +380,17 @@ void log_append_healed(struct log *log, uint32_t group_number, uint64_t term, ui
     schedule(log);
 }
 
+void log_append_suspect(struct log *log, uint32_t group_number)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    log->stats.suspects += !group->is_suspect;
+    group->is_suspect = true;
+    struct log_pending record = { .group = group, .kind = LOG_RECORD_SUSPECT };
+    log_pending_add(&log->pending, &record);
+    schedule(log);
+}
+
 void log_rebase(struct log *log, uint32_t group_number, uint64_t log_start)
 {
     struct log_group *group = log_group_find(log, group_number);
@@ -795,6 +806,8 @@ void log_batch_settle(struct log *log)
         } else if (record->kind == LOG_RECORD_HEALED) {
             record->group->is_suspect = false;
             log->stats.healed++;
+        } else if (record->kind == LOG_RECORD_SUSPECT) {
+            record->group->is_suspect = true; /* an older word of healing may have come between */
         }
     }
     free_segments(log, log->first_segment);
@@ -832,6 +845,9 @@ static void batch_tell(struct log *log)
         if (is_state && !record->is_silent && config->on_state_durable) {
             config->on_state_durable(config->ctx, record->group->number, record->index,
                                      record->term);
+        }
+        if (record->kind == LOG_RECORD_SUSPECT && !record->is_silent && config->on_suspect) {
+            config->on_suspect(config->ctx, record->group->number);
         }
         if (record->kind == LOG_RECORD_HEALED && config->on_healed) {
             config->on_healed(config->ctx, record->group->number);

@@ -41,6 +41,8 @@ struct log_config {
     void (*on_state_durable)(void *ctx, uint32_t group, uint64_t term, uint64_t vote);
     /* The group's holes are others than before: one was found, or filled durably. */
     void (*on_hole)(void *ctx, uint32_t group);
+    /* The record of log_append_suspect is durable. */
+    void (*on_suspect)(void *ctx, uint32_t group);
     /* The record of log_append_healed is durable. */
     void (*on_healed)(void *ctx, uint32_t group);
     /* All of a finished batch was told. Called once per batch, after the calls above. */
@@ -77,6 +79,8 @@ void log_append(struct log *log, uint32_t group, uint64_t first, const uint64_t 
 void log_append_state(struct log *log, uint32_t group, uint64_t term, uint64_t vote);
 /* The suspect replica holds again what it promised: one durable record, with the state; then on_state_durable and on_healed. */
 void log_append_healed(struct log *log, uint32_t group, uint64_t term, uint64_t vote);
+/* The replica may have lost what it promised: durable with the next batch; then on_suspect. */
+void log_append_suspect(struct log *log, uint32_t group);
 /* The log ends below what the store has applied, so durable entries were lost: empties it, to begin at log_start with an unknown
  * start term (0), and makes the replica suspect. Durable with the next batch. */
 void log_rebase(struct log *log, uint32_t group, uint64_t log_start);

@@ -70,6 +70,15 @@
  *   I15 What is committed here every later leader has. So a replica whose log was lost below what
  *       its store has applied begins it behind that, and learns the term of the entry before.
  *
+ *   I17 What others remember of this replica's promises binds it, whatever its disk says (raft_remind,
+ *       decisions/009): it goes to the newest term in which they heard it, without a vote there (the
+ *       one it gave may be forgotten), and until its log is again as up-to-date as the newest entry
+ *       that it acknowledged, or may have counted as leader, it doesn't campaign and votes for
+ *       nobody who lacks that. If its disk's term is newer than the one of the acknowledgement, the
+ *       disk was written later, so nothing is lost. A replica whose disk may be older than any
+ *       memory (raft_suspect) falls under I14, and hears every other member's term first: it may
+ *       have voted in any term that somebody has entered.
+ *
  *   I16 Entries from the first hole (raft_holes) on are not acknowledged or counted for this
  *       replica; votes are compared by the true last (index, term), holes or not, so that an entry
  *       lives while its header is on a majority and its payload anywhere. A hole is erased only by
@@ -139,6 +148,12 @@ struct raft_private {
     bool heal_asked;        /* out.heal, and not durable yet */
     uint64_t hole_since_ms; /* leader: the first hole is this one since */
     uint64_t fill_asked_ms;
+
+    uint64_t began_term, began_vote; /* as the disk had them at start */
+    bool is_to_hear;
+    uint32_t heard;                            /* bit i: member i has told what it remembers */
+    uint64_t told_term[LIMIT_REPLICAS];        /* the terms that they were in then */
+    struct raft_memory memory[LIMIT_REPLICAS]; /* of the others */
 
     struct raft_message held[LIMIT_RAFT_HELD_MESSAGES]; /* I4 */
     uint32_t held_count;
@@ -749,6 +764,45 @@ static void flush_transfer(struct raft *raft)
     p->transfer_sent_ms = p->now_ms;
 }
 
+/* One of the two led this term, and the other acknowledged to there. */
+static void remember_ack(struct raft *raft, uint64_t member, uint64_t index, uint64_t log_term,
+                         bool has_led)
+{
+    struct raft_progress *peer = find_peer(raft, member);
+    struct raft_memory *of = peer ? &raft->private->memory[peer - raft->progress] : NULL;
+    if (of && index > 0 && index <= raft->last_index &&
+        (raft->term > of->ack_term || (raft->term == of->ack_term && index > of->index))) {
+        of->ack_term = raft->term;
+        of->index = index;
+        of->log_term = log_term;
+        of->has_led = has_led;
+    }
+}
+
+/* I17, the other side: what the sender of this message is bound by. All but pre-votes leave only
+ * when the term is on its disk (I4). */
+static void remember(struct raft *raft, const struct raft_message *m)
+{
+    if (m->type == RAFT_PRE_VOTE || m->type == RAFT_PRE_VOTE_REPLY) {
+        return;
+    }
+    struct raft_memory *of = &raft->private->memory[find_peer(raft, m->from) - raft->progress];
+    of->term = max_u64(of->term, m->term);
+    if (m->type == RAFT_VOTE_REPLY && m->granted) {
+        of->vote_term = max_u64(of->vote_term, m->term);
+    } else if (m->type == RAFT_APPEND_REPLY && m->granted && m->episode == 0 &&
+               m->term == raft->term && raft->role == RAFT_LEADER) {
+        remember_ack(raft, m->from, m->index, m->log_term, false);
+    }
+}
+
+/* I14, I17: nobody is missing who might tell of a term in which this replica has voted. */
+static bool has_heard_all(const struct raft *raft)
+{
+    uint32_t all = (1u << raft->config.replica_count) - 1;
+    return !raft->private->is_to_hear || (raft->private->heard | 1u << raft->private->self) == all;
+}
+
 static void flush_ack(struct raft *raft)
 {
     struct raft_private *p = raft->private;
@@ -768,6 +822,9 @@ static void flush_ack(struct raft *raft)
     reply->hint = raft->unfilled <= p->verified ? raft->unfilled : 0;
     reply->episode = raft->episode;
     reply->echo = raft->lease.append_ms;
+    if (!raft->is_suspect) {
+        remember_ack(raft, raft->leader, reply->index, reply->log_term, true);
+    }
 }
 
 void raft_flush(struct raft *raft)
@@ -823,11 +880,21 @@ static bool is_sticky(const struct raft *raft)
            raft->private->now_ms < raft->lease.promise_until_ms;
 }
 
-/* I6: against all that stands in memory. */
+static bool is_before(uint64_t term, uint64_t index, uint64_t other_term, uint64_t other_index)
+{
+    return term < other_term || (term == other_term && index < other_index);
+}
+
+bool raft_is_short(const struct raft *raft)
+{
+    return is_before(last_term(raft), raft->last_index, raft->owed_term, raft->owed_index);
+}
+
+/* I6: against all that stands in memory. I17 */
 static bool is_up_to_date(const struct raft *raft, const struct raft_message *m)
 {
-    uint64_t own = last_term(raft);
-    return m->log_term > own || (m->log_term == own && m->index >= raft->last_index);
+    return !is_before(m->log_term, m->index, last_term(raft), raft->last_index) &&
+           !is_before(m->log_term, m->index, raft->owed_term, raft->owed_index);
 }
 
 static void step_pre_vote(struct raft *raft, const struct raft_message *m)
@@ -950,7 +1017,7 @@ static void learn_start(struct raft *raft, const struct raft_message *m,
 static void consider_heal(struct raft *raft, const struct raft_message *m)
 {
     struct raft_private *p = raft->private;
-    if (!raft->is_suspect || p->heal_asked || m->episode != raft->episode ||
+    if (!raft->is_suspect || !has_heard_all(raft) || p->heal_asked || m->episode != raft->episode ||
         min_u64(p->verified, sound_index(raft)) < m->hint || start_is_unknown(raft)) {
         return;
     }
@@ -1010,7 +1077,7 @@ static void step_read(struct raft *raft, const struct raft_message *m)
 
 static void step_transfer(struct raft *raft, const struct raft_message *m)
 {
-    if (follow(raft, m->from) && !raft->needs_image && !raft->is_suspect) {
+    if (follow(raft, m->from) && !raft->needs_image && !raft->is_suspect && !raft_is_short(raft)) {
         become_candidate(raft, true);
     }
 }
@@ -1400,6 +1467,7 @@ void raft_step(struct raft *raft, const struct raft_message *m, const struct raf
     if (!is_sound(raft, m, entries)) {
         return;
     }
+    remember(raft, m);
     if (m->term < raft->term) {
         step_lower_term(raft, m);
         return;
@@ -1568,7 +1636,8 @@ void raft_tick(struct raft *raft, uint64_t now_ms)
     raft_clock(raft, now_ms);
     if (raft->role == RAFT_LEADER) {
         tick_leader(raft);
-    } else if (p->now_ms >= p->election_deadline_ms && (raft->needs_image || raft->is_suspect)) {
+    } else if (p->now_ms >= p->election_deadline_ms &&
+               (raft->needs_image || raft->is_suspect || raft_is_short(raft))) {
         become_follower(raft, raft->term, 0);
         reset_election_timer(raft);
     } else if (p->now_ms >= p->election_deadline_ms) {
@@ -1714,6 +1783,121 @@ void raft_peer_reset(struct raft *raft, uint64_t replica)
         raft->out.read_round_wanted |= raft->read_confirmed < raft->read_sequence;
     }
     raft->private->transfer_sent &= raft->transfer_to != replica;
+}
+
+void raft_peer_restarted(struct raft *raft, uint64_t replica)
+{
+    struct raft_progress *peer = find_peer(raft, replica);
+    if (peer && raft->role == RAFT_LEADER) {
+        peer->match = 0; /* `next` stands behind it: if all is there, the first probe finds it */
+    }
+}
+
+/* --- Disks put back */
+
+static int member_of(const struct raft *raft, uint64_t id)
+{
+    int at = 0;
+    while (at < raft->config.replica_count && raft->config.replicas[at] != id) {
+        at++;
+    }
+    return at < raft->config.replica_count && at != raft->private->self ? at : -1;
+}
+
+void raft_recall(const struct raft *raft, uint64_t member, struct raft_memory *out)
+{
+    int at = member_of(raft, member);
+    *out = at >= 0 ? raft->private->memory[at] : (struct raft_memory){ 0 };
+    out->now = raft->term;
+    out->voted_term = at >= 0 && raft->vote == member ? raft->term : 0;
+}
+
+/* What it did in that term is forgotten: it does nothing more in it that takes a vote. */
+static void spend_vote(struct raft *raft, uint64_t term)
+{
+    if (term > raft->term) {
+        become_follower(raft, term, 0);
+    }
+    if (term == raft->term && raft->vote == 0) {
+        raft->vote = raft->config.self;
+        raft->private->state_durable = false;
+        raft->out.persist_state = true;
+    }
+}
+
+static bool remind_state(struct raft *raft, const struct raft_memory *told)
+{
+    const struct raft_private *p = raft->private;
+    bool is_vote_lost = p->began_term > 0 && p->began_vote == 0 && /* a spent one is fine, too */
+                        (told->vote_term == p->began_term || told->voted_term == p->began_term);
+    bool has_lost = told->term > p->began_term || is_vote_lost;
+    if (has_lost) {
+        spend_vote(raft, max_u64(p->began_term, told->term));
+    }
+    return has_lost;
+}
+
+/* Whether the entry was acknowledged after the disk was as it is (I17), and isn't there. */
+static bool lacks_promised(const struct raft *raft, const struct raft_memory *told)
+{
+    if (told->index == 0 || told->ack_term < raft->private->began_term) {
+        return false;
+    }
+    return told->index > raft->last_index || (told->index + 1 >= raft->log_start &&
+                                              raft_term_at(raft, told->index) != told->log_term);
+}
+
+static bool remind_log(struct raft *raft, const struct raft_memory *told)
+{
+    if (!lacks_promised(raft, told)) {
+        return false;
+    }
+    if (is_before(raft->owed_term, raft->owed_index, told->log_term, told->index)) {
+        raft->owed_term = told->log_term;
+        raft->owed_index = told->index;
+    }
+    return !told->has_led; /* else it is as likely that its disk was not done when it died */
+}
+
+/* It campaigns or leads, and must not. */
+static void give_way(struct raft *raft)
+{
+    if (raft->role != RAFT_FOLLOWER) {
+        become_follower(raft, raft->term, 0);
+    }
+}
+
+bool raft_remind(struct raft *raft, uint64_t member, const struct raft_memory *told)
+{
+    struct raft_private *p = raft->private;
+    int at = member_of(raft, member);
+    if (at < 0) {
+        return false;
+    }
+    p->heard |= 1u << at;
+    p->told_term[at] = max_u64(p->told_term[at], told->now);
+    bool has_lost = remind_state(raft, told);
+    has_lost |= remind_log(raft, told);
+    if (raft->is_suspect) {
+        spend_vote(raft, told->now);
+    }
+    if (has_lost || raft_is_short(raft)) {
+        give_way(raft);
+    }
+    return has_lost;
+}
+
+void raft_suspect(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    CHECK(raft->config.replica_count > 1);
+    give_way(raft);
+    raft->is_suspect = true;
+    raft->episode = random_next(raft) | 1;
+    p->heal_asked = false;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        spend_vote(raft, p->told_term[i]);
+    }
 }
 
 /* --- Images */
@@ -1938,6 +2122,10 @@ bool raft_fill_send(struct raft *raft, uint64_t to, uint64_t index)
 
 void raft_healed(struct raft *raft)
 {
+    if (!raft->private->heal_asked) {
+        return; /* another suspicion began meanwhile */
+    }
+    raft->private->heal_asked = false;
     raft->is_suspect = false;
     raft->episode = 0;
     raft->private->ack_due = raft->role == RAFT_FOLLOWER;
@@ -2025,6 +2213,9 @@ void raft_init(struct raft *raft, const struct raft_config *config, const struct
     init_config(raft, config);
     raft->private->random = config->seed ^ config->self * 0x9e3779b97f4a7c15u ^ config->group;
     init_log(raft, start);
+    raft->private->began_term = start->term;
+    raft->private->began_vote = start->vote;
+    raft->private->is_to_hear = start->is_to_hear;
     raft->is_suspect = start->is_suspect;
     raft->episode = start->is_suspect ? random_next(raft) | 1 : 0;
     reset_election_timer(raft);

@@ -125,6 +125,20 @@ struct raft_start {
     size_t run_count;
     uint64_t commit;            /* lower bound known at start: the store's applied index */
     bool is_suspect;            /* the replica may have lost what it promised, see raft.c */
+    bool is_to_hear;            /* a suspicion ends only after raft_remind was called for every other member */
+};
+
+/* What one member (the rememberer) knows of what another has promised, in memory only: if the other's disk is put back to an
+ * earlier state, this brings the promises back. 0: nothing. */
+struct raft_memory {
+    uint64_t now;         /* the rememberer's own term */
+    uint64_t term;        /* newest in which the other said something that it says only with that term on its disk */
+    uint64_t vote_term;   /* newest in which it voted for the rememberer */
+    uint64_t voted_term;  /* the rememberer's term, if that one's vote in it went to the other */
+    uint64_t ack_term;    /* newest in which one of the two led and the other acknowledged, */
+    uint64_t index;       /* to here, */
+    uint64_t log_term;    /* an entry of this term */
+    bool has_led;         /* it was the other that led, so that its own disk may or may not have held the entry */
 };
 
 /* What the driver must do, in this order within one batch of effects. All before `messages` is cleared with every batch; of the
@@ -239,6 +253,7 @@ struct raft {
     bool is_suspect;                  /* may have lost what it promised: counts for nothing */
     uint64_t episode;                 /* of the suspicion */
     uint64_t hole, unfilled;          /* see raft_holes */
+    uint64_t owed_term, owed_index;   /* its log reached to here once, as others remember (I17); 0: nothing is known */
     struct lease lease;               /* what clocks prove */
     uint32_t votes;                   /* of its last campaign; bit i: config.replicas[i] granted, the own one only when durable */
     struct raft_effects out;
@@ -289,6 +304,19 @@ bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count
 void raft_log_cut(struct raft *raft, uint64_t log_start);
 /* The connection to the replica broke or came back: what is in flight there may be lost; probe again. */
 void raft_peer_reset(struct raft *raft, uint64_t replica);
+/* After it: the replica is another process than before. Nothing that it acknowledged counts until it says so again. */
+void raft_peer_restarted(struct raft *raft, uint64_t replica);
+
+/* Disks that were put back to an earlier state (decisions/009). What is known here of another member's promises: it is told that
+ * when it has started. */
+void raft_recall(const struct raft *raft, uint64_t member, struct raft_memory *out);
+/* Another member told what it remembers of this replica: before this replica has sent anything since it started; later, too, but
+ * then what it did in between is done. True: this replica has lost something of what it promised; it is bound by it again. */
+bool raft_remind(struct raft *raft, uint64_t member, const struct raft_memory *told);
+/* The replica's disk is older than its last start: it may have lost anything, and is suspect from now on (I14). */
+void raft_suspect(struct raft *raft);
+/* Its log is shorter than what it once acknowledged: it does not campaign, and votes for none that lacks that (I17). */
+bool raft_is_short(const struct raft *raft);
 
 /* How far the log may be cut, by how much room is left for it. What a lower level spares costs others an image. */
 enum raft_cut {

@@ -87,6 +87,7 @@ struct world_node {
      * compare), as the log knows it and as the disk has it; replicas that lost entries. */
     bool holes[WORLD_LOG], filling[WORLD_LOG], disk_holes[WORLD_LOG];
     bool disk_is_suspect, was_lost;
+    bool is_to_hear; /* as in raft_start */
     uint64_t filled, heals, starts;
 };
 
@@ -546,7 +547,8 @@ static inline void world_node_start(struct world *world, int id)
                                 .last_index = node->disk_last,
                                 .runs = runs,
                                 .commit = node->is_damaged ? 0 : node->disk_flushed,
-                                .is_suspect = node->disk_is_suspect };
+                                .is_suspect = node->disk_is_suspect,
+                                .is_to_hear = node->is_to_hear };
     memcpy(node->holes, node->disk_holes, sizeof(node->holes));
     memset(node->filling, 0, sizeof(node->filling));
     for (uint64_t i = node->disk_start; i <= node->disk_last; i++) {
