@@ -120,6 +120,7 @@ void checker_turn(struct checker *checker, uint32_t node, uint32_t group)
 void checker_node_ended(struct checker *checker, uint32_t node)
 {
     checker->nodes[node] = NULL;
+    checker->may_recall[node] = checker->is_old[node];
 }
 
 void checker_node_damaged(struct checker *checker, uint32_t node)
@@ -129,6 +130,31 @@ void checker_node_damaged(struct checker *checker, uint32_t node)
         /* Whose votes are whose node's is not known here: the fewer. */
         memset(checker->groups[i].votes, 0, sizeof checker->groups[i].votes);
     }
+}
+
+void checker_old_began(struct checker *checker, uint32_t node)
+{
+    checker->is_old[node] = checker->may_recall[node] = true;
+    for (uint32_t i = 0; i < checker->group_count; i++) {
+        checker->groups[i].committed_before = checker->groups[i].committed;
+    }
+}
+
+bool checker_old_is_whole(const struct checker *checker, uint32_t node)
+{
+    struct node *of = checker->nodes[node];
+    if (!of || !of->log || recall_is_asleep(of->recall)) {
+        return false;
+    }
+    for (uint32_t i = 0; i < checker->group_count; i++) {
+        struct partition *partition = node_find_partition(of, i);
+        const struct raft *raft = partition ? partition_raft(partition) : NULL;
+        if (raft && (raft->is_suspect || raft_is_short(raft) ||
+                     raft->durable_index < checker->groups[i].committed_before)) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static struct checker_vote *vote_of(struct checker_group *group, uint64_t replica)
@@ -178,7 +204,7 @@ static void check_votes(struct checker *checker, uint32_t number, const struct r
         const struct raft *raft = partition ? partition_raft(partition) : NULL;
         for (int j = 0; raft && j < leader->config.replica_count; j++) {
             if ((leader->votes >> j & 1) && leader->config.replicas[j] == raft->config.self &&
-                raft->term == leader->term &&
+                raft->term == leader->term && !checker->is_old[i] &&
                 !has_vote(checker->nodes[i]->log, number, leader->term, leader->config.self)) {
                 checker_fail(checker,
                              "the vote that n%u gave to %lu in term %lu of group %u was counted "
@@ -266,6 +292,9 @@ static void check_commit(struct checker *checker, uint32_t node, uint32_t number
 static bool has_durable(const struct checker *checker, uint32_t node, uint32_t number,
                         uint64_t index, uint64_t term)
 {
+    if (checker->is_old[node] && checker->groups[number].kept[node].durable >= index) {
+        return true; /* its promises outlive what the disk has lost */
+    }
     struct partition *partition =
         checker->nodes[node] ? node_find_partition(checker->nodes[node], number) : NULL;
     if (!partition) {
@@ -300,7 +329,7 @@ static void check_kept(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
 {
     const struct checker_kept *kept = &group_of(checker, number)->kept[node];
-    if (checker->is_damaged[node]) {
+    if (checker->is_damaged[node] || checker->is_old[node]) {
         return;
     }
     if (raft->term < kept->led) {
@@ -344,8 +373,10 @@ static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
     if (seen->term == 0 && seen->commit == 0 && seen->durable == 0) {
         check_kept(checker, node, number, raft);
     }
-    keep(&group->kept[node], raft);
-    check_vote(checker, node, number, raft);
+    if (!checker->is_old[node]) {
+        keep(&group->kept[node], raft);
+        check_vote(checker, node, number, raft);
+    }
     if (raft->commit < seen->commit) {
         checker_fail(checker, "commit of group %u on n%u went back from %lu to %lu", number,
                      node + 1, seen->commit, raft->commit);
@@ -367,6 +398,38 @@ static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
     seen->commit = raft->commit;
     seen->role = (int)raft->role;
     seen->durable = raft->durable_index;
+}
+
+void checker_old_ended(struct checker *checker, uint32_t node)
+{
+    checker->is_old[node] = false;
+    for (uint32_t i = 0; i < checker->group_count; i++) {
+        struct partition *partition = node_find_partition(checker->nodes[node], i);
+        struct checker_group *group = &checker->groups[i];
+        if (!partition) {
+            continue;
+        }
+        const struct raft *raft = partition_raft(partition);
+        struct checker_vote *vote = vote_of(group, raft->config.self);
+        if (raft->term < vote->term || raft->term < group->kept[node].led) {
+            checker_fail(checker,
+                         "n%u voted in term %lu and led in term %lu of group %u; now it is whole "
+                         "again, and in term %lu",
+                         node + 1, vote->term, group->kept[node].led, i, raft->term);
+        }
+        /* A vote whose receiver is forgotten is held as one that nobody got. */
+        vote->vote = raft->term == vote->term ? raft->vote : vote->vote;
+        keep(&group->kept[node], raft);
+    }
+}
+
+/* C24 */
+static void check_recall(struct checker *checker, uint32_t node, const struct node *of)
+{
+    if (of->counters.disks_older + of->counters.promises_recalled > 0 &&
+        !checker->may_recall[node] && !checker->is_damaged[node]) {
+        checker_fail(checker, "n%u says that its disk was put back, and it was not", node + 1);
+    }
 }
 
 /* C10 */
@@ -473,6 +536,7 @@ void checker_look(struct checker *checker, uint32_t node, uint64_t now_us)
     struct node *of = checker->nodes[node];
     if (of) {
         check_queues(checker, node, of, now_us);
+        check_recall(checker, node, of);
     }
     for (size_t i = 0; of && i < of->partition_count; i++) {
         const struct raft *raft = of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;

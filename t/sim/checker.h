@@ -16,8 +16,9 @@
  *   C12 who gave a leader its vote has it on disk by then, and remembers it whatever happens to its process
  *   C13 a leader that hears no majority does not lead for long
  *   C14 per node, what waits for a connection and what the overlay holds are bounded; no request outlives its deadline for long
+ *   C24 nobody but a node whose disk was put back finds that it has forgotten a promise
  *
- * C15 and on stand in checker_state.h. */
+ * C15 to C23 stand in checker_state.h. */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 
@@ -68,6 +69,7 @@ struct checker_group {
     uint64_t count;                /* highest index known + 1 */
     uint64_t capacity;
     uint64_t committed;            /* highest index committed anywhere */
+    uint64_t committed_before;     /* the same, when a disk was put back */
     uint64_t led;                  /* newest term in which anybody led */
     struct hashtab leaders;        /* term → node index + 1 */
     struct checker_kept kept[CHECKER_NODES_MAX];
@@ -82,6 +84,10 @@ struct checker {
     uint64_t touched[CHECKER_NODES_MAX];   /* bit by group: something happened to it since the last step */
     size_t opened[CHECKER_NODES_MAX];      /* groups of the node at its last step */
     bool is_damaged[CHECKER_NODES_MAX];    /* C9 and C11 ask nothing of them */
+    /* Its disk was put back to an earlier state: until it is whole again (checker_old_ended), C9 and C12 ask nothing of it, and C8
+     * goes on as if it had what it had. */
+    bool is_old[CHECKER_NODES_MAX];
+    bool may_recall[CHECKER_NODES_MAX];    /* until its process ends: it may say that it has forgotten something (C24) */
     uint64_t batches[CHECKER_NODES_MAX];   /* of the log, when C20 and C21 last looked */
     /* Called with the first violation; later ones are counted only. */
     void (*violated)(void *ctx, const char *text);
@@ -99,6 +105,12 @@ void checker_node_began(struct checker *checker, uint32_t node);
 void checker_node_ended(struct checker *checker, uint32_t node);
 /* Its disk was made to lose what was durable (bits flipped, an old image of it put back): C9 does not hold this time. */
 void checker_node_damaged(struct checker *checker, uint32_t node);
+/* Its disk is put back to an earlier state, now. */
+void checker_old_began(struct checker *checker, uint32_t node);
+/* Whether its replicas hold again all that was committed when that happened. */
+bool checker_old_is_whole(const struct checker *checker, uint32_t node);
+/* It is: from now on it keeps its promises like any other, those of before included. */
+void checker_old_ended(struct checker *checker, uint32_t node);
 /* After a step of a node. */
 void checker_step(struct checker *checker, uint32_t node, struct node *of);
 /* Now and then, of a node that is not paused: C13, C14. */

@@ -203,7 +203,7 @@ static void check_match(struct checker *checker, uint32_t node, uint32_t number,
         uint32_t of = 0;
         const struct raft *peer = find_replica(checker, number, leader->config.replicas[i], &of);
         if (!peer || peer == leader || peer->term != leader->term || peer->is_suspect ||
-            peer->needs_image || checker->is_damaged[of]) {
+            peer->needs_image || checker->is_damaged[of] || checker->is_old[of]) {
             continue;
         }
         if (match > peer->last_index ||
@@ -225,7 +225,7 @@ void checker_state_look(struct checker *checker, uint32_t node, uint32_t number,
         check_promises(checker, node, number, raft);
         check_match(checker, node, number, raft);
     }
-    if (raft->is_suspect && !checker->is_damaged[node]) { /* C23 */
+    if (raft->is_suspect && !checker->is_damaged[node] && !checker->is_old[node]) { /* C23 */
         checker_fail(checker, "n%u suspects its replica of group %u, and its disk is sound",
                      node + 1, number);
     }

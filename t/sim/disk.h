@@ -75,4 +75,11 @@ int disk_dir_sync(struct disk *disk, const char *path, struct err *err);
 int disk_dir_list(struct disk *disk, const char *path, void (*each)(void *ctx, const char *name), void *ctx, struct err *err);
 int disk_dir_lock(struct disk *disk, const char *path, struct err *err);
 
+/* A copy of everything as the running system sees it. */
+struct disk_image;
+struct disk_image *disk_image_take(const struct disk *disk);
+void disk_image_free(struct disk_image *image);
+/* The disk holds what the image holds, all of it durable; ends the process. The image stays the caller's. */
+void disk_image_put(struct disk *disk, const struct disk_image *image);
+
 #endif

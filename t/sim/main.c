@@ -1,7 +1,7 @@
 /* The simulator's command: runs seeds, each in a process of its own, and sums up.
  *
  *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]
- *       [--cpu SECONDS] [--patience SECONDS] [--bias none|reigns|leaders|images|scans]
+ *       [--cpu SECONDS] [--patience SECONDS] [--bias none|reigns|leaders|images|scans|disks]
  *       [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]
  *   sim --self-test
  *
@@ -295,7 +295,7 @@ static int usage(void)
         stderr,
         "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
         "           [--cpu SECONDS] [--patience SECONDS] [--bias "
-        "none|reigns|leaders|images|scans]\n"
+        "none|reigns|leaders|images|scans|disks]\n"
         "           [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]\n"
         "       sim --self-test\n");
     return 2;

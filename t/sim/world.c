@@ -20,6 +20,7 @@
 #include "server/server.h"
 #include "sim/checker.h"
 #include "sim/env_sim.h"
+#include "sim/old_image.h"
 #include "sim/replicas.h"
 #include "sim/rot.h"
 #include "sim/workload.h"
@@ -51,6 +52,8 @@ enum {
     LOG_OVER_US_MAX = SECOND_US / 2, /* a tick of the node's, and a flush's end */
     LOOK_EVERY = 64,                 /* steps: what need not be seen at once */
     ABSENCE_MAX_US = 40 * SECOND_US,
+    OLD_POLL_US = 20 * 1000,
+    OLD_HEAL_MAX_US = 60 * SECOND_US, /* throttled images of all partitions */
 };
 
 struct world_node {
@@ -65,6 +68,7 @@ struct world_node {
     uint32_t uncut_group;
     uint64_t uncut_start, uncut_us, log_looked_us;
     bool is_absent; /* for long */
+    uint32_t starts;
     struct mem_gate memory_gate;
     /* Countdowns that have struck, as last counted. */
     struct {
@@ -126,6 +130,14 @@ struct world {
         uint64_t mark;             /* of the victim's log */
         struct schedule_event end;
     } amnesia;
+    /* An old disk image, and what must not happen until its node is whole again (see strike_old_image). */
+    struct world_old {
+        struct old_image *image;    /* NULL: none is kept */
+        struct world_node *node;    /* whose */
+        uint32_t starts[NODES_MAX]; /* of all, when it was taken */
+        struct schedule_event put;
+        bool is_healing;
+    } old;
     struct world_reigns {
         uint32_t group;
         uint64_t until_us; /* 0: not under way */
@@ -167,12 +179,14 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_FRAME_DELAYED, "message delayed"),
     NAME(FAULT_REIGNS, "short reigns"),
     NAME(FAULT_SWAP, "crash at a swap"),
+    NAME(FAULT_OLD_IMAGE, "old disk image"),
 };
 #undef NAME
 
 const char *world_bias_name(enum world_bias bias)
 {
-    static const char *const names[BIAS_COUNT] = { "none", "reigns", "leaders", "images", "scans" };
+    static const char *const names[BIAS_COUNT] = { "none",   "reigns", "leaders",
+                                                   "images", "scans",  "disks" };
     return names[bias];
 }
 
@@ -317,6 +331,7 @@ static void run_boot(struct schedule_event *event)
     flip_due_records(node);
     LOG_INFO(&node->world->logger, "world: %s starts", node->name);
     node->is_absent = false;
+    node->starts++;
     env_sim_boot(node->env);
     checker_node_began(&node->world->checker, node->number);
     schedule_add(&node->world->schedule, &node->start, node->world->schedule.now_us);
@@ -806,6 +821,146 @@ static void watch_swaps(struct world *world, struct world_node *node)
     }
 }
 
+/* Old disk images. What is promised (decisions/009): while the other nodes run and are connected, no
+ * acknowledged write is lost by one disk that is put back, if somebody remembers: either a later
+ * start of the node, which others keep on disk, or what it said since the image was taken, which
+ * they keep in memory. So first everything is made well; for a while the node lives on; then it is
+ * killed and comes back on the image; and nothing else strikes until it is whole. */
+static void end_old_image(struct world *world)
+{
+    old_image_free(world->old.image);
+    world->old.image = NULL;
+    schedule_remove(&world->schedule, &world->old.put);
+}
+
+static bool is_all_up(const struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct world_node *node = &world->nodes[i];
+        if (!node->server || node->is_stopping || !node_is_ready(server_node(node->server)) ||
+            node->env->paused_until_us > world->schedule.now_us) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Whether the others know of a start that the image knows nothing of, or have lived on since. */
+static bool is_remembered(const struct world *world)
+{
+    const struct world_old *old = &world->old;
+    bool lived_on = true;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        lived_on &= &world->nodes[i] == old->node || world->nodes[i].starts == old->starts[i];
+    }
+    return lived_on || old->node->starts > old->starts[old->node->number];
+}
+
+/* Links and disks are as they should be, and nothing is on its way to change that. */
+static void calm(struct world *world)
+{
+    network_unblock_all(&world->network);
+    schedule_remove(&world->schedule, &world->heal_links);
+    schedule_remove(&world->schedule, &world->reigns.end);
+    schedule_remove(&world->schedule, &world->amnesia.end);
+    world->reigns.until_us = world->swaps_until_us = 0;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct world_node *node = &world->nodes[i];
+        env_sim_heal_disk(node->env);
+        schedule_remove(&world->schedule, &node->rot);
+        node->log_flips_due = node->flips_due = 0;
+        disk_set_capacity(node->disk, DISK_BYTES);
+        disk_faults(node->disk)->misdirect_in = 0;
+        disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
+        node->env->ambush = NULL;
+    }
+}
+
+/* One disk of a run is harmed, and somebody must remember. */
+static bool is_void(const struct world *world)
+{
+    return world->checker.is_damaged[world->victim] || !is_remembered(world);
+}
+
+static void put_later(struct world *world, uint64_t delay_us)
+{
+    schedule_add(&world->schedule, &world->old.put, world->schedule.now_us + delay_us);
+}
+
+static void take_image(struct world *world)
+{
+    struct world_old *old = &world->old;
+    end_old_image(world);
+    old->node = draw_node(world);
+    old->image = old_image_take(old->node->disk, old->node->data);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        old->starts[i] = world->nodes[i].starts;
+    }
+    put_later(world, random_between(&world->nemesis, 100000, 8 * SECOND_US));
+}
+
+static bool strike_old_image(struct world *world)
+{
+    if (world->node_count >= 3 && !world->old.image && !world->checker.is_damaged[world->victim]) {
+        take_image(world);
+    }
+    return false; /* noted when it is put back */
+}
+
+static void run_put(struct schedule_event *event)
+{
+    struct world *world = container_of(event, struct world, old.put);
+    struct world_old *old = &world->old;
+    if (is_void(world)) {
+        old->is_healing = false;
+        world->checker.is_damaged[world->victim] ? end_old_image(world) : take_image(world);
+        return;
+    }
+    if (!is_all_up(world)) {
+        old->is_healing = false;
+        put_later(world, SECOND_US / 4);
+        return;
+    }
+    if (!old->is_healing) {
+        calm(world);
+        old->is_healing = true;
+        put_later(world, random_below(&world->nemesis, 2 * SECOND_US));
+        return;
+    }
+    LOG_INFO(&world->logger, "world: %s comes back with an old disk", old->node->name);
+    note_fault(world, FAULT_OLD_IMAGE);
+    checker_old_began(&world->checker, old->node->number);
+    end_process(old->node, ENV_SIM_CRASH);
+    old_image_put(old->image, old->node->disk, old->node->data);
+    old->image = NULL;
+    boot_later(old->node, random_between(&world->nemesis, 1000, SECOND_US));
+}
+
+static bool is_old_whole(struct world *world)
+{
+    struct world_old *old = &world->old;
+    if (old->is_healing && world->checker.is_old[old->node->number] &&
+        checker_old_is_whole(&world->checker, old->node->number)) {
+        LOG_INFO(&world->logger, "world: %s is whole again", old->node->name);
+        checker_old_ended(&world->checker, old->node->number);
+        old->is_healing = false;
+    }
+    return !old->is_healing;
+}
+
+/* The same, and no image waits to be put back; what would be in its way is healed. */
+static bool is_old_over(struct world *world)
+{
+    struct world_old *old = &world->old;
+    if (old->image && !old->is_healing && is_void(world)) {
+        end_old_image(world);
+    }
+    if (old->image && !old->is_healing) {
+        calm(world);
+    }
+    return is_old_whole(world) && !old->image;
+}
+
 static int64_t draw_around_zero(struct random *random, uint64_t most)
 {
     return (int64_t)random_below(random, 2 * most + 1) - (int64_t)most;
@@ -901,6 +1056,8 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_reigns(world);
     case FAULT_SWAP:
         return strike_swaps(world);
+    case FAULT_OLD_IMAGE:
+        return strike_old_image(world);
     default:
         return strike_disk(world, fault);
     }
@@ -909,6 +1066,10 @@ static bool strike(struct world *world, enum world_fault fault)
 static void run_strike(struct schedule_event *event)
 {
     struct world *world = container_of(event, struct world, strike);
+    if (!is_old_whole(world)) {
+        schedule_add(&world->schedule, &world->strike, world->schedule.now_us + OLD_POLL_US);
+        return;
+    }
     enum world_fault fault = (enum world_fault)random_below(&world->nemesis, FAULT_COUNT);
     bool strikes = world->may_strike[fault] && !is_frame_fault(fault);
     if (strikes) {
@@ -1300,7 +1461,7 @@ static uint32_t draw_mix(struct random *draw)
 static enum world_bias draw_bias(struct random *draw)
 {
     static const uint32_t percents[BIAS_COUNT] = {
-        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6, [BIAS_SCANS] = 4
+        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6, [BIAS_SCANS] = 4, [BIAS_DISKS] = 6
     };
     uint32_t left = (uint32_t)random_below(draw, 100);
     int bias = BIAS_COUNT - 1;
@@ -1361,6 +1522,13 @@ static void bend_run(struct world *world, struct random *draw)
         world->scans_large = random_percent(draw, 60);
         world->segment_bytes = 1 << 20;
         world->log_bytes = 6 * world->segment_bytes * (world->partitions / LIMIT_PARTITIONS_MIN);
+        world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
+        return;
+    case BIAS_DISKS:
+        allow_only(world, random_u64(draw) &
+                              (1ull << FAULT_ISOLATE | 1ull << FAULT_CRASH | 1ull << FAULT_REIGNS |
+                               1ull << FAULT_RESTART | 1ull << FAULT_FRAME_LOST));
+        world->may_strike[FAULT_OLD_IMAGE] = true;
         world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
         return;
     default:
@@ -1469,6 +1637,7 @@ static void init_world(struct world *world)
     world->heal_links.run = run_heal_links;
     world->reigns.end.run = run_reign_end;
     world->amnesia.end.run = run_amnesia;
+    world->old.put.run = run_put;
 }
 
 static int remove_one(const char *path, const struct stat *stat_of, int flag, struct FTW *ftw)
@@ -1478,6 +1647,7 @@ static int remove_one(const char *path, const struct stat *stat_of, int flag, st
 
 static void fini_world(struct world *world)
 {
+    end_old_image(world);
     workload_kill(&world->workload);
     for (uint32_t i = 0; i < world->node_count; i++) {
         if (!world->nodes[i].env->is_dead) {
@@ -1499,23 +1669,12 @@ static void heal(struct world *world)
 {
     LOG_INFO(&world->logger, "world: all is healed");
     schedule_remove(&world->schedule, &world->strike);
-    schedule_remove(&world->schedule, &world->heal_links);
-    schedule_remove(&world->schedule, &world->reigns.end);
-    schedule_remove(&world->schedule, &world->amnesia.end);
-    world->reigns.until_us = world->swaps_until_us = 0;
-    network_unblock_all(&world->network);
+    calm(world);
     memset(world->network.fates_per_10000, 0, sizeof world->network.fates_per_10000);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];
-        env_sim_heal_disk(node->env);
         heal_clock(world, node->env);
-        schedule_remove(&world->schedule, &node->rot);
         node->memory_gate.refuse_in = 0;
-        node->log_flips_due = node->flips_due = 0;
-        disk_set_capacity(node->disk, DISK_BYTES);
-        disk_faults(node->disk)->misdirect_in = 0;
-        disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
-        node->env->ambush = NULL;
         if (node->is_absent) {
             schedule_remove(&world->schedule, &node->boot);
             boot_later(node, draw_restart(world));
@@ -1658,6 +1817,10 @@ static void live(struct world *world)
     schedule_add(schedule, &world->strike,
                  schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
     run_until(world, schedule->now_us + world->trouble_us, NULL);
+    schedule_remove(schedule, &world->strike);
+    expect(world, run_until(world, schedule->now_us + OLD_HEAL_MAX_US, is_old_over),
+           "a node whose disk was put back is not made whole");
+    end_old_image(world);
     heal(world);
     recover(world);
     expect(world, run_until(world, schedule->now_us + ANSWERS_MAX_US, are_clients_idle),

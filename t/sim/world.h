@@ -37,6 +37,7 @@ enum world_fault {
     FAULT_FRAME_DELAYED, /* many later ones do */
     FAULT_REIGNS,        /* for some seconds, whoever leads some group is cut off soon after it began to (Raft, figure 8) */
     FAULT_SWAP,          /* a process dies between an image's swap into its store and what must follow */
+    FAULT_OLD_IMAGE,     /* a node is killed and comes back with its disk as it was some time ago */
     FAULT_COUNT
 };
 const char *world_fault_name(enum world_fault fault);
@@ -48,6 +49,7 @@ enum world_bias {
     BIAS_LEADERS, /* leaders are cut off, one way or both, paused, restarted; clients in a hurry read from them, by lease too */
     BIAS_IMAGES,  /* short logs, long absences, slow images, crashes at the swap */
     BIAS_SCANS,   /* scans in many pages while leadership moves */
+    BIAS_DISKS,   /* disks are put back after changes of leadership that others are to remember */
     BIAS_COUNT,
     BIAS_DRAWN = BIAS_COUNT /* as option: each run draws its own */
 };
