@@ -34,6 +34,7 @@ struct node_config {
     uint64_t map_bytes;        /* LMDB's map */
     uint64_t image_bytes_per_second; /* read for replicas that need an image, over all of them */
     uint64_t reserve_bytes;    /* kept on the disk for when it is full, see reserve.h */
+    uint64_t log_cache_bytes;        /* payloads that the log keeps in memory; 0: log.h's default; smaller for tests and the simulator */
     uint32_t image_chunk_bytes;      /* a piece of an image; 0: 512 KiB; smaller for tests and the simulator */
     uint64_t scrub_interval_ms;      /* in which the stores of all replicas here are read and checked once */
     bool store_no_sync;        /* the simulator only */

@@ -44,6 +44,7 @@ enum {
     ROT_SOON_US = SECOND_US / 2,    /* after a start: about when the commit index is learned */
     AMNESIA_MAX_US = SECOND_US / 2, /* of commits that are forgotten */
     SLOW_FACTOR_MAX = 100,
+    RESERVE_SEGMENTS = 2,             /* as with the defaults */
     CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
     CALM_MAX_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
@@ -111,7 +112,7 @@ struct world {
     struct world_node nodes[NODES_MAX];
     uint32_t node_count;
     char bootstrap[256], endpoints[256];
-    uint64_t flush_bytes, log_bytes, segment_bytes;
+    uint64_t flush_bytes, log_bytes, segment_bytes, log_cache_bytes;
     uint32_t flush_idle_ms, scrub_interval_ms, image_chunk_bytes, image_bytes_per_second;
     enum world_bias bias;
     uint32_t mix;            /* of workloads */
@@ -355,8 +356,9 @@ static void run_start(struct schedule_event *event)
         .flush_idle_ms = world->flush_idle_ms,
         .log_bytes = world->log_bytes,
         .log_segment_bytes = world->segment_bytes,
+        .log_cache_bytes = world->log_cache_bytes,
         .map_bytes = MAP_BYTES,
-        .reserve_bytes = world->segment_bytes,
+        .reserve_bytes = RESERVE_SEGMENTS * world->segment_bytes,
         .scrub_interval_ms = world->scrub_interval_ms,
         .image_chunk_bytes = world->image_chunk_bytes,
         .image_bytes_per_second = world->image_bytes_per_second,
@@ -1577,6 +1579,8 @@ static void draw_run(struct world *world)
     LOG_INFO(&world->logger, "world: bias %s", world_bias_name(world->bias));
     world->grain_us =
         random_percent(draw, 30) ? 0 : 50u << random_below(draw, 6); /* to 1.6 ms: a busy loop */
+    /* small: entries are read back from the disk */
+    world->log_cache_bytes = random_percent(draw, 30) ? 4096u << random_below(draw, 6) : 0;
     struct network *network = &world->network;
     network->cut_percent = (uint32_t)random_below(draw, 30);
     network->patience_us = (uint32_t)random_between(draw, SECOND_US, 15 * SECOND_US);
@@ -1742,6 +1746,28 @@ static void expect_admission(struct world *world)
            "a reserve is not made though the disks have room");
 }
 
+/* Whether every replica holds what it should, and none waits for an image. */
+static bool are_replicas_whole(struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct node *node = server_node(world->nodes[i].server);
+        for (size_t j = 0; j < node->partition_count; j++) {
+            struct partition *partition = node->partitions[j];
+            const struct raft *raft = partition ? partition_raft(partition) : NULL;
+            bool is_leader = raft && raft->role == RAFT_LEADER;
+            if (raft && (raft->needs_image || raft->is_suspect || raft->hole > 0)) {
+                return false;
+            }
+            for (int k = 0; is_leader && k < raft->config.replica_count; k++) {
+                if (raft->progress[k].state == RAFT_IMAGING) {
+                    return false;
+                }
+            }
+        }
+    }
+    return true;
+}
+
 /* All disks are full at once, under load: deletes go on all the while (decisions/008). When there
  * is room again, so do writes. */
 static void live_on_full_disks(struct world *world)
@@ -1749,6 +1775,9 @@ static void live_on_full_disks(struct world *world)
     struct schedule *schedule = &world->schedule;
     expect_admission(world);
     run_until(world, schedule->now_us + LOOKED_US, NULL); /* a reserve is there */
+    if (!is_formed(world) || !are_replicas_whole(world)) {
+        return; /* images take room, and a log that has to wait for one is not cut */
+    }
     LOG_INFO(&world->logger, "world: all disks are full");
     note_fault(world, FAULT_DISK_FULL);
     for (uint32_t i = 0; i < world->node_count; i++) {
