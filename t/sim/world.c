@@ -807,13 +807,22 @@ static bool strike_swaps(struct world *world)
     return false; /* noted when one comes */
 }
 
+static struct world_node *find_leader(struct world *world, uint32_t group);
+
 /* After a step of a node. */
 static void watch_swaps(struct world *world, struct world_node *node)
 {
     struct node *of = server_node(node->server);
     for (size_t i = 0; i < of->partition_count && !node->env->ambush; i++) {
-        bool is_swapping = of->partitions[i] && partition_is_installing(of->partitions[i]);
-        if (is_swapping && random_percent(&world->nemesis, 20)) {
+        if (!of->partitions[i] || !partition_is_installing(of->partitions[i])) {
+            continue;
+        }
+        uint32_t draw = (uint32_t)random_below(&world->nemesis, 100); /* a swap takes many steps */
+        struct world_node *leader = draw < 2 ? find_leader(world, (uint32_t)i) : NULL;
+        if (leader && !leader->is_stopping) {
+            server_stop(
+                leader->server); /* it hands over, perhaps to one whose log goes back further */
+        } else if (draw >= 95) {
             note_fault(world, FAULT_SWAP);
             node->ambush_end =
                 random_percent(&world->nemesis, 50) ? ENV_SIM_CRASH : ENV_SIM_POWER_LOSS;
@@ -1513,7 +1522,7 @@ static void bend_run(struct world *world, struct random *draw)
         world->flush_bytes = 64 << 10;
         world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
         world->image_chunk_bytes = 4096u << random_below(draw, 3);
-        world->image_bytes_per_second = 1u << random_between(draw, 17, 22);
+        world->image_bytes_per_second = 1u << random_between(draw, 16, 20);
         return;
     case BIAS_SCANS:
         allow_only(world, random_u64(draw) &
