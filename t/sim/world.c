@@ -48,6 +48,7 @@ enum {
     CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
     CALM_MAX_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
+    OVERLAY_BYTES = 32 << 20,
     DISK_BYTES = 1 << 30,
     LOG_PERCENT_MAX = 250,
     LOG_OVER_US_MAX = SECOND_US / 2, /* a tick of the node's, and a flush's end */
@@ -353,6 +354,7 @@ static void run_start(struct schedule_event *event)
         .partitions = world->partitions,
         .replicas = world->replicas,
         .flush_bytes = world->flush_bytes,
+        .overlay_bytes = OVERLAY_BYTES,
         .flush_idle_ms = world->flush_idle_ms,
         .log_bytes = world->log_bytes,
         .log_segment_bytes = world->segment_bytes,
