@@ -666,10 +666,10 @@ static bool flip_in_log(struct world_node *node)
     }
     if (random_percent(random, 50)) {
         strike_end(node, ENV_SIM_CRASH);
-        node->log_flips_due = (uint32_t)random_between(random, 1, 32);
+        node->log_flips_due = 1u << random_below(random, 8);
         return false; /* noted when it happens */
     }
-    for (uint64_t left = random_between(random, 1, 8); left > 0; left--) {
+    for (uint64_t left = 1ull << random_below(random, 8); left > 0; left--) {
         is_struck |= disk_flip_log(node->disk, random_percent(random, 70) ? DISK_ROT_RECENT
                                                                           : DISK_ROT_ANYWHERE);
     }
