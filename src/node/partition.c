@@ -52,7 +52,7 @@ struct partition {
     uint64_t last_time; /* newest time proposed here */
     uint64_t self_node_id, self;
     uint64_t prefer_from_ms; /* not before: the last try came to nothing */
-    uint64_t quiet_until_ms; /* no tick is needed before; every event makes it 0 */
+    uint64_t quiet_until_ms; /* no tick is needed before, see note_quiet */
     bool is_awake;           /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
@@ -508,6 +508,13 @@ static bool has_work(const struct partition *partition)
            raft_cut_at(raft, *partition->host.cut_level) >= raft->log_start;
 }
 
+/* Who waits for all replicas may outwait one that is out of reach: then every tick counts. */
+static void note_quiet(struct partition *partition)
+{
+    partition->quiet_until_ms =
+        list_is_empty(&partition->acking) ? raft_quiet_until(&partition->raft) : 0;
+}
+
 /* After every event but a proposal (I1). entries and payloads: of an append that was stepped, else
  * NULL. */
 static void settle(struct partition *partition, const struct raft_entry *entries,
@@ -537,11 +544,12 @@ static void settle(struct partition *partition, const struct raft_entry *entries
                           partition->raft.vote);
     }
     tell_holes(partition);
-    partition->quiet_until_ms = 0;
     if (has_work(partition)) {
+        partition->quiet_until_ms = 0;
         partition_wake(partition);
     } else {
         raft_applied(&partition->raft, partition->applied); /* what it learned of time */
+        note_quiet(partition);
     }
 }
 
@@ -553,11 +561,10 @@ void partition_tick(struct partition *partition, uint64_t now_ms)
         return;
     }
     raft_tick(&partition->raft, now_ms);
-    /* Who waits for all replicas may have outwaited one that is out of reach. */
     if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking)) {
         settle(partition, NULL, NULL);
     } else {
-        partition->quiet_until_ms = raft_quiet_until(&partition->raft);
+        note_quiet(partition);
     }
 }
 
@@ -1140,6 +1147,7 @@ void partition_turn(struct partition *partition)
     if (cut_wanted != 0) {
         cut_to(partition, cut_wanted);
     }
+    note_quiet(partition);
 }
 
 /* --- Damage */
