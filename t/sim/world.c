@@ -1613,7 +1613,7 @@ static void init_workload(struct world *world)
         .mix = world->mix,
         .clients = (uint32_t)random_between(draw, 2, 5),
         .sessions = (uint32_t)random_between(draw, 10, 30),
-        .think_us = (uint32_t)random_between(draw, 1000, 14000) * (world->scans_large ? 20 : 1),
+        .think_us = (uint32_t)random_between(draw, 1000, 11000) * (world->scans_large ? 20 : 1),
         .grain_us = world->grain_us,
         .burst_us = random_percent(draw, 30) ? 0 : (uint32_t)random_between(draw, 2000, 30000),
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
