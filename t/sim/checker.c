@@ -117,12 +117,6 @@ void checker_turn(struct checker *checker, uint32_t node, uint32_t group)
     checker->touched[node] |= 1ull << group;
 }
 
-void checker_node_ended(struct checker *checker, uint32_t node)
-{
-    checker->nodes[node] = NULL;
-    checker->may_recall[node] = checker->is_old[node];
-}
-
 void checker_node_damaged(struct checker *checker, uint32_t node)
 {
     for (uint32_t i = 0; i < checker->group_count; i++) {
@@ -360,6 +354,26 @@ static bool is_unchanged(const struct checker_seen *seen, const struct raft *raf
            seen->role == (int)raft->role && seen->durable == raft->durable_index;
 }
 
+static bool is_seen(const struct checker_seen *seen)
+{
+    return seen->term != 0 || seen->commit != 0 || seen->durable != 0;
+}
+
+/* What it held at last: an append that replaces entries makes no turn until it is durable, and the
+ * log's job may end with the process. Replicas never looked at stay for the next start to judge. */
+void checker_node_ended(struct checker *checker, uint32_t node)
+{
+    struct node *of = checker->is_old[node] ? NULL : checker->nodes[node];
+    for (uint32_t i = 0; of && i < checker->group_count; i++) {
+        struct partition *partition = node_find_partition(of, i);
+        if (partition && is_seen(&checker->seen[node][i])) {
+            keep(&checker->groups[i].kept[node], partition_raft(partition));
+        }
+    }
+    checker->nodes[node] = NULL;
+    checker->may_recall[node] = checker->is_old[node];
+}
+
 /* C1 to C4, C7 to C9 for one replica's core. */
 static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
@@ -370,7 +384,7 @@ static void check_raft(struct checker *checker, uint32_t node, uint32_t number,
     if (is_unchanged(seen, raft)) {
         return;
     }
-    if (seen->term == 0 && seen->commit == 0 && seen->durable == 0) {
+    if (!is_seen(seen)) {
         check_kept(checker, node, number, raft);
     }
     if (!checker->is_old[node]) {

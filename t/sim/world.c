@@ -942,8 +942,8 @@ static void run_put(struct schedule_event *event)
     }
     LOG_INFO(&world->logger, "world: %s comes back with an old disk", old->node->name);
     note_fault(world, FAULT_OLD_IMAGE);
-    checker_old_began(&world->checker, old->node->number);
     end_process(old->node, ENV_SIM_CRASH);
+    checker_old_began(&world->checker, old->node->number);
     old_image_put(old->image, old->node->disk, old->node->data);
     old->image = NULL;
     boot_later(old->node, random_between(&world->nemesis, 1000, SECOND_US));
