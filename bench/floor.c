@@ -23,14 +23,7 @@
 #include "common.h"
 #include "tools/histogram.h"
 
-enum {
-    FILE_BYTES = 32 << 20,
-    BLOCK = 4096,
-    PING_BYTES = 64,
-    PINGS = 20000,
-    KEYS = 1000000,
-    VALUE = 256
-};
+enum { FILE_BYTES = 32 << 20, BLOCK = 4096, PING_BYTES = 64, PINGS = 20000, KEYS = 1000000, VALUE = 256 };
 
 static double seconds_wanted = 2;
 
@@ -103,8 +96,7 @@ static uint64_t sync_us(const char *directory, int writers)
 static void whole(int fd, uint8_t *data, int is_write)
 {
     for (size_t done = 0; done < PING_BYTES;) {
-        ssize_t moved = is_write ? write(fd, data + done, PING_BYTES - done)
-                                 : read(fd, data + done, PING_BYTES - done);
+        ssize_t moved = is_write ? write(fd, data + done, PING_BYTES - done) : read(fd, data + done, PING_BYTES - done);
         if (moved <= 0) {
             die("loopback");
         }
@@ -127,8 +119,7 @@ static void *echo_main(void *ctx)
 
 static double loopback_us(void)
 {
-    struct sockaddr_in address = { .sin_family = AF_INET,
-                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+    struct sockaddr_in address = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
     socklen_t size = sizeof address;
     int listener = socket(AF_INET, SOCK_STREAM, 0), fd = socket(AF_INET, SOCK_STREAM, 0), on = 1;
     if (bind(listener, (struct sockaddr *)&address, size) != 0 || listen(listener, 1) != 0 ||
@@ -190,9 +181,8 @@ static void lmdb_batch(MDB_env *env, MDB_dbi dbi, char (*keys)[16], size_t batch
 
 static double lmdb_put_us(MDB_env *env, MDB_dbi dbi, size_t batch, uint64_t *random)
 {
-    char(*keys)[16] = calloc(batch, 16);
-    uint64_t spent = 0, puts = 0,
-             end = clock_ns(CLOCK_MONOTONIC) + (uint64_t)(seconds_wanted * 1e9);
+    char (*keys)[16] = calloc(batch, 16);
+    uint64_t spent = 0, puts = 0, end = clock_ns(CLOCK_MONOTONIC) + (uint64_t)(seconds_wanted * 1e9);
     while (clock_ns(CLOCK_MONOTONIC) < end) {
         for (size_t i = 0; i < batch; i++) {
             char text[24];
@@ -221,8 +211,7 @@ static double lmdb_get_us(MDB_env *env, MDB_dbi dbi, uint64_t *random)
         lmdb_check(mdb_get(txn, dbi, &key, &data));
         sum += *(uint8_t *)data.mv_data;
     }
-    double us =
-        (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - begin) / GETS / 1000 + (double)(sum & 0);
+    double us = (double)(clock_ns(CLOCK_PROCESS_CPUTIME_ID) - begin) / GETS / 1000 + (double)(sum & 0);
     mdb_txn_abort(txn);
     return us;
 }
@@ -241,7 +230,7 @@ static void lmdb_floor(const char *directory, double out[3])
     lmdb_check(mdb_txn_begin(env, NULL, 0, &txn));
     lmdb_check(mdb_dbi_open(txn, NULL, 0, &dbi));
     lmdb_check(mdb_txn_commit(txn));
-    char(*keys)[16] = calloc(100000, 16);
+    char (*keys)[16] = calloc(100000, 16);
     for (unsigned first = 0; first < KEYS; first += 100000) {
         for (unsigned i = 0; i < 100000; i++) {
             char text[24];
@@ -277,10 +266,8 @@ int main(int argc, char **argv)
     uint64_t alone = sync_us(argv[1], 1), three = sync_us(argv[1], 3);
     double loopback = loopback_us();
     lmdb_floor(argv[1], lmdb);
-    printf("{\"fdatasync_us\":%llu,\"fdatasync_three_us\":%llu,\"loopback_us\":%.1f,\"lmdb_put_1k_"
-           "us\":%.2f,\"lmdb_put_10k_us\":%.2f,"
+    printf("{\"fdatasync_us\":%llu,\"fdatasync_three_us\":%llu,\"loopback_us\":%.1f,\"lmdb_put_1k_us\":%.2f,\"lmdb_put_10k_us\":%.2f,"
            "\"lmdb_get_us\":%.2f}\n",
-           (unsigned long long)alone, (unsigned long long)three, loopback, lmdb[0], lmdb[1],
-           lmdb[2]);
+           (unsigned long long)alone, (unsigned long long)three, loopback, lmdb[0], lmdb[1], lmdb[2]);
     return 0;
 }

@@ -78,9 +78,7 @@ static void submit(struct slot *slot, uint64_t start_ns)
     struct load *load = slot->load;
     char key[32];
     slot->start_ns = start_ns;
-    slot->is_read =
-        !load->is_preload &&
-        (double)(next_random(&load->random) >> 11) / (double)(1ull << 53) < load->read_share;
+    slot->is_read = !load->is_preload && (double)(next_random(&load->random) >> 11) / (double)(1ull << 53) < load->read_share;
     slot->key = load->is_preload ? load->next_key++ : next_random(&load->random) % load->keys;
     snprintf(key, sizeof key, "bench/%012llu", (unsigned long long)slot->key);
     if (!slot->is_read) { /* no two writes are alike */
@@ -184,8 +182,8 @@ static void write_out(struct connection *connection)
 {
     struct bytes *out = &connection->out;
     while (connection->out_sent < out->size) {
-        ssize_t sent = send(connection->fd, out->data + connection->out_sent,
-                            out->size - connection->out_sent, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t sent = send(connection->fd, out->data + connection->out_sent, out->size - connection->out_sent,
+                            MSG_DONTWAIT | MSG_NOSIGNAL);
         if (sent < 0 && errno == EAGAIN) {
             break;
         }
@@ -199,8 +197,7 @@ static void write_out(struct connection *connection)
         out->size = connection->out_sent = 0;
     }
     if (is_stuck != connection->wants_write) {
-        struct epoll_event event = { .events = EPOLLIN | (is_stuck ? EPOLLOUT : 0),
-                                     .data.ptr = connection };
+        struct epoll_event event = { .events = EPOLLIN | (is_stuck ? EPOLLOUT : 0), .data.ptr = connection };
         epoll_ctl(connection->load->epoll_fd, EPOLL_CTL_MOD, connection->fd, &event);
         connection->wants_write = is_stuck;
     }
@@ -306,95 +303,46 @@ static void report(const struct load *load)
     const struct histogram *histogram = &load->histogram;
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    printf("{\"driver\":\"%s\",\"clients\":%zu,\"pipeline\":%zu,\"value_size\":%zu,\"duration_s\":%"
-           "g,\"ops\":%llu,\"answered\":%llu,"
-           "\"ops_per_s\":%.1f,\"errors\":%llu,\"latency_us\":{\"mean\":%.1f,\"p50\":%llu,\"p99\":%"
-           "llu,\"p999\":%llu,\"max\":%llu},"
+    printf("{\"driver\":\"%s\",\"clients\":%zu,\"pipeline\":%zu,\"value_size\":%zu,\"duration_s\":%g,\"ops\":%llu,\"answered\":%llu,"
+           "\"ops_per_s\":%.1f,\"errors\":%llu,\"latency_us\":{\"mean\":%.1f,\"p50\":%llu,\"p99\":%llu,\"p999\":%llu,\"max\":%llu},"
            "\"bench_cpu_s\":%.3f}\n",
            load->driver->name, load->clients, load->pipeline, load->value_size, load->duration_s,
            (unsigned long long)histogram->count, (unsigned long long)load->answered,
            (double)histogram->count / load->duration_s, (unsigned long long)load->errors,
            histogram->count ? histogram->sum / (double)histogram->count : 0,
-           (unsigned long long)histogram_quantile(histogram, 0.5),
-           (unsigned long long)histogram_quantile(histogram, 0.99),
-           (unsigned long long)histogram_quantile(histogram, 0.999),
-           (unsigned long long)histogram->max,
+           (unsigned long long)histogram_quantile(histogram, 0.5), (unsigned long long)histogram_quantile(histogram, 0.99),
+           (unsigned long long)histogram_quantile(histogram, 0.999), (unsigned long long)histogram->max,
            seconds_of(&usage.ru_utime) + seconds_of(&usage.ru_stime));
 }
 
 static void parse(struct load *load, int argc, char **argv)
 {
-    enum {
-        DRIVER = 1,
-        ENDPOINTS,
-        CLIENTS,
-        CONNECTIONS,
-        PIPELINE,
-        SHARE,
-        KEYS,
-        SIZE,
-        DURATION,
-        WARMUP,
-        RATE,
-        PRELOAD
-    };
-    static const struct option options[] = { { "driver", 1, NULL, DRIVER },
-                                             { "endpoints", 1, NULL, ENDPOINTS },
-                                             { "clients", 1, NULL, CLIENTS },
-                                             { "connections", 1, NULL, CONNECTIONS },
-                                             { "pipeline", 1, NULL, PIPELINE },
-                                             { "read-share", 1, NULL, SHARE },
-                                             { "keys", 1, NULL, KEYS },
-                                             { "value-size", 1, NULL, SIZE },
-                                             { "duration", 1, NULL, DURATION },
-                                             { "warmup", 1, NULL, WARMUP },
-                                             { "rate", 1, NULL, RATE },
-                                             { "preload", 0, NULL, PRELOAD },
+    enum { DRIVER = 1, ENDPOINTS, CLIENTS, CONNECTIONS, PIPELINE, SHARE, KEYS, SIZE, DURATION, WARMUP, RATE, PRELOAD };
+    static const struct option options[] = { { "driver", 1, NULL, DRIVER },       { "endpoints", 1, NULL, ENDPOINTS },
+                                             { "clients", 1, NULL, CLIENTS },     { "connections", 1, NULL, CONNECTIONS },
+                                             { "pipeline", 1, NULL, PIPELINE },   { "read-share", 1, NULL, SHARE },
+                                             { "keys", 1, NULL, KEYS },           { "value-size", 1, NULL, SIZE },
+                                             { "duration", 1, NULL, DURATION },   { "warmup", 1, NULL, WARMUP },
+                                             { "rate", 1, NULL, RATE },           { "preload", 0, NULL, PRELOAD },
                                              { NULL, 0, NULL, 0 } };
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
-        case DRIVER:
-            load->driver = strcmp(optarg, "etcd") == 0 ? &driver_etcd : &driver_redis;
-            break;
-        case ENDPOINTS:
-            load->endpoints = optarg;
-            break;
-        case CLIENTS:
-            load->clients = strtoul(optarg, NULL, 10);
-            break;
-        case CONNECTIONS:
-            load->connections = strtoul(optarg, NULL, 10);
-            break;
-        case PIPELINE:
-            load->pipeline = strtoul(optarg, NULL, 10);
-            break;
-        case SHARE:
-            load->read_share = strtod(optarg, NULL);
-            break;
-        case KEYS:
-            load->keys = strtoull(optarg, NULL, 10);
-            break;
-        case SIZE:
-            load->value_size = strtoul(optarg, NULL, 10);
-            break;
-        case DURATION:
-            load->duration_s = strtod(optarg, NULL);
-            break;
-        case WARMUP:
-            load->warmup_s = strtod(optarg, NULL);
-            break;
-        case RATE:
-            load->rate = strtoull(optarg, NULL, 10);
-            break;
-        case PRELOAD:
-            load->is_preload = true;
-            break;
-        default:
-            exit(2);
+        case DRIVER: load->driver = strcmp(optarg, "etcd") == 0 ? &driver_etcd : &driver_redis; break;
+        case ENDPOINTS: load->endpoints = optarg; break;
+        case CLIENTS: load->clients = strtoul(optarg, NULL, 10); break;
+        case CONNECTIONS: load->connections = strtoul(optarg, NULL, 10); break;
+        case PIPELINE: load->pipeline = strtoul(optarg, NULL, 10); break;
+        case SHARE: load->read_share = strtod(optarg, NULL); break;
+        case KEYS: load->keys = strtoull(optarg, NULL, 10); break;
+        case SIZE: load->value_size = strtoul(optarg, NULL, 10); break;
+        case DURATION: load->duration_s = strtod(optarg, NULL); break;
+        case WARMUP: load->warmup_s = strtod(optarg, NULL); break;
+        case RATE: load->rate = strtoull(optarg, NULL, 10); break;
+        case PRELOAD: load->is_preload = true; break;
+        default: exit(2);
         }
     }
-    if (!load->driver || !load->endpoints || load->clients == 0 || load->pipeline == 0 ||
-        load->keys == 0) {
+    if (!load->driver || !load->endpoints || load->clients == 0 || load->pipeline == 0 || load->keys == 0) {
         fprintf(stderr, "load: see the head of bench/load.c\n");
         exit(2);
     }
@@ -402,22 +350,15 @@ static void parse(struct load *load, int argc, char **argv)
         load->clients = PRELOAD_CLIENTS;
         load->pipeline = PRELOAD_PIPELINE;
     }
-    if (!load->driver->shares_connections || load->connections == 0 ||
-        load->connections > load->clients) {
+    if (!load->driver->shares_connections || load->connections == 0 || load->connections > load->clients) {
         load->connections = load->clients;
     }
 }
 
 int main(int argc, char **argv)
 {
-    struct load load = { .clients = 50,
-                         .connections = 16,
-                         .pipeline = 1,
-                         .keys = 1000000,
-                         .value_size = 256,
-                         .duration_s = 10,
-                         .warmup_s = 1,
-                         .random = 1 };
+    struct load load = { .clients = 50, .connections = 16, .pipeline = 1, .keys = 1000000, .value_size = 256, .duration_s = 10,
+                         .warmup_s = 1, .random = 1 };
     parse(&load, argc, argv);
     load.value = malloc(load.value_size + 8);
     for (size_t i = 0; i < load.value_size; i++) {

@@ -35,8 +35,8 @@ static size_t put_field(uint8_t *at, unsigned number, const void *data, size_t s
     return used + size;
 }
 
-static ssize_t read_body(nghttp2_session *session, int32_t id, uint8_t *out, size_t size,
-                         uint32_t *flags, nghttp2_data_source *source, void *ctx)
+static ssize_t read_body(nghttp2_session *session, int32_t id, uint8_t *out, size_t size, uint32_t *flags,
+                         nghttp2_data_source *source, void *ctx)
 {
     struct stream *stream = source->ptr;
     size_t left = stream->size - stream->sent;
@@ -49,9 +49,8 @@ static ssize_t read_body(nghttp2_session *session, int32_t id, uint8_t *out, siz
     return (ssize_t)part;
 }
 
-static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
-                     size_t name_size, const uint8_t *value, size_t value_size, uint8_t flags,
-                     void *ctx)
+static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name, size_t name_size,
+                     const uint8_t *value, size_t value_size, uint8_t flags, void *ctx)
 {
     struct stream *stream = nghttp2_session_get_stream_user_data(session, frame->hd.stream_id);
     if (stream && name_size == 11 && memcmp(name, "grpc-status", 11) == 0) {
@@ -63,8 +62,7 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
     return 0;
 }
 
-static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data,
-                   size_t size, void *ctx)
+static int on_data(nghttp2_session *session, uint8_t flags, int32_t id, const uint8_t *data, size_t size, void *ctx)
 {
     struct stream *stream = nghttp2_session_get_stream_user_data(session, id);
     if (stream) {
@@ -109,14 +107,13 @@ static int etcd_open(struct connection *connection)
     return 0;
 }
 
-#define HEADER(name, value)                                                                        \
-    {                                                                                              \
-        (uint8_t *)name, (uint8_t *)value, sizeof name - 1, sizeof value - 1,                      \
-            NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                           \
+#define HEADER(name, value)                                                                                                    \
+    {                                                                                                                          \
+        (uint8_t *)name, (uint8_t *)value, sizeof name - 1, sizeof value - 1,                                                  \
+            NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE                                                       \
     }
 
-static void etcd_send(struct connection *connection, struct slot *slot, const char *key,
-                      const uint8_t *value, size_t value_size)
+static void etcd_send(struct connection *connection, struct slot *slot, const char *key, const uint8_t *value, size_t value_size)
 {
     nghttp2_nv headers[] = { HEADER(":method", "POST"),
                              HEADER(":scheme", "http"),
@@ -140,8 +137,7 @@ static void etcd_send(struct connection *connection, struct slot *slot, const ch
     }
     stream->size = size + 5;
     nghttp2_data_provider provider = { { .ptr = stream }, read_body };
-    if (nghttp2_submit_request(connection->session, NULL, headers, sizeof headers / sizeof *headers,
-                               &provider, stream) < 0) {
+    if (nghttp2_submit_request(connection->session, NULL, headers, sizeof headers / sizeof *headers, &provider, stream) < 0) {
         fprintf(stderr, "etcd: out of streams\n");
         exit(1);
     }
@@ -158,8 +154,7 @@ static void etcd_flush(struct connection *connection)
 
 static int etcd_receive(struct connection *connection)
 {
-    ssize_t used =
-        nghttp2_session_mem_recv(connection->session, connection->in.data, connection->in.size);
+    ssize_t used = nghttp2_session_mem_recv(connection->session, connection->in.data, connection->in.size);
     if (used < 0) {
         fprintf(stderr, "etcd: %s\n", nghttp2_strerror((int)used));
         return -1;
@@ -174,5 +169,4 @@ static void etcd_close(struct connection *connection)
     nghttp2_session_del(connection->session);
 }
 
-const struct driver driver_etcd = { "etcd",       etcd_open,  etcd_send, etcd_flush,
-                                    etcd_receive, etcd_close, true };
+const struct driver driver_etcd = { "etcd", etcd_open, etcd_send, etcd_flush, etcd_receive, etcd_close, true };

@@ -24,8 +24,7 @@ static void redis_queue(struct connection *connection, struct slot *slot)
     connection->last = slot;
 }
 
-static void redis_send(struct connection *connection, struct slot *slot, const char *key,
-                       const uint8_t *value, size_t value_size)
+static void redis_send(struct connection *connection, struct slot *slot, const char *key, const uint8_t *value, size_t value_size)
 {
     char head[128];
     size_t key_size = strlen(key);
@@ -35,8 +34,7 @@ static void redis_send(struct connection *connection, struct slot *slot, const c
         bytes_append(&connection->out, head, (size_t)size);
         return;
     }
-    int size = snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$%zu\r\n%s\r\n$%zu\r\n", key_size,
-                        key, value_size);
+    int size = snprintf(head, sizeof head, "*3\r\n$3\r\nSET\r\n$%zu\r\n%s\r\n$%zu\r\n", key_size, key, value_size);
     bytes_append(&connection->out, head, (size_t)size);
     bytes_append(&connection->out, value, value_size);
     bytes_append(&connection->out, "\r\n", 2);
@@ -47,8 +45,7 @@ static void redis_flush(struct connection *connection)
 {
     if (connection->unsynced > 0) {
         char text[64];
-        int size = snprintf(text, sizeof text, "*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$4\r\n%d\r\n",
-                            WAIT_TIMEOUT_MS);
+        int size = snprintf(text, sizeof text, "*3\r\n$4\r\nWAIT\r\n$1\r\n1\r\n$4\r\n%d\r\n", WAIT_TIMEOUT_MS);
         bytes_append(&connection->out, text, (size_t)size);
         connection->unsynced = 0;
     }
@@ -95,9 +92,7 @@ static int redis_receive(struct connection *connection)
     size_t at = 0;
     for (;;) {
         bool is_good;
-        size_t size = at < connection->in.size
-                          ? reply_size(connection->in.data + at, connection->in.size - at, &is_good)
-                          : 0;
+        size_t size = at < connection->in.size ? reply_size(connection->in.data + at, connection->in.size - at, &is_good) : 0;
         if (size == SIZE_MAX || (size > 0 && !connection->first)) {
             return -1;
         }
@@ -130,5 +125,4 @@ static void redis_close(struct connection *connection)
 {
 }
 
-const struct driver driver_redis = { "redis",       redis_open,  redis_send, redis_flush,
-                                     redis_receive, redis_close, false };
+const struct driver driver_redis = { "redis", redis_open, redis_send, redis_flush, redis_receive, redis_close, false };

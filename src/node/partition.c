@@ -253,11 +253,12 @@ int partition_open(const struct partition_host *host, const struct topology_part
     }
     partition->has_holes = log_first_hole(host->log, group->group, 0) != 0;
     if (raft_start.is_suspect) {
-        LOG_WARN(host->logger,
-                 "part=%u the disk has lost something: the replica may lack what it promised, and "
-                 "counts for nothing until a leader elected without it has made it whole; if a "
-                 "majority of its replicas are such, the partition is unavailable",
-                 group->group);
+        LOG_WARN(
+            host->logger,
+            "part=%u the disk has lost something: the replica may lack what it promised, and "
+            "counts for nothing until a leader elected without it has made it whole; if a "
+            "majority of its replicas are such, the partition is unavailable",
+            group->group);
     }
     partition->applied = store_replica_applied(partition->store);
     bool is_damaged =

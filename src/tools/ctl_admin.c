@@ -146,8 +146,7 @@ static void print_node_counters(const json_t *node)
     {
         const char *trouble =
             json_is_true(json_object_get(group, "suspect"))
-                ? "  suspect: its disk lost what it promised, it waits for a leader elected "
-                  "without it"
+                ? "  suspect: its disk lost what it promised, it waits for a leader elected without it"
             : json_is_true(json_object_get(group, "damaged")) ? "  damaged: waits for an image"
             : number_of(group, "hole") ? "  an entry of its log is damaged: waits for a peer"
                                        : "";

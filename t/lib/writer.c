@@ -81,9 +81,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: writer ENDPOINTS PREFIX COUNT CONCURRENCY [TIMEOUT_MS]\n");
         return 2;
     }
-    struct cairn_options options = { .endpoints = argv[1],
-                                     .program = "writer",
-                                     .timeout_ms = argc > 5 ? (uint32_t)atoi(argv[5]) : 10000 };
+    struct cairn_options options = {
+        .endpoints = argv[1], .program = "writer", .timeout_ms = argc > 5 ? (uint32_t)atoi(argv[5]) : 10000
+    };
     struct writer writer = { .prefix = argv[2], .count = atol(argv[3]), .last_ok = now_s() };
     long concurrency = atol(argv[4]);
     char text[256];

@@ -10,16 +10,12 @@
 #include "cluster/placement.h"
 #include "cluster/topology.h"
 
-static void make_topology(struct topology *topology, size_t nodes, uint32_t partitions,
-                          uint32_t replicas)
+static void make_topology(struct topology *topology, size_t nodes, uint32_t partitions, uint32_t replicas)
 {
-    static char *names[] = { "n01", "n02", "n03", "n04", "n05", "n06", "n07",
-                             "n08", "n09", "n10", "n11", "n12", "n13" };
-    *topology = (struct topology){ .epoch = 1,
-                                   .cluster_name = "test",
-                                   .hash_seed = 4711,
-                                   .replicas = replicas,
-                                   .node_count = nodes };
+    static char *names[] = { "n01", "n02", "n03", "n04", "n05", "n06", "n07", "n08", "n09", "n10", "n11", "n12", "n13" };
+    *topology = (struct topology){
+        .epoch = 1, .cluster_name = "test", .hash_seed = 4711, .replicas = replicas, .node_count = nodes
+    };
     topology->nodes = mem_zalloc(nodes * sizeof *topology->nodes);
     for (size_t i = 0; i < nodes; i++) {
         topology->nodes[i] =
@@ -45,8 +41,7 @@ static void check_balance(size_t nodes, uint32_t partitions, uint32_t replicas)
         const struct topology_partition *partition = &topology.partitions[i];
         assert_int_equal(partition->replica_count, replicas < nodes ? replicas : nodes);
         for (int j = 0; j < partition->replica_count; j++) {
-            size_t at = (size_t)(topology_find_node(&topology, partition->replicas[j].node_id) -
-                                 topology.nodes);
+            size_t at = (size_t)(topology_find_node(&topology, partition->replicas[j].node_id) - topology.nodes);
             loads[at]++;
             primaries[at] += j == 0;
             for (int k = 0; k < j; k++) {
@@ -98,11 +93,9 @@ static void test_locate(void **state)
         char key[32];
         int size = snprintf(key, sizeof key, "key/%d", i);
         struct span span = span_of(key, (size_t)size);
-        const struct topology_partition *partition =
-            &topology.partitions[topology_locate(&topology, span)];
+        const struct topology_partition *partition = &topology.partitions[topology_locate(&topology, span)];
         assert_true(partition->group > 0);
-        assert_true(hash_key(topology.hash_seed, span) >> (64 - partition->bits) ==
-                    partition->prefix >> (64 - partition->bits));
+        assert_true(hash_key(topology.hash_seed, span) >> (64 - partition->bits) == partition->prefix >> (64 - partition->bits));
     }
     free_made(&topology);
 }
@@ -121,8 +114,7 @@ static void test_pack(void **state)
     for (size_t i = 0; i < made.partition_count; i++) {
         assert_int_equal(read->partitions[i].prefix, made.partitions[i].prefix);
         assert_memory_equal(read->partitions[i].replicas, made.partitions[i].replicas,
-                            sizeof made.partitions[i].replicas[0] *
-                                (size_t)made.partitions[i].replica_count);
+                            sizeof made.partitions[i].replicas[0] * (size_t)made.partitions[i].replica_count);
     }
     struct buf again = { 0 };
     topology_pack(read, &again);
