@@ -33,7 +33,9 @@ enum {
     DRIFT_PPM_MAX = 100000,                     /* what decisions/006 allows clocks */
     REACH_SLACK_MS = 30,                        /* ticks */
     ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
-    UP_MAX_US = RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
+    STOP_MAX_US = 3 * SECOND_US, /* of a node that was told to stop: STOP_TIMEOUT_US of node.c */
+    UP_MAX_US = STOP_MAX_US + RESTART_MAX_US +
+                4 * SECOND_US, /* until all nodes run and know primaries */
     /* from then on until all partitions take writes; a frame lost just before is repeated late */
     WRITABLE_MAX_US = 2 * SECOND_US,
     FULL_MAX_US = 3 * SECOND_US,
@@ -1202,10 +1204,14 @@ static bool run_until(struct world *world, uint64_t until_us, bool (*is_done)(st
     return false;
 }
 
+/* Every node runs, is to go on running (one that was told to stop is still there for a while, and
+ * starts again), and knows primaries. */
 static bool is_formed(struct world *world)
 {
     for (uint32_t i = 0; i < world->node_count; i++) {
-        if (!world->nodes[i].server || !node_is_ready(server_node(world->nodes[i].server))) {
+        const struct server *server = world->nodes[i].server;
+        const struct node *node = server ? server_node(world->nodes[i].server) : NULL;
+        if (!node || node->is_stopping || !node_is_ready(node)) {
             return false;
         }
     }
