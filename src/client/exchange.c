@@ -26,7 +26,8 @@ struct packed_write {
 };
 
 /* The client time is fixed when the write first leaves, not earlier: while it waited for a link the
- * cluster's time may have gone on by more than a retry's age. */
+ * cluster's time may have gone on by more than a retry's age. Nor later, but for what
+ * operation_renew says. */
 static void pack_write(struct core *core, struct operation *operation, struct packed_write *out)
 {
     if (operation->client_time == 0) {
@@ -280,7 +281,7 @@ bool exchange_is_retryable(int status)
     return status == ERR_NOT_PRIMARY || status == ERR_WRONG_PARTITION || status == ERR_BUSY ||
            status == ERR_UNAVAILABLE || status == ERR_TIMEOUT || status == ERR_SHUTDOWN ||
            status == ERR_CLOSED || status == ERR_CONNECT || status == ERR_NO_MEMORY ||
-           status == ERR_UNKNOWN_OUTCOME;
+           status == ERR_UNKNOWN_OUTCOME || status == ERR_LATE;
 }
 
 static void operation_answer(struct operation *operation, const struct outcome *outcome)
@@ -300,6 +301,19 @@ static void operation_answer(struct operation *operation, const struct outcome *
     }
 }
 
+/* A write was refused as too late: the clock of the node that leads had leapt, and what we knew of
+ * the cluster's time was from others. That applied nothing, so if nothing else was ever sent of it,
+ * or was answered likewise, it gets a new time, by the word that came with the answer. Else the
+ * time stays: a later one would say that no earlier attempt can be forgotten yet. */
+static bool operation_renew(struct operation *operation)
+{
+    if (operation->may_have_happened || operation->flight_count) {
+        return false;
+    }
+    operation->client_time = 0;
+    return true;
+}
+
 static void operation_refused(struct core *core, struct operation *operation,
                               const struct link *link, int status)
 {
@@ -312,6 +326,8 @@ static void operation_refused(struct core *core, struct operation *operation,
         route_want_topology(core, NULL);
     } else if (status == ERR_UNKNOWN_OUTCOME) {
         operation->may_have_happened = operation->is_write;
+    } else if (status == ERR_LATE) {
+        at_once = operation_renew(operation);
     }
     if (status == ERR_SHUTDOWN || (status == ERR_NOT_PRIMARY && !at_once)) {
         operation->avoid = link->node_id;

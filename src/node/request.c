@@ -100,6 +100,7 @@ void request_answer(struct request *request, int status, uint16_t flags,
         node->counters.requests_failed++;
     }
     if (request->origin) {
+        uint64_t time = node_time(node);
         struct frame frame = {
             .type = FRAME_RESPONSE,
             .verb = request->verb,
@@ -108,7 +109,7 @@ void request_answer(struct request *request, int status, uint16_t flags,
             .request_id = request->id,
             .trace_id = request->trace_id,
             .epoch = node->topology ? node->topology->epoch : 0,
-            .time = node_time(node),
+            .time = time > request->newest_time ? time : request->newest_time,
         };
         if (message) {
             size_t size = message_size(message);

@@ -63,6 +63,7 @@ struct request {
     uint16_t verb, flags;
     uint8_t hops;
     uint64_t deadline_us;
+    uint64_t newest_time; /* of its results: the answer tells it, or a later one */
     struct arena arena;
     ProtobufCAllocator allocator;
     struct operation *operations;

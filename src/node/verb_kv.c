@@ -751,6 +751,15 @@ void kv_make_meta(struct request *request, const struct record *record, Cairn__V
     }
 }
 
+/* The log's time may be far ahead of the clock here, when another node's leapt. Whoever asked must
+ * hear it, or its writes would go on to be refused as late. */
+static void note_time(struct request *request, const struct operation *operation)
+{
+    if (operation->result.time > request->newest_time) {
+        request->newest_time = operation->result.time;
+    }
+}
+
 static void count_operation(struct node *node, const struct operation *operation)
 {
     if (is_read(operation)) {
@@ -923,6 +932,7 @@ static void kv_settle(struct request *request)
     }
     for (size_t i = 0; i < request->operation_count; i++) {
         count_operation(request->node, &request->operations[i]);
+        note_time(request, &request->operations[i]);
     }
     if (is_multi(request)) {
         answer_multi(request);

@@ -210,9 +210,11 @@ int session_admit(struct session_table *table, const struct command *command,
         *known = *result;
         return 1;
     }
-    if (command->number < command->lowest || (session && command->number < session->lowest) ||
-        is_late(command)) {
+    if (command->number < command->lowest || (session && command->number < session->lowest)) {
         return ERR_UNKNOWN_OUTCOME;
+    }
+    if (is_late(command)) {
+        return ERR_LATE;
     }
     if (!session) {
         return table->count >= LIMIT_SESSIONS ? ERR_BUSY : 0;

@@ -9,8 +9,8 @@
 #include "base/list.h"
 #include "store/command.h"
 
-/* How much later than its client's time an entry may stand in the log; later ones are refused as
- * unknown. */
+/* How much later than its client's time an entry may stand in the log; later ones are refused
+ * (ERR_LATE). */
 #define SESSION_RETRY_US (5ull * 60 * 1000 * 1000)
 /* How long a session is kept after its last write, in log time. Twice the above, so that no retry
  * outlives its session. */
@@ -49,6 +49,8 @@ void session_table_expire(struct session_table *table, uint64_t time);
  *   0                    yes; then session_record with what it gave
  *   1                    it was applied already: *known is its result
  *   ERR_UNKNOWN_OUTCOME  it may have been applied, and nobody knows any more: don't
+ *   ERR_LATE             the same, because it stands too long after its client's time: don't. An only
+ *                        attempt may be repeated with a newer time, for nothing was applied
  *   ERR_BUSY             too many sessions, or too many unanswered writes in this one: don't, the
  *                        client may try again
  * Results below the command's lowest unanswered number are dropped. */

@@ -181,6 +181,50 @@ static void a_write_that_waited_for_a_link_carries_the_time_of_its_sending(void 
     fake_free(fake);
 }
 
+/* As the servers do: too long after its time, a write can't be told from a repetition. */
+static int refuse_late_writes(struct fake *fake, struct span key)
+{
+    uint64_t client_time = fake->writes[fake->write_count - 1].client_time;
+    return fake->time > client_time + hlc_from_us(300ull * 1000 * 1000) ? ERR_LATE : 0;
+}
+
+/* The clock of the node that leads had leapt, and its client had not heard of it. */
+static void a_write_refused_as_late_gets_a_newer_time(void **state)
+{
+    struct fake *fake = fake_new();
+    assert_int_equal(fake_put(fake, "a", "1"), 0);
+    fake->operation_rule = refuse_late_writes;
+    fake->time += hlc_from_us(600ull * 1000 * 1000);
+    assert_int_equal(fake_put(fake, "a", "2"), 0);
+    assert_int_equal(fake->applied, 2);
+    assert_int_equal(fake->write_count, 3);
+    assert_int_equal(fake->writes[2].number, fake->writes[1].number);
+    assert_true(fake->writes[2].client_time > fake->writes[1].client_time);
+    fake_free(fake);
+}
+
+static int hang_up_on_the_first_put(struct fake *fake, int node, const struct frame *frame)
+{
+    return frame->verb == VERB_PUT && fake->rule_state++ == 0 ? FAKE_CLOSE : FAKE_SERVE;
+}
+
+static void a_repetition_refused_as_late_keeps_its_time_and_is_unknown(void **state)
+{
+    struct fake *fake = fake_new();
+    assert_int_equal(fake_put(fake, "a", "1"), 0);
+    fake->rule = hang_up_on_the_first_put; /* applied or not: the client can't know */
+    fake->operation_rule = refuse_late_writes;
+    fake->time += hlc_from_us(600ull * 1000 * 1000);
+    uint64_t recent = fake->time;
+    assert_int_equal(fake_put(fake, "a", "2"), CAIRN_UNKNOWN_OUTCOME);
+    assert_true(fake->write_count > 2);
+    for (size_t i = 1; i < fake->write_count; i++) {
+        assert_true(fake->writes[i].client_time < recent);
+    }
+    assert_int_equal(fake->applied, 1);
+    fake_free(fake);
+}
+
 static int drop_puts(struct fake *fake, int node, const struct frame *frame)
 {
     return frame->verb == VERB_PUT || frame->verb == VERB_GET ? FAKE_DROP : FAKE_SERVE;
@@ -604,6 +648,25 @@ static void many_are_sent_by_primary_in_frames_of_bounded_size(void **state)
     fake_free(fake);
 }
 
+static void many_refused_as_late_get_a_newer_time(void **state)
+{
+    struct fake *fake = fake_new();
+    enum { COUNT = 40 };
+    char(*keys)[16] = many_keys(COUNT);
+    struct many many;
+    assert_int_equal(fake_put(fake, "a", "1"), 0);
+    fake->operation_rule = refuse_late_writes;
+    fake->time += hlc_from_us(600ull * 1000 * 1000);
+    many_call(fake, CAIRN_PUT, keys, COUNT, "v", 1, &many);
+    for (size_t i = 0; i < COUNT; i++) {
+        assert_int_equal(many.results[i].status, 0);
+    }
+    assert_int_equal(fake->applied, 1 + COUNT);
+    many_free(&many);
+    mem_free(keys);
+    fake_free(fake);
+}
+
 static void large_values_are_spread_over_frames(void **state)
 {
     struct fake *fake = fake_new();
@@ -846,6 +909,8 @@ int main(void)
         cmocka_unit_test(a_lost_answer_is_asked_for_again_under_the_same_number),
         cmocka_unit_test(a_write_after_a_long_rest_carries_a_recent_time),
         cmocka_unit_test(a_write_that_waited_for_a_link_carries_the_time_of_its_sending),
+        cmocka_unit_test(a_write_refused_as_late_gets_a_newer_time),
+        cmocka_unit_test(a_repetition_refused_as_late_keeps_its_time_and_is_unknown),
         cmocka_unit_test(silence_is_unknown_for_writes_and_a_timeout_for_reads),
         cmocka_unit_test(a_node_that_does_not_answer_is_passed_by),
         cmocka_unit_test(a_new_client_passes_by_a_node_that_stands_still),
@@ -861,6 +926,7 @@ int main(void)
         cmocka_unit_test(a_cancelled_request_ends_with_the_next_step),
         cmocka_unit_test(closing_calls_back_what_is_open),
         cmocka_unit_test(many_are_sent_by_primary_in_frames_of_bounded_size),
+        cmocka_unit_test(many_refused_as_late_get_a_newer_time),
         cmocka_unit_test(large_values_are_spread_over_frames),
         cmocka_unit_test(only_refused_operations_of_a_batch_are_repeated),
         cmocka_unit_test(what_does_not_fit_a_common_answer_is_asked_alone),

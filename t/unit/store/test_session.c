@@ -101,7 +101,7 @@ static void answered_numbers_are_never_new_again(void **state)
     session_table_fini(&table);
 }
 
-static void an_entry_long_past_its_client_is_unknown(void **state)
+static void an_entry_long_past_its_client_is_late(void **state)
 {
     (void)state;
     struct session_table table;
@@ -109,7 +109,7 @@ static void an_entry_long_past_its_client_is_unknown(void **state)
     struct command edge = numbered(1, 1, 1, SESSION_RETRY_US),
                    late = numbered(1, 1, 1, SESSION_RETRY_US + 1);
     assert_int_equal(admit(&table, &edge), 0);
-    assert_int_equal(admit(&table, &late), ERR_UNKNOWN_OUTCOME);
+    assert_int_equal(admit(&table, &late), ERR_LATE);
     late.client_time = 0; /* says nothing */
     assert_int_equal(admit(&table, &late), 0);
     record(&table, &edge, 0);
@@ -196,7 +196,7 @@ static void a_client_ahead_of_the_log_keeps_its_session(void **state)
     session_table_expire(&table, hlc_from_us(start_us + ahead_us + SESSION_KEEP_US));
     assert_int_equal(table.count, 0);
     retry.time = hlc_from_us(start_us + ahead_us + SESSION_KEEP_US);
-    assert_int_equal(admit(&table, &retry), ERR_UNKNOWN_OUTCOME);
+    assert_int_equal(admit(&table, &retry), ERR_LATE);
     session_table_fini(&table);
 }
 
@@ -339,7 +339,7 @@ int main(void)
         cmocka_unit_test(a_retry_gets_the_first_answer),
         cmocka_unit_test(numbers_may_come_in_any_order),
         cmocka_unit_test(answered_numbers_are_never_new_again),
-        cmocka_unit_test(an_entry_long_past_its_client_is_unknown),
+        cmocka_unit_test(an_entry_long_past_its_client_is_late),
         cmocka_unit_test(a_window_of_unanswered_writes_is_bounded),
         cmocka_unit_test(long_use_keeps_the_window_small),
         cmocka_unit_test(idle_sessions_go_after_ten_minutes),

@@ -250,13 +250,13 @@ static void a_retry_is_answered_and_not_applied(void **state)
     check_value(fixture, "k", "third");
 }
 
-static void too_late_is_unknown_and_applies_nothing(void **state)
+static void too_late_is_told_and_applies_nothing(void **state)
 {
     struct fixture *fixture = *state;
     struct command command = in_session(1, 1, "late");
     command.client_time = fixture->time;
     command.time = fixture->time + hlc_from_us(5ull * 60 * 1000 * 1000) + 1;
-    check_result(fixture_apply(fixture, command), ERR_UNKNOWN_OUTCOME, 0);
+    check_result(fixture_apply(fixture, command), ERR_LATE, 0);
     struct record record;
     assert_int_equal(get(fixture, "k", &record), ERR_NOT_FOUND);
     assert_int_equal(store_replica_keys(fixture->replica), 0);
@@ -729,7 +729,7 @@ int main(void)
         STORY(setattr_keeps_the_value),
         STORY(keys_of_other_partitions_are_refused),
         STORY(a_retry_is_answered_and_not_applied),
-        STORY(too_late_is_unknown_and_applies_nothing),
+        STORY(too_late_is_told_and_applies_nothing),
         STORY(forgotten_sessions_leave_lmdb),
         STORY(fences_and_no_ops_only_move_on),
         STORY(damaged_entries_are_refused),
