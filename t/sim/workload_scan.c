@@ -28,7 +28,8 @@ struct scan_part {
         uint32_t oldest; /* those below are deleted, or it was tried */
     } owners[WORKLOAD_SESSIONS_MAX];
     uint32_t window, scan_percent;
-    uint32_t value_bytes; /* of one at most: large ones end pages early */
+    uint32_t value_bytes, large_bytes; /* of one at most; large ones end pages early */
+    uint32_t large_percent;
     uint32_t next_final;
 };
 
@@ -138,8 +139,10 @@ static void ask_insert(struct session *session)
     struct buf bytes = { 0 };
     struct value value = { .writer = session->writer, .number = own->item };
     struct scan_part *part = session->part->own;
-    value_make(&bytes, span_of(name, size), &value,
-               random_below(&session->part->random, part->value_bytes));
+    bool is_large = random_percent(&session->part->random, part->large_percent);
+    value_make(
+        &bytes, span_of(name, size), &value,
+        random_below(&session->part->random, is_large ? part->large_bytes : part->value_bytes));
     struct cairn_request request = { .verb = CAIRN_PUT,
                                      .key = name,
                                      .key_size = size,
@@ -362,9 +365,12 @@ static void scan_begin(struct part *part)
         (uint32_t)random_between(&part->random, 20, random_between(&part->random, 20, WINDOW_MAX));
     own->scan_percent = (uint32_t)random_between(&part->random, 2, 10);
     own->value_bytes = 80;
-    if (part->workload->config.scans_large) { /* a node's page ends by its bytes, others' go on */
-        own->window = LARGE_TOTAL / part->session_count + 1;
-        own->value_bytes = LARGE_BYTES;
+    /* A node's page ends by its bytes, before a large value; others' go on, and small ones still
+     * find room behind it. */
+    if (part->workload->config.scans_large) {
+        own->large_percent = (uint32_t)random_between(&part->random, 20, 100);
+        own->large_bytes = LARGE_BYTES;
+        own->window = LARGE_TOTAL * 100 / own->large_percent / part->session_count + 1;
         own->scan_percent = 40;
     }
 }
