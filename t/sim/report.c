@@ -106,11 +106,12 @@ static void print_speed(const struct report *report)
     double seconds = report_seconds(report), cpu_seconds = report_cpu_seconds();
     double simulated = (double)(report->virtual_us + report->repeated_us) / 1e6;
     double calls = (double)(report->calls + report->repeated_calls);
-    if (simulated == 0 || cpu_seconds == 0) {
-        return;
-    }
+    seconds = seconds > 0 ? seconds : 1e-6;
     printf("%lu seeds in %.1f s: %.1f simulated seconds per second, %.0f events/s\n", report->runs,
            seconds, simulated / seconds, (double)report->steps / seconds);
+    if (simulated == 0 || cpu_seconds == 0) {
+        return; /* the only run ended in a panic: it told nothing */
+    }
     printf("per second of processor time: %.1f simulated seconds, %.0f operations "
            "(%.0f per simulated second)\n",
            simulated / cpu_seconds, calls / cpu_seconds, calls / simulated);
