@@ -49,7 +49,7 @@
  * D3  Doubtful groups are suspect when replay ends. The fresh segment says so durably (SUSPECT),
  *     and where each group's log ends (ENDED), before log_open returns; HEALED ends the suspicion.
  *     A group that the node expects to hold and that no record names any more is suspect too, with
- *     an empty log.
+ *     an empty log; so are all of them when there are segments and not one batch in them is sound.
  *
  * D4  A restart meets the same gap, and suspects again; so what the chain holds up to there is
  *     moved soon (log->clean_to), and the segments go.
@@ -97,7 +97,7 @@ struct recovery {
     uint64_t missing;
     bool is_lost;      /* record headers were lost, here or there */
     bool is_ended;     /* the last batch had ENDED records */
-    bool is_lost_late; /* behind everything that is replayed */
+    bool is_lost_late; /* behind everything that is replayed, be it nothing */
 };
 
 static int damage(struct recovery *recovery, const struct found *found, uint32_t sector,
@@ -830,9 +830,6 @@ static int replay(struct recovery *recovery)
         }
         buf_fini(&look.behind.copies);
     }
-    if (rc == 0 && recovery->is_lost_late) {
-        gap(recovery);
-    }
     return rc;
 }
 
@@ -1246,6 +1243,9 @@ static int recover(struct recovery *recovery)
         if (rc == 0) {
             rc = replay(recovery);
         }
+    }
+    if (rc == 0 && recovery->is_lost_late) {
+        gap(recovery);
     }
     if (rc == 0) {
         add_expected(recovery);

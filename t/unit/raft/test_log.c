@@ -1131,6 +1131,47 @@ static bool has_newer(const struct fake_env *fake, const char *path)
     return has;
 }
 
+/* Not one batch can be read any more, in one segment or in several, with the segments' own headers
+ * or without: that is no empty log. Every group is suspect, durably, and its vote is not
+ * forgotten. */
+static void test_all_headers_lost(void **state)
+{
+    for (int what = 0; what < 4; what++) {
+        struct world *world = world_new(15);
+        struct fake_env *fake = world->fake;
+        world_start(world);
+        add_groups(world);
+        append_state(world, 1, 6, 30);
+        fake_run(fake);
+        for (uint64_t i = 1; what % 2 && i < 500; i += 10) {
+            append(world, 2, i, 10, 1);
+            fake_run(fake);
+        }
+        kill_process(world);
+        fake_settle(fake);
+        for (size_t i = 0; i < fake->names.count; i++) {
+            const struct fake_name *item = &fake->names.items[i];
+            bool is_log = strstr(item->path, ".log") != NULL;
+            uint64_t used = is_log ? used_sectors(item->file, item->path) : 0;
+            for (uint64_t sector = what / 2; used > 1 && sector < used; sector++) {
+                memset(item->file->cached + sector * 512, 0x55, 512);
+            }
+        }
+        for (int start = 0; start < 3; start++) {
+            world_start(world);
+            for (uint32_t group = 1; group <= GROUPS; group++) {
+                assert_non_null(find_start(world, group));
+                assert_true(find_start(world, group)->raft.is_suspect);
+            }
+            assert_int_equal(find_start(world, 1)->raft.term, 6);
+            assert_int_equal(find_start(world, 1)->raft.vote, 30);
+            kill_process(world);
+            fake_power_loss(fake, start);
+        }
+        world_free(world);
+    }
+}
+
 /* The header of another segment is written over this one's: valid, but not its own. */
 static bool misdirect_header(struct fake_env *fake, struct env_file *file)
 {
@@ -1341,6 +1382,7 @@ int main(void)
         cmocka_unit_test(test_votes_survive_in_either_place),
         cmocka_unit_test(test_nothing_trusted_at_start),
         cmocka_unit_test(test_crashes),
+        cmocka_unit_test(test_all_headers_lost),
         cmocka_unit_test(test_damage_is_told_exactly),
         cmocka_unit_test(test_missing_sync_is_caught),
     };
