@@ -17,16 +17,10 @@ sub through {
     return run_command([bin('cairn'), '--endpoints', $cluster->address($n), @args]);
 }
 
-sub primary_of {
-    my ($key) = @_;
-    my ($exit, $out) = $cluster->cairn('locate', $key);
-    return $out =~ /^n(\d)/ ? $1 : die "no primary of $key: $out";
-}
-
 sub key_led_by {
     my ($n) = @_;
     for my $i (1 .. 500) {
-        return "key$i" if primary_of("key$i") == $n;
+        return "key$i" if $cluster->primary_of("key$i") == $n;
     }
     die "n$n leads nothing";
 }

@@ -17,18 +17,12 @@ sub through {
     return run_command([bin('cairn'), '--endpoints', $cluster->address($n), @args]);
 }
 
-sub primary_of {
-    my ($key) = @_;
-    my ($exit, $out) = $cluster->cairn('locate', $key);
-    return $out =~ /^n(\d)/ ? $1 : die "no primary of $key: $out";
-}
-
 # Keys that a node leads.
 sub keys_led_by {
     my ($n, $count) = @_;
     my @keys;
     for (my $i = 0; @keys < $count && $i < 500; $i++) {
-        push @keys, "key$i" if primary_of("key$i") == $n;
+        push @keys, "key$i" if $cluster->primary_of("key$i") == $n;
     }
     return @keys;
 }
@@ -89,7 +83,7 @@ for my $round (1 .. 2) {
     is($stale, 0, 'nor does any later one see an old value');
     is((through($sleeper, 'put', $keys[0], "again $round"))[0], 0, 'a write through the woken node succeeds');
     is(($cluster->cairn('get', $keys[0]))[1], "again $round", 'and is everybody\'s');
-    wait_until("n$sleeper to lead again", sub { primary_of($keys[1]) == $sleeper });
+    wait_until("n$sleeper to lead again", sub { $cluster->primary_of($keys[1]) == $sleeper });
     pass('leadership comes back to it');
 }
 

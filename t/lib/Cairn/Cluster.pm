@@ -184,6 +184,13 @@ sub cairn {
     return run_command([bin('cairn'), '--endpoints', $self->endpoints, @args], %options);
 }
 
+# The node that leads a key's partition. `locate` tells what one node knows at that moment, which is nobody for some milliseconds
+# (some tens on a busy machine) whenever leadership passes from one to another; longer than this is a failure.
+sub primary_of {
+    my ($self, $key) = @_;
+    return wait_until("a primary of $key", sub { ($self->cairn('locate', $key))[1] =~ /^n(\d+)/ ? $1 : 0 }, 3);
+}
+
 sub signal {
     my ($self, $n, $signal) = @_;
     my $pid = $self->{pids}[$n] or croak "node $n does not run";
