@@ -1837,14 +1837,13 @@ static bool remind_state(struct raft *raft, const struct raft_memory *told)
     return has_lost;
 }
 
-/* Whether the entry was acknowledged after the disk was as it is (I17), and isn't there. */
+/* Whether the entry was acknowledged after the disk was as it is (I17), and the log doesn't reach to
+ * it. Where a later term's entries stand, its leader has overruled it, perhaps since this process
+ * began: that is no loss. */
 static bool lacks_promised(const struct raft *raft, const struct raft_memory *told)
 {
-    if (told->index == 0 || told->ack_term < raft->private->began_term) {
-        return false;
-    }
-    return told->index > raft->last_index || (told->index + 1 >= raft->log_start &&
-                                              raft_term_at(raft, told->index) != told->log_term);
+    return told->index != 0 && told->ack_term >= raft->private->began_term &&
+           is_before(last_term(raft), raft->last_index, told->log_term, told->index);
 }
 
 static bool remind_log(struct raft *raft, const struct raft_memory *told)

@@ -268,6 +268,32 @@ static void what_a_later_leader_replaced_is_not_owed(void **state)
     world_free(w);
 }
 
+/* The same, but the later leader came only after the process had begun, and before it was told. */
+static void what_was_replaced_since_the_start_is_no_loss(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_isolate(w, 2, true);
+    world_isolate(w, 3, true);
+    world_propose(w, 1, 3);
+    struct raft_memory told = recall(w, 1, 2);
+    told.index = 4;
+    told.log_term = told.ack_term;
+    world_isolate(w, 1, true);
+    world_restart(w, 2);
+    assert_int_equal(world_raft(w, 2)->term, told.ack_term);
+    world_isolate(w, 2, false);
+    world_isolate(w, 3, false);
+    world_elect(w, 3);
+    run(w, 2 * WORLD_HEARTBEAT_MS);
+    assert_true(world_raft(w, 2)->last_index < told.index);
+    assert_int_equal(world_raft(w, 2)->durable_index, world_raft(w, 3)->last_index);
+    assert_false(raft_remind(world_raft(w, 2), 1, &told));
+    assert_false(raft_is_short(world_raft(w, 2)));
+    world_free(w);
+}
+
 /* A disk older than any memory: suspect, until everybody was heard and the leader has made it
  * whole. */
 static void an_old_disk_counts_for_nothing_until_all_were_heard(void **state)
@@ -323,6 +349,7 @@ int main(void)
         cmocka_unit_test(a_leader_whose_disk_was_not_done_has_forgotten_nothing),
         cmocka_unit_test(an_honest_restart_is_told_nothing),
         cmocka_unit_test(what_a_later_leader_replaced_is_not_owed),
+        cmocka_unit_test(what_was_replaced_since_the_start_is_no_loss),
         cmocka_unit_test(an_old_disk_counts_for_nothing_until_all_were_heard),
         cmocka_unit_test(a_suspect_follows_no_leader_of_an_older_term),
     };
