@@ -30,12 +30,12 @@ enum {
     SECOND_US = 1000 * 1000,
     FORM_MAX_US = 30 * SECOND_US,
     RESTART_MAX_US = 4 * SECOND_US,
-    DRIFT_PPM_MAX = 100000,                     /* what decisions/006 allows clocks */
-    REACH_SLACK_MS = 30,                        /* ticks */
-    ANSWERS_MAX_US = 20 * SECOND_US,            /* clients' deadlines are shorter */
+    DRIFT_PPM_MAX = 100000,          /* what decisions/006 allows clocks */
+    REACH_SLACK_MS = 30,             /* ticks */
+    ANSWERS_MAX_US = 20 * SECOND_US, /* clients' deadlines are shorter */
     STOP_MAX_US = 3 * SECOND_US, /* of a node that was told to stop: STOP_TIMEOUT_US of node.c */
-    UP_MAX_US = STOP_MAX_US + RESTART_MAX_US +
-                4 * SECOND_US, /* until all nodes run and know primaries */
+    UP_MAX_US =
+        STOP_MAX_US + RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
     /* from then on until all partitions take writes; a frame lost just before is repeated late */
     WRITABLE_MAX_US = 2 * SECOND_US,
     FULL_MAX_US = 3 * SECOND_US,
@@ -139,6 +139,8 @@ struct world {
         struct old_image *image;    /* NULL: none is kept */
         struct world_node *node;    /* whose */
         uint32_t starts[NODES_MAX]; /* of all, when it was taken */
+        bool is_with_all;           /* all fall when it is put back */
+        struct world_node *behind;  /* then: lacks what came just before */
         struct schedule_event put;
         bool is_healing;
     } old;
@@ -845,6 +847,7 @@ static void end_old_image(struct world *world)
 {
     old_image_free(world->old.image);
     world->old.image = NULL;
+    world->old.behind = NULL;
     schedule_remove(&world->schedule, &world->old.put);
 }
 
@@ -908,6 +911,7 @@ static void take_image(struct world *world)
     end_old_image(world);
     old->node = draw_node(world);
     old->image = old_image_take(old->node->disk, old->node->data);
+    old->is_with_all = random_percent(&world->nemesis, 30);
     for (uint32_t i = 0; i < world->node_count; i++) {
         old->starts[i] = world->nodes[i].starts;
     }
@@ -922,10 +926,83 @@ static bool strike_old_image(struct world *world)
     return false; /* noted when it is put back */
 }
 
+static void put_back(struct world *world)
+{
+    struct world_old *old = &world->old;
+    LOG_INFO(&world->logger, "world: %s comes back with an old disk", old->node->name);
+    note_fault(world, FAULT_OLD_IMAGE);
+    if (!old->node->env->is_dead) {
+        end_process(old->node, ENV_SIM_CRASH);
+    }
+    checker_old_began(&world->checker, old->node->number);
+    old_image_put(old->image, old->node->disk, old->node->data);
+    old->image = NULL;
+    boot_later(old->node, random_between(&world->nemesis, 1000, SECOND_US));
+}
+
+/* In a share of the strikes nobody's memory is left: all others fall with the node. What binds it is
+ * the start that the image knows nothing of, which they keep on disk. One of them is cut off before,
+ * so that it lacks what this node and the rest commit: if it had the vote of the forgetful one, that
+ * would be gone. */
+static bool prepare_fall(struct world *world)
+{
+    struct world_old *old = &world->old;
+    if (!old->is_with_all || old->behind) {
+        return false;
+    }
+    do {
+        old->behind = draw_node(world);
+    } while (old->behind == old->node);
+    LOG_INFO(&world->logger, "world: %s is cut off, all will fall", old->behind->name);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (i != old->behind->number) {
+            network_block(&world->network, old->behind->number, i, true);
+            network_block(&world->network, i, old->behind->number, true);
+        }
+    }
+    put_later(world, random_between(&world->nemesis, 5000, AMNESIA_MAX_US));
+    return true;
+}
+
+static void fall_with(struct world *world)
+{
+    enum env_sim_end end = random_percent(&world->nemesis, 50) ? ENV_SIM_CRASH : ENV_SIM_POWER_LOSS;
+    network_unblock_all(&world->network);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct world_node *node = &world->nodes[i];
+        if (node == world->old.node) {
+            continue;
+        }
+        if (!node->env->is_dead) {
+            end_process(node, end);
+        }
+        boot_later(node, random_between(&world->nemesis, 1000,
+                                        node == world->old.behind ? SECOND_US / 10 : SECOND_US));
+    }
+    world->old.behind = NULL;
+}
+
+/* False: this node has not started again since the image was taken; it does now. */
+static bool has_started_since(struct world *world)
+{
+    struct world_old *old = &world->old;
+    if (old->node->starts > old->starts[old->node->number]) {
+        return true;
+    }
+    strike_end(old->node, ENV_SIM_CRASH);
+    put_later(world, SECOND_US / 4);
+    return false;
+}
+
 static void run_put(struct schedule_event *event)
 {
     struct world *world = container_of(event, struct world, old.put);
     struct world_old *old = &world->old;
+    if (old->behind) {
+        fall_with(world);
+        put_back(world);
+        return;
+    }
     if (is_void(world)) {
         old->is_healing = false;
         world->checker.is_damaged[world->victim] ? end_old_image(world) : take_image(world);
@@ -936,19 +1013,20 @@ static void run_put(struct schedule_event *event)
         put_later(world, SECOND_US / 4);
         return;
     }
+    if (old->is_with_all && !has_started_since(world)) {
+        return;
+    }
     if (!old->is_healing) {
         calm(world);
         old->is_healing = true;
-        put_later(world, random_below(&world->nemesis, 2 * SECOND_US));
+        /* then all others have heard of its start */
+        put_later(world, random_below(&world->nemesis, 2 * SECOND_US) +
+                             (old->is_with_all ? 2 * SECOND_US : 0));
         return;
     }
-    LOG_INFO(&world->logger, "world: %s comes back with an old disk", old->node->name);
-    note_fault(world, FAULT_OLD_IMAGE);
-    end_process(old->node, ENV_SIM_CRASH);
-    checker_old_began(&world->checker, old->node->number);
-    old_image_put(old->image, old->node->disk, old->node->data);
-    old->image = NULL;
-    boot_later(old->node, random_between(&world->nemesis, 1000, SECOND_US));
+    if (!prepare_fall(world)) {
+        put_back(world);
+    }
 }
 
 static bool is_old_whole(struct world *world)
