@@ -49,10 +49,13 @@
  * D3  Doubtful groups are suspect when replay ends. The fresh segment says so durably (SUSPECT),
  *     and where each group's log ends (ENDED), before log_open returns; HEALED ends the suspicion.
  *     A group that the node expects to hold and that no record names any more is suspect too, with
- *     an empty log; so are all of them when there are segments and not one batch in them is sound.
+ *     an empty log; so are all of them when not one batch is sound.
  *
  * D4  A restart meets the same gap, and suspects again; so what the chain holds up to there is
  *     moved soon (log->clean_to), and the segments go.
+ *
+ * D5  A vote is written only when its batch is durable. So a log without a batch beside a votes
+ *     file with votes has lost all, even if nothing but torn batches is seen.
  *
  * Thread: the loop's, before it runs; blocks. */
 #include "raft/log.h"
@@ -858,17 +861,26 @@ static void vote_each(void *ctx, const struct log_vote *vote)
     recovery->votes[recovery->vote_count++] = *vote;
 }
 
-static int merge_votes(struct recovery *recovery)
+/* D5 */
+static int read_votes(struct recovery *recovery)
 {
     struct log *log = recovery->log;
     int rc = log_votes_open(&log->votes, log->config.env, log->config.logger, log->directory,
                             &log->owner, vote_each, recovery, recovery->err);
-    if (rc < 0) {
+    if (rc < 0 || recovery->vote_count == 0 || recovery->tail < recovery->count) {
         return rc;
     }
-    if (recovery->vote_count > 0 && recovery->count == 0) {
+    if (recovery->count == 0) {
         return err_set(recovery->err, ERR_CORRUPT, "log damaged: there are votes but no segment");
     }
+    return lose(recovery, &recovery->found[recovery->count - 1], 1,
+                "there are votes but not one batch");
+}
+
+static int merge_votes(struct recovery *recovery)
+{
+    struct log *log = recovery->log;
+    int rc = 0;
     for (size_t i = 0; rc == 0 && i < recovery->vote_count; i++) {
         const struct log_vote *vote = &recovery->votes[i];
         struct log_group *group = log_group_find(log, vote->record.group);
@@ -1247,7 +1259,7 @@ static int recover(struct recovery *recovery)
     if (rc == 0 && recovery->is_lost_late) {
         gap(recovery);
     }
-    if (rc == 0) {
+    if (rc == 0 && (rc = read_votes(recovery)) == 0) {
         add_expected(recovery);
     }
     if (rc < 0 || (rc = merge_votes(recovery)) < 0 || (rc = finish_groups(recovery)) < 0 ||

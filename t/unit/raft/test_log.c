@@ -1132,11 +1132,11 @@ static bool has_newer(const struct fake_env *fake, const char *path)
 }
 
 /* Not one batch can be read any more, in one segment or in several, with the segments' own headers
- * or without: that is no empty log. Every group is suspect, durably, and its vote is not
- * forgotten. */
+ * or without, or the only one looks torn: that is no empty log. Every group is suspect, durably,
+ * and its vote is not forgotten. A log that nobody could heal is refused. */
 static void test_all_headers_lost(void **state)
 {
-    for (int what = 0; what < 4; what++) {
+    for (int what = 0; what < 5; what++) {
         struct world *world = world_new(15);
         struct fake_env *fake = world->fake;
         world_start(world);
@@ -1153,10 +1153,15 @@ static void test_all_headers_lost(void **state)
             const struct fake_name *item = &fake->names.items[i];
             bool is_log = strstr(item->path, ".log") != NULL;
             uint64_t used = is_log ? used_sectors(item->file, item->path) : 0;
-            for (uint64_t sector = what / 2; used > 1 && sector < used; sector++) {
-                memset(item->file->cached + sector * 512, 0x55, 512);
+            for (uint64_t sector = what == 2 || what == 3 ? 0 : 1; used > 1 && sector < used;
+                 sector++) {
+                memset(item->file->cached + sector * 512, what == 4 ? 0 : 0x55, 512);
             }
         }
+        struct err err;
+        world->is_alone = true;
+        assert_int_equal(world_open(world, &err), ERR_CORRUPT);
+        world->is_alone = false;
         for (int start = 0; start < 3; start++) {
             world_start(world);
             for (uint32_t group = 1; group <= GROUPS; group++) {
