@@ -5,9 +5,13 @@
  * operations taken, state) pairs are not visited again; they are kept as 128-bit hashes (Zobrist),
  * whose collisions are less likely than bit flips.
  *
- * Unknown outcomes would make the search exponential; two observations keep it small:
- *   - an unknown put whose value somebody read did happen, before that read's reply: it is treated
- * so;
+ * Versions grow with every change, so puts whose versions are known take effect in their order; the
+ * search never tries another one. An operation that may come next and changes nothing comes next: in
+ * any order that has it later it can be moved here, so nothing else needs to be tried in its place.
+ *
+ * Unknown outcomes would make the search exponential; three observations keep it small:
+ *   - an unknown put whose value somebody read did happen, before that read's reply, with the version
+ * that was read: it is treated so;
  *   - an unknown put that nobody read is left out at first. It can explain something only if an
  * answer speaks of a version that is of no known write, or of a bare presence: then, and only if
  * there is no order without it, a second search takes it in;
@@ -46,10 +50,19 @@ struct place {
 struct frame {
     struct entry *call;
     struct place place;
+    bool is_forced; /* it changed nothing: there is no other choice */
+};
+
+/* What reads tell of a value. */
+struct sight {
+    uint64_t reply;   /* the earliest */
+    uint64_t version; /* 0: none told it */
 };
 
 struct search {
-    const struct linear_op *ops;
+    struct linear_op *ops; /* a copy, with versions learned from reads */
+    uint32_t *puts;        /* those with known versions, in their order */
+    size_t put_count, puts_taken;
     struct entry *entries;
     struct entry head;
     struct frame *stack;
@@ -181,17 +194,24 @@ static bool is_unknown(const struct linear_op *op)
     return op->outcome == LINEAR_UNKNOWN || op->outcome == LINEAR_PENDING;
 }
 
-/* The earliest reply of a read that saw the value; LINEAR_NEVER: nobody did. */
-static uint64_t first_seen(const struct linear_op *ops, size_t count, uint64_t value)
+/* value → what reads tell of it; the caller ends both. */
+static void gather_sights(const struct linear_op *ops, size_t count, struct hashtab *sights,
+                          struct arena *arena)
 {
-    uint64_t seen = LINEAR_NEVER;
     for (size_t i = 0; i < count; i++) {
-        if (ops[i].kind == LINEAR_GET && ops[i].outcome == LINEAR_OK && ops[i].value == value &&
-            ops[i].reply < seen) {
-            seen = ops[i].reply;
+        const struct linear_op *op = &ops[i];
+        if (op->kind != LINEAR_GET || op->outcome != LINEAR_OK) {
+            continue;
         }
+        struct sight *sight = hashtab_find(sights, op->value);
+        if (!sight) {
+            sight = arena_alloc(arena, sizeof *sight);
+            *sight = (struct sight){ .reply = LINEAR_NEVER };
+            hashtab_put(sights, op->value, sight);
+        }
+        sight->reply = op->reply < sight->reply ? op->reply : sight->reply;
+        sight->version = sight->version ? sight->version : op->version;
     }
-    return seen;
 }
 
 /* A version that the operation's answer speaks of, other than one that it made or read; 0: none. */
@@ -288,6 +308,12 @@ static void relink_entry(struct entry *entry)
     }
 }
 
+/* A put that takes its place among those with known versions. */
+static bool is_ordered(const struct linear_op *op)
+{
+    return op->kind == LINEAR_PUT && op->version != 0 && op->outcome != LINEAR_REFUSED;
+}
+
 static void toggle(struct search *search, uint32_t op)
 {
     search->taken_low ^= hash_u64(2 * (uint64_t)op + 0x51ed2701);
@@ -321,20 +347,23 @@ static bool is_new(struct search *search, const struct place *place)
     return true;
 }
 
-static void take(struct search *search, struct entry *call, const struct place *before)
+static void take(struct search *search, struct entry *call, const struct place *before,
+                 bool is_forced)
 {
-    search->stack[search->depth++] = (struct frame){ call, *before };
+    search->stack[search->depth++] = (struct frame){ call, *before, is_forced };
     unlink_entry(call);
     if (call->reply) {
         unlink_entry(call->reply);
         search->required--;
     }
+    search->puts_taken += is_ordered(&search->ops[call->op]);
     toggle(search, call->op);
 }
 
 static void untake(struct search *search, struct entry *call)
 {
     toggle(search, call->op);
+    search->puts_taken -= is_ordered(&search->ops[call->op]);
     if (call->reply) {
         relink_entry(call->reply);
         search->required++;
@@ -347,6 +376,9 @@ static bool lead(const struct search *search, const struct entry *entry, const s
                  struct place *next)
 {
     const struct linear_op *op = &search->ops[entry->op];
+    if (is_ordered(op) && search->puts[search->puts_taken] != entry->op) {
+        return false;
+    }
     *next = (struct place){ .state = place->state, .is_after_optional = entry->is_optional };
     if (entry->is_optional) {
         next->without = place->state;
@@ -402,6 +434,26 @@ static bool is_dispensable(const struct search *search, const struct entry *entr
     return false;
 }
 
+static bool is_same_state(const struct state *a, const struct state *b)
+{
+    return a->value == b->value && a->version == b->version && a->floor == b->floor;
+}
+
+/* Takes a required operation that changes nothing; false: none can come next. */
+static bool observe(struct search *search, struct place *place)
+{
+    for (struct entry *entry = search->head.next; entry && entry->is_call; entry = entry->next) {
+        struct place next;
+        if (!entry->is_optional && lead(search, entry, place, &next) &&
+            is_same_state(&next.state, &place->state)) {
+            take(search, entry, place, true);
+            *place = next;
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Tries the calls from `entry` on, required ones first (`is_optional` says which turn it is); true
  * when one was taken. */
 static bool advance(struct search *search, struct entry *entry, bool is_optional,
@@ -418,13 +470,26 @@ static bool advance(struct search *search, struct entry *entry, bool is_optional
             bool fresh = is_new(search, &next);
             toggle(search, entry->op);
             if (fresh) {
-                take(search, entry, place);
+                take(search, entry, place, false);
                 *place = next;
                 return true;
             }
         }
     }
     return false;
+}
+
+/* Takes back the last choice; NULL: there was none. */
+static struct frame *retreat(struct search *search)
+{
+    while (search->depth > 0) {
+        struct frame *frame = &search->stack[--search->depth];
+        untake(search, frame->call);
+        if (!frame->is_forced) {
+            return frame;
+        }
+    }
+    return NULL;
 }
 
 static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64_t *stuck)
@@ -437,7 +502,8 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
         if (steps >= steps_max) {
             return LINEAR_UNDECIDED;
         }
-        if (advance(search, from, is_optional, &place)) {
+        bool is_first = from == search->head.next && !is_optional;
+        if ((is_first && observe(search, &place)) || advance(search, from, is_optional, &place)) {
             from = search->head.next;
             is_optional = false;
             continue;
@@ -449,12 +515,11 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
         if (reply && reply->at > furthest) {
             furthest = reply->at;
         }
-        if (search->depth == 0) {
+        struct frame *frame = retreat(search);
+        if (!frame) {
             *stuck = furthest;
             return LINEAR_NO;
         }
-        struct frame *frame = &search->stack[--search->depth];
-        untake(search, frame->call);
         place = frame->place;
         from = frame->call->next;
         is_optional = frame->call->is_optional;
@@ -462,22 +527,39 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
     return LINEAR_YES;
 }
 
-/* with_unread: unknown puts that nobody read take part, too. */
-static size_t make_entries(struct search *search, const struct linear_op *ops, size_t count,
-                           bool with_unread)
+/* The place of the operation's reply, LINEAR_NEVER: it need not have happened. An unknown put that was
+ * read learns its version. */
+static uint64_t find_reply(struct linear_op *op, const struct hashtab *sights)
 {
+    if (!is_unknown(op)) {
+        return op->reply;
+    }
+    const struct sight *sight = op->kind == LINEAR_PUT ? hashtab_find(sights, op->value) : NULL;
+    if (sight) {
+        op->version = sight->version;
+    }
+    return sight ? sight->reply : LINEAR_NEVER;
+}
+
+/* with_unread: unknown puts that nobody read take part, too. */
+static size_t make_entries(struct search *search, size_t count, bool with_unread)
+{
+    struct hashtab sights = { 0 };
+    struct arena arena = { 0 };
     size_t made = 0;
+
+    gather_sights(search->ops, count, &sights, &arena);
     for (size_t i = 0; i < count; i++) {
-        const struct linear_op *op = &ops[i];
-        uint64_t reply_at = op->reply;
+        struct linear_op *op = &search->ops[i];
         if (op->outcome == LINEAR_NOTHING || (is_unknown(op) && !is_write(op))) {
             continue;
         }
-        if (is_unknown(op)) {
-            reply_at = op->kind == LINEAR_PUT ? first_seen(ops, count, op->value) : LINEAR_NEVER;
-            if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !with_unread) {
-                continue;
-            }
+        uint64_t reply_at = find_reply(op, &sights);
+        if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !with_unread) {
+            continue;
+        }
+        if (is_ordered(op)) {
+            search->puts[search->put_count++] = (uint32_t)i;
         }
         struct entry *call = &search->entries[made++];
         *call = (struct entry){ .at = 4 * op->call,
@@ -493,21 +575,42 @@ static size_t make_entries(struct search *search, const struct linear_op *ops, s
             search->required++;
         }
     }
+    hashtab_fini(&sights);
+    arena_fini(&arena);
     return made;
+}
+
+/* Puts came in the order of their calls, which is nearly that of their versions. */
+static void sort_puts(struct search *search)
+{
+    for (size_t i = 1; i < search->put_count; i++) {
+        uint32_t put = search->puts[i];
+        size_t at = i;
+        for (; at > 0 && search->ops[search->puts[at - 1]].version > search->ops[put].version;
+             at--) {
+            search->puts[at] = search->puts[at - 1];
+        }
+        search->puts[at] = put;
+    }
 }
 
 static enum linear_verdict check(const struct linear_op *ops, size_t count, bool with_unread,
                                  uint64_t steps_max, uint64_t *stuck)
 {
-    struct search search = { .ops = ops };
+    struct search search = { .ops = mem_alloc((count + 1) * sizeof *ops) };
+    memcpy(search.ops, ops, count * sizeof *ops);
+    search.puts = mem_alloc((count + 1) * sizeof *search.puts);
     search.entries = mem_zalloc((2 * count + 1) * sizeof *search.entries);
     search.stack = mem_alloc((count + 1) * sizeof *search.stack);
-    link_entries(&search, make_entries(&search, ops, count, with_unread));
+    link_entries(&search, make_entries(&search, count, with_unread));
+    sort_puts(&search);
     enum linear_verdict verdict = run(&search, steps_max, stuck);
     hashtab_fini(&search.visited);
     arena_fini(&search.cells);
     mem_free(search.entries);
     mem_free(search.stack);
+    mem_free(search.puts);
+    mem_free(search.ops);
     return verdict;
 }
 
