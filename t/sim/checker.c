@@ -117,15 +117,6 @@ void checker_turn(struct checker *checker, uint32_t node, uint32_t group)
     checker->touched[node] |= 1ull << group;
 }
 
-void checker_node_damaged(struct checker *checker, uint32_t node)
-{
-    for (uint32_t i = 0; i < checker->group_count; i++) {
-        checker->groups[i].kept[node] = (struct checker_kept){ 0 };
-        /* Whose votes are whose node's is not known here: the fewer. */
-        memset(checker->groups[i].votes, 0, sizeof checker->groups[i].votes);
-    }
-}
-
 void checker_old_began(struct checker *checker, uint32_t node)
 {
     checker->is_old[node] = checker->may_recall[node] = true;

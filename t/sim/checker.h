@@ -103,8 +103,6 @@ void checker_damaged(struct checker *checker, uint32_t node);
 void checker_node_began(struct checker *checker, uint32_t node);
 /* It ended, or is about to be freed. */
 void checker_node_ended(struct checker *checker, uint32_t node);
-/* Its disk was made to lose what was durable (bits flipped, an old image of it put back): C9 does not hold this time. */
-void checker_node_damaged(struct checker *checker, uint32_t node);
 /* Its disk is put back to an earlier state, now. */
 void checker_old_began(struct checker *checker, uint32_t node);
 /* Whether its replicas hold again all that was committed when that happened. */
