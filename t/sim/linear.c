@@ -217,7 +217,7 @@ static void gather_sights(const struct linear_op *ops, size_t count, struct hash
 /* A version that the operation's answer speaks of, other than one that it made or read; 0: none. */
 static uint64_t reported_version(const struct linear_op *op)
 {
-    if (op->outcome == LINEAR_OK && op->condition == LINEAR_IF_VERSION) {
+    if ((op->outcome == LINEAR_OK || is_unknown(op)) && op->condition == LINEAR_IF_VERSION) {
         return op->condition_version;
     }
     bool reports = op->outcome == LINEAR_REFUSED ||
@@ -225,9 +225,13 @@ static uint64_t reported_version(const struct linear_op *op)
     return reports ? op->version : 0;
 }
 
-/* Did the answer tell that something was there, without its version? */
+/* Did the answer tell that something was there, without its version? Without an answer a read of
+ * what it put may. */
 static bool reports_presence(const struct linear_op *op)
 {
+    if (is_unknown(op)) {
+        return op->condition == LINEAR_IF_PRESENT;
+    }
     if (op->outcome == LINEAR_OK) {
         return op->condition == LINEAR_IF_PRESENT ||
                (op->kind == LINEAR_DELETE && op->existed && op->version == 0);

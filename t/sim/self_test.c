@@ -639,6 +639,11 @@ static void test_env(struct tally *tally)
         .kind = LINEAR_PUT, .condition = LINEAR_IF_ABSENT, .outcome = LINEAR_UNKNOWN, .value = v,  \
         .call = c, .reply = LINEAR_NEVER                                                           \
     }
+#define THERE_UNKNOWN(c, v)                                                                        \
+    {                                                                                              \
+        .kind = LINEAR_PUT, .condition = LINEAR_IF_PRESENT, .outcome = LINEAR_UNKNOWN, .value = v, \
+        .call = c, .reply = LINEAR_NEVER                                                           \
+    }
 #define THERE(c, r, v, ver)                                                                        \
     {                                                                                              \
         .kind = LINEAR_PUT, .condition = LINEAR_IF_PRESENT, .outcome = LINEAR_OK, .value = v,      \
@@ -787,6 +792,12 @@ static const struct story stories[] = {
     { "an unread unknown write let it be there",
       LINEAR_YES,
       { PUT_UNKNOWN(1, 1), THERE(2, 3, 2, 6) } },
+    { "an unread unknown write let an unknown one happen that was read",
+      LINEAR_YES,
+      { PUT_UNKNOWN(1, 1), THERE_UNKNOWN(2, 2), GET(3, 4, 2, 6) } },
+    { "nothing let an unknown one happen that was read",
+      LINEAR_NO,
+      { THERE_UNKNOWN(1, 2), GET(3, 4, 2, 6) } },
     { "refused as absent",
       LINEAR_YES,
       { PUT(1, 2, 1, 5), DEL(3, 4, true), THERE_REFUSED(5, 6, 2) } },
