@@ -774,6 +774,9 @@ int membership_start(struct node *node, struct err *err)
     } else {
         LOG_INFO(node->logger, "waiting for all nodes of --bootstrap to form the cluster");
     }
+    if (status == 0) {
+        status = recall_begin(node->recall, err);
+    }
     for (size_t i = 0; status == 0 && i < node->link_count; i++) {
         if (node->links[i].dials) {
             env_timer_start(node->env, &node->links[i].retry, 0);

@@ -27,11 +27,17 @@ int recall_open(struct node *node, struct recall **out, struct err *err)
     if (node->link_count == 0) {
         return 0; /* nobody remembers */
     }
-    int status = starts_open(&recall->starts, node->env, node->config.data, err);
-    if (status == 0) {
-        starts_begin(&recall->starts, node->boot_id);
-        status = starts_save(&recall->starts, err);
+    return starts_open(&recall->starts, node->env, node->config.data, err);
+}
+
+int recall_begin(struct recall *recall, struct err *err)
+{
+    struct node *node = recall->node;
+    if (node->link_count == 0) {
+        return 0;
     }
+    starts_begin(&recall->starts, node->boot_id);
+    int status = starts_save(&recall->starts, err);
     if (status == ERR_DISK_FULL) { /* others will take the disk for an old one, which heals */
         LOG_WARN(node->logger, "starts: not saved: %s", err->text);
         status = 0;

@@ -26,8 +26,11 @@ struct recall;
 
 enum { RECALL_BYTES = 64 };
 
-/* Begins a start of the node, durably. Before it says anything to anybody. ERR_IO. */
+/* Reads what the disk knows. ERR_IO. */
 int recall_open(struct node *node, struct recall **out, struct err *err);
+/* Begins a start of the node, durably: when its folder was found in order (one that is refused stays as it is), and before it says
+ * anything to anybody. ERR_IO. */
+int recall_begin(struct recall *recall, struct err *err);
 void recall_free(struct recall *recall);
 /* The partitions are open: the node sleeps until the others have told. */
 void recall_sleep(struct recall *recall);
