@@ -50,12 +50,16 @@ sub refuses {
     return $text;
 }
 
-# The last place of a text in the node's log files: (path, offset).
+# The last place of a text in the node's log files, `skip` bytes into it: (path, offset). Behind the header, each sector of 512 bytes has
+# a tag of 8 at both ends, so a text may lie in two.
 sub find_in_log {
-    my ($folder, $text) = @_;
+    my ($folder, $text, $skip) = @_;
     for my $path (reverse sort glob "$folder/log/*.log") {
-        my $at = rindex slurp($path), $text;
-        return ($path, $at) if $at >= 0;
+        my $content = join '', map { substr $_, 8, 496 } unpack 'x512 (a512)*', slurp($path);
+        my $at = rindex $content, $text;
+        next if $at < 0;
+        $at += $skip // 0;
+        return ($path, (1 + int($at / 496)) * 512 + 8 + $at % 496);
     }
     die "no '$text' in the log";
 }
@@ -72,8 +76,8 @@ $cluster->cairn('mput', { input => join '', map { sprintf "key%04d\tvalue %04d %
 $cluster->cairn('put', "single$_", "single value $_ " . 'y' x 3000) for 1 .. 20;
 $cluster->kill9(1);
 
-my ($path, $at) = find_in_log($folder, 'value 0500');
-flip($path, $at + 2);
+my ($path, $at) = find_in_log($folder, 'value 0500', 2);
+flip($path, $at);
 my $segment = ($path =~ m{/0*([0-9a-f]+)\.log$})[0];
 my $text = refuses($cluster, 1, 'a flipped byte in the middle of the log', qr/log damaged: segment 0*$segment offset \d+: /, qr/ERR_CORRUPT/);
 my ($offset) = $text =~ /offset (\d+)/;
@@ -82,7 +86,7 @@ cmp_ok($at - ($offset // 0), '<', 2 << 20, 'that holds the byte');
 my ($exit, $out, $err) = run_command([bin('cairn'), 'inspect', $path]);
 like("$out$err", qr/damage/i, 'cairn inspect finds it too');
 is($exit, 1, 'with exit 1');
-flip($path, $at + 2);
+flip($path, $at);
 $cluster->start(1);
 $cluster->wait_ready;
 is(scalar(keys_of($cluster)), 1020, 'with the byte put right, it starts and has everything');
@@ -189,10 +193,11 @@ my $all = sub { return ($healing->cairn('scan'))[1]; };
 $healing->cairn('mput', { input => join '', map { sprintf "key%04d\tpayload %04d %s\n", $_, $_, 'x' x 200 } 1 .. 1000 });
 my $whole = $all->();
 is(scalar(split /\n/, $whole), 1000, 'three nodes hold a thousand keys');
+$healing->wait_settled;
 $healing->kill9(2);
 for my $n (100, 500, 900) {
-    my ($path, $at) = find_in_log($healing->folder(2), sprintf 'payload %04d', $n);
-    flip($path, $at + 9);
+    my ($path, $at) = find_in_log($healing->folder(2), sprintf('payload %04d', $n), 9);
+    flip($path, $at);
 }
 $healing->start(2);
 wait_until('the damaged entries to be given back', sub { $counter->(2, 'log_holes_filled') >= 3 }, 30);
