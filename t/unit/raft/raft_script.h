@@ -277,8 +277,8 @@ static inline void world_sync_one(struct world_node *node)
             node->heals++;
         }
     } else if (op.is_fill) {
-        bool is_same = op.first <= node->raft.last_index &&
-                       raft_term_at(&node->raft, op.first) == op.term;
+        bool is_same =
+            op.first <= node->raft.last_index && raft_term_at(&node->raft, op.first) == op.term;
         if (is_same && node->filling[op.first]) {
             node->holes[op.first] = node->filling[op.first] = false;
         }
@@ -861,6 +861,20 @@ static inline void world_rot(struct world *world, int id, uint64_t index)
         node->filling[index] = false;
         world_tell_holes(node);
         world_turn(world, id);
+    }
+}
+
+/* Time passes for all, everything is delivered. */
+static inline void world_run(struct world *world, uint64_t ms)
+{
+    for (uint64_t at = 0; at < ms; at += 10) {
+        for (int id = 1; id <= world->count; id++) {
+            if (world->nodes[id].is_up) {
+                world_tick(world, id, 10);
+                world_fetch(world, id, 16);
+            }
+        }
+        world_settle(world);
     }
 }
 

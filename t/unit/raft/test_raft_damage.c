@@ -3,20 +3,6 @@
  * was elected without it has made it whole. */
 #include "raft_script.h"
 
-/* Time passes for all, everything is delivered. */
-static void run(struct world *w, uint64_t ms)
-{
-    for (uint64_t at = 0; at < ms; at += 10) {
-        for (int id = 1; id <= w->count; id++) {
-            if (w->nodes[id].is_up) {
-                world_tick(w, id, 10);
-                world_fetch(w, id, 16);
-            }
-        }
-        world_settle(w);
-    }
-}
-
 static int leader_of(struct world *w)
 {
     for (int id = 1; id <= w->count; id++) {
@@ -33,7 +19,7 @@ static struct world *world_of_nine(void)
     struct world *w = world_new(3);
     world_elect(w, 1);
     world_propose(w, 1, 8);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     for (int id = 1; id <= 3; id++) {
         assert_int_equal(world_raft(w, id)->commit, 9);
     }
@@ -106,11 +92,11 @@ static void one_payload_of_each_entry_suffices(void **state)
             world_node_start(w, id);
         }
         world_elect(w, first);
-        run(w, 10 * WORLD_T_MS);
+        world_run(w, 10 * WORLD_T_MS);
         int leader = leader_of(w);
         assert_int_not_equal(leader, 0);
         world_propose(w, leader, 1);
-        run(w, WORLD_T_MS);
+        world_run(w, WORLD_T_MS);
         for (int id = 1; id <= 3; id++) {
             assert_true(world_raft(w, id)->commit >= 11);
             assert_int_equal(world_raft(w, id)->hole, 0);
@@ -139,7 +125,7 @@ static void a_leader_nobody_can_help_steps_down(void **state)
     assert_int_equal(raft->role, RAFT_LEADER);
     uint64_t began = w->nodes[2].now_ms;
     while (raft->role == RAFT_LEADER && w->nodes[2].now_ms < began + 10 * WORLD_T_MS) {
-        run(w, 10);
+        world_run(w, 10);
         assert_true(raft->commit < 10);
     }
     assert_int_equal(raft->role, RAFT_FOLLOWER);
@@ -160,7 +146,7 @@ static void a_conflict_erases_a_hole(void **state)
     world_elect(w, 2);
     world_propose(w, 2, 1);
     world_isolate(w, 1, false);
-    run(w, 4 * WORLD_HEARTBEAT_MS);
+    world_run(w, 4 * WORLD_HEARTBEAT_MS);
     assert_int_equal(world_raft(w, 1)->hole, 0);
     assert_int_equal(w->nodes[1].filled, 0);
     assert_int_equal(world_raft(w, 1)->commit, world_raft(w, 2)->commit);
@@ -189,19 +175,19 @@ static void a_suspect_counts_for_nothing_and_heals(void **state)
      */
     raft_peer_reset(leader, 2);
     uint64_t index = world_propose(w, 1, 1);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     assert_int_equal(suspect->durable_index, index);
     assert_int_equal(leader->commit, 9);
     assert_true(suspect->is_suspect);
-    run(w, 2 * WORLD_T_MS);
+    world_run(w, 2 * WORLD_T_MS);
     assert_int_equal(leader->role, RAFT_PRE_CANDIDATE); /* it heard no majority */
     /* Not as a voter either, nor as a candidate. */
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_int_equal(leader_of(w), 0);
     assert_int_equal(suspect->role, RAFT_FOLLOWER);
     /* A leader elected without it makes it whole. */
     world_node_start(w, 3);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_int_not_equal(leader_of(w), 0);
     assert_int_not_equal(leader_of(w), 2);
     assert_false(suspect->is_suspect);
@@ -210,7 +196,7 @@ static void a_suspect_counts_for_nothing_and_heals(void **state)
     assert_true(suspect->commit >= index);
     /* Then it counts: the other may go. */
     world_crash(w, leader_of(w) == 1 ? 3 : 1);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_int_not_equal(leader_of(w), 0);
     world_free(w);
 }
@@ -253,7 +239,7 @@ static void a_word_about_an_earlier_suspicion_ends_nothing(void **state)
     assert_false(world_raft(w, 2)->is_suspect);
     uint64_t index = world_propose(w, 1, 3);
     world_crash(w, 3);
-    run(w, WORLD_HEARTBEAT_MS);
+    world_run(w, WORLD_HEARTBEAT_MS);
     assert_int_equal(world_raft(w, 1)->commit, index + 2); /* with its help */
     lose(w, 2, 9);
     world_deliver(w, healing);
@@ -273,7 +259,7 @@ static void a_log_lost_below_the_store_begins_behind_it(void **state)
     assert_int_equal(raft->start_term, 0);
     raft_peer_reset(world_raft(w, 1), 3);
     world_propose(w, 1, 2);
-    run(w, 4 * WORLD_HEARTBEAT_MS);
+    world_run(w, 4 * WORLD_HEARTBEAT_MS);
     assert_int_equal(raft->start_term, 1);
     assert_int_equal(w->nodes[3].disk_start_term, 1);
     assert_int_equal(raft->commit, 11);

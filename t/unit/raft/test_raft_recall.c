@@ -64,29 +64,16 @@ static void reconnect(struct world *w, int leader, int to)
     world_turn(w, leader);
 }
 
-static void run(struct world *w, uint64_t ms)
-{
-    for (uint64_t at = 0; at < ms; at += 10) {
-        for (int id = 1; id <= w->count; id++) {
-            if (w->nodes[id].is_up) {
-                world_tick(w, id, 10);
-                world_fetch(w, id, 16);
-            }
-        }
-        world_settle(w);
-    }
-}
-
 /* Replica 1 leads; 2 acknowledged five entries that 3 lacks. The image is of before. */
 static struct world *world_with_a_laggard(struct image **before)
 {
     struct world *w = world_new(3);
     world_elect(w, 1);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     *before = image_take(w, 2);
     world_isolate(w, 3, true);
     world_propose(w, 1, 5);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     assert_int_equal(world_raft(w, 1)->commit, 6);
     world_isolate(w, 3, false);
     return w;
@@ -103,13 +90,13 @@ static void an_acknowledged_entry_outlives_the_disk(void **state)
     assert_true(raft_is_short(world_raft(w, 2)));
     /* It neither campaigns nor votes for who lacks the entries. */
     world_isolate(w, 1, true);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_int_equal(world_raft(w, 2)->role, RAFT_FOLLOWER);
     assert_int_not_equal(world_raft(w, 3)->role, RAFT_LEADER);
     /* From who has them it gets them back, and is one like the others again. */
     world_isolate(w, 1, false);
     reconnect(w, 1, 2);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_false(raft_is_short(world_raft(w, 2)));
     for (int id = 1; id <= 3; id++) {
         assert_true(world_raft(w, id)->commit >= 6);
@@ -124,7 +111,7 @@ static void forgetting_loses_them(void **state)
     struct world *w = world_with_a_laggard(&before);
     image_put(w, 2, before);
     world_isolate(w, 1, true);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     int leader = world_raft(w, 2)->role == RAFT_LEADER ? 2 : 3;
     assert_int_equal(world_raft(w, leader)->role, RAFT_LEADER);
     assert_true(world_raft(w, leader)->noop_index <= 6);
@@ -142,7 +129,7 @@ static void a_leader_counts_nothing_of_an_earlier_process(void **state)
     reconnect(w, 1, 2);
     assert_int_equal(world_raft(w, 1)->progress[1].match, 0);
     world_settle(w); /* the probe is refused, the place is searched, the entries are sent */
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     assert_int_equal(world_raft(w, 1)->progress[1].match, 6);
     assert_int_equal(world_raft(w, 2)->durable_index, 6);
     world_free(w);
@@ -185,7 +172,7 @@ static void a_reign_outlives_the_disk(void **state)
     world_isolate(w, 3, true);
     world_elect(w, 1);
     world_propose(w, 1, 5);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     uint64_t term = world_raft(w, 1)->term;
     image_put(w, 1, before);
     assert_true(remind(w, 2, 1));
@@ -195,7 +182,7 @@ static void a_reign_outlives_the_disk(void **state)
     assert_int_equal(world_raft(w, 1)->owed_index, 6);
     assert_true(raft_is_short(world_raft(w, 1)));
     world_isolate(w, 3, false);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_false(raft_is_short(world_raft(w, 1)));
     assert_true(world_raft(w, 1)->commit >= 6);
     world_free(w);
@@ -206,7 +193,7 @@ static void a_leader_whose_disk_was_not_done_has_forgotten_nothing(void **state)
 {
     struct world *w = world_new(3);
     world_elect(w, 1);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     w->nodes[1].manual_disk = true;
     world_propose(w, 1, 5);
     world_settle(w);
@@ -218,7 +205,7 @@ static void a_leader_whose_disk_was_not_done_has_forgotten_nothing(void **state)
     assert_false(remind(w, 3, 1));
     assert_true(
         raft_is_short(world_raft(w, 1))); /* for all that it knows it may have counted them */
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_false(raft_is_short(world_raft(w, 1)));
     world_free(w);
 }
@@ -228,9 +215,9 @@ static void an_honest_restart_is_told_nothing(void **state)
     struct world *w = world_new(3);
     world_elect(w, 1);
     world_propose(w, 1, 5);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     world_elect(w, 2);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     for (int id = 1; id <= 3; id++) {
         world_restart(w, id);
         for (int other = 1; other <= 3; other++) {
@@ -238,7 +225,7 @@ static void an_honest_restart_is_told_nothing(void **state)
         }
         assert_false(raft_is_short(world_raft(w, id)));
     }
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_true(world_raft(w, 1)->commit >= 7);
     world_free(w);
 }
@@ -248,7 +235,7 @@ static void what_a_later_leader_replaced_is_not_owed(void **state)
 {
     struct world *w = world_new(3);
     world_elect(w, 1);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     world_isolate(w, 2, true);
     world_isolate(w, 3, true);
     world_propose(w, 1, 3); /* nobody has them; 1 is as good as gone */
@@ -260,7 +247,7 @@ static void what_a_later_leader_replaced_is_not_owed(void **state)
     world_isolate(w, 3, false);
     world_isolate(w, 1, true);
     world_elect(w, 3);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     world_restart(w, 2);
     assert_true(world_raft(w, 2)->term > told.ack_term);
     assert_false(raft_remind(world_raft(w, 2), 1, &told));
@@ -273,7 +260,7 @@ static void what_was_replaced_since_the_start_is_no_loss(void **state)
 {
     struct world *w = world_new(3);
     world_elect(w, 1);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     world_isolate(w, 2, true);
     world_isolate(w, 3, true);
     world_propose(w, 1, 3);
@@ -286,7 +273,7 @@ static void what_was_replaced_since_the_start_is_no_loss(void **state)
     world_isolate(w, 2, false);
     world_isolate(w, 3, false);
     world_elect(w, 3);
-    run(w, 2 * WORLD_HEARTBEAT_MS);
+    world_run(w, 2 * WORLD_HEARTBEAT_MS);
     assert_true(world_raft(w, 2)->last_index < told.index);
     assert_int_equal(world_raft(w, 2)->durable_index, world_raft(w, 3)->last_index);
     assert_false(raft_remind(world_raft(w, 2), 1, &told));
@@ -301,7 +288,7 @@ static void an_old_disk_counts_for_nothing_until_all_were_heard(void **state)
     struct image *before;
     struct world *w = world_with_a_laggard(&before);
     w->nodes[2].is_to_hear = true;
-    run(w, 4 * WORLD_HEARTBEAT_MS); /* 3 catches up */
+    world_run(w, 4 * WORLD_HEARTBEAT_MS); /* 3 catches up */
     image_put(w, 2, before);
     remind(w, 1, 2);
     raft_suspect(world_raft(w, 2));
@@ -310,12 +297,12 @@ static void an_old_disk_counts_for_nothing_until_all_were_heard(void **state)
     assert_int_equal(world_raft(w, 2)->term, world_raft(w, 1)->term);
     assert_int_not_equal(world_raft(w, 2)->vote, 0);
     reconnect(w, 1, 2);
-    run(w, 10 * WORLD_T_MS);
+    world_run(w, 10 * WORLD_T_MS);
     assert_int_equal(world_raft(w, 2)->durable_index, world_raft(w, 1)->last_index);
     assert_true(world_raft(w, 2)->is_suspect);
     assert_int_equal(w->nodes[2].heals, 0);
     remind(w, 3, 2);
-    run(w, 4 * WORLD_HEARTBEAT_MS);
+    world_run(w, 4 * WORLD_HEARTBEAT_MS);
     assert_false(world_raft(w, 2)->is_suspect);
     assert_int_equal(w->nodes[2].heals, 1);
     world_free(w);
