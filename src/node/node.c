@@ -641,7 +641,6 @@ static void copy_config(struct node *node, const struct node_config *config)
     own->heartbeat_ms = config->heartbeat_ms ? config->heartbeat_ms : 100;
     own->flush_bytes = config->flush_bytes ? config->flush_bytes : 128 << 20;
     own->flush_idle_ms = config->flush_idle_ms ? config->flush_idle_ms : 2000;
-    own->log_cache_bytes = config->log_cache_bytes;
     own->image_chunk_bytes = config->image_chunk_bytes ? config->image_chunk_bytes : 512 << 10;
     own->scrub_interval_ms =
         config->scrub_interval_ms ? config->scrub_interval_ms : 24 * 3600 * 1000;
