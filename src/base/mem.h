@@ -35,6 +35,7 @@ struct arena {
     size_t used_bytes;
     struct mem_gate *gate; /* for arena_try_alloc; NULL allowed */
     bool has_refused;      /* arena_try_alloc has failed since the last reset */
+    bool is_large;         /* will hold MiB that are searched: set it while the arena is empty */
 };
 /* NULL when there is no memory. */
 void *arena_try_alloc(struct arena *arena, size_t size);

@@ -76,6 +76,7 @@ struct generation *generation_new(void)
 {
     struct generation *generation = MEM_NEW(struct generation);
     generation->overlays_end = &generation->overlays;
+    generation->arena.is_large = true;
     return generation;
 }
 

@@ -27,10 +27,9 @@ static void copies_are_equal_and_apart(void **state)
     mem_free(NULL);
 }
 
-static void an_arena_keeps_every_piece_apart(void **state)
+static void keep_pieces_apart(struct arena arena)
 {
     enum { PIECES = 2000 };
-    struct arena arena = { 0 };
     uint8_t *pieces[PIECES];
     size_t sizes[PIECES];
     size_t sum = 0;
@@ -50,6 +49,27 @@ static void an_arena_keeps_every_piece_apart(void **state)
     assert_true(arena.used_bytes >= sum);
     arena_fini(&arena);
     assert_null(arena.chunks);
+}
+
+static void an_arena_keeps_every_piece_apart(void **state)
+{
+    keep_pieces_apart((struct arena){ 0 });
+}
+
+static void so_does_one_for_much(void **state)
+{
+    keep_pieces_apart((struct arena){ .is_large = true });
+
+    struct arena arena = { .is_large = true };
+    for (int round = 0; round < 3; round++) {
+        for (int i = 0; i < 5000; i++) { /* 20 MB, many huge pages */
+            memset(arena_alloc(&arena, 4000), i & 0xff, 4000);
+        }
+        arena_reset(&arena);
+        assert_null(arena.chunks); /* MiB are not kept */
+        assert_true(arena.is_large);
+    }
+    arena_fini(&arena);
 }
 
 static void a_reset_arena_starts_anew(void **state)
@@ -120,6 +140,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_are_equal_and_apart),
         cmocka_unit_test(an_arena_keeps_every_piece_apart),
+        cmocka_unit_test(so_does_one_for_much),
         cmocka_unit_test(a_reset_arena_starts_anew),
         cmocka_unit_test(a_gate_refuses_the_nth_attempt_only),
         cmocka_unit_test(a_blob_lives_until_the_last_reference_goes),
