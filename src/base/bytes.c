@@ -43,7 +43,7 @@ void buf_clear(struct buf *buf)
     buf->size = 0;
 }
 
-static void buf_grow(struct buf *buf, size_t needed)
+static size_t buf_capacity_for(const struct buf *buf, size_t needed)
 {
     size_t capacity = buf->capacity < BUF_CAPACITY_MIN ? BUF_CAPACITY_MIN : buf->capacity;
 
@@ -51,6 +51,13 @@ static void buf_grow(struct buf *buf, size_t needed)
         CHECK(capacity <= SIZE_MAX / 2);
         capacity *= 2;
     }
+    return capacity;
+}
+
+static void buf_grow(struct buf *buf, size_t needed)
+{
+    size_t capacity = buf_capacity_for(buf, needed);
+
     buf->data = mem_realloc(buf->data, capacity);
     buf->capacity = capacity;
 }
@@ -64,6 +71,24 @@ uint8_t *buf_reserve(struct buf *buf, size_t more)
         buf_grow(buf, needed);
     }
     return buf->data + buf->size;
+}
+
+bool buf_try_reserve(struct buf *buf, struct mem_gate *gate, size_t more)
+{
+    size_t needed;
+
+    CHECK(!__builtin_add_overflow(buf->size, more, &needed));
+    if (needed <= buf->capacity && buf->data) {
+        return !mem_gate_refuses(gate);
+    }
+    size_t capacity = buf_capacity_for(buf, needed);
+    uint8_t *data = mem_try_realloc(gate, buf->data, capacity);
+    if (!data) {
+        return false;
+    }
+    buf->data = data;
+    buf->capacity = capacity;
+    return true;
 }
 
 void buf_commit(struct buf *buf, size_t more)

@@ -7,6 +7,8 @@
 #include <stdint.h>
 #include <string.h>
 
+struct mem_gate; /* base/mem.h */
+
 /* Borrowed bytes; valid as long as their owner says. data may be NULL when size is 0. */
 struct span {
     const uint8_t *data;
@@ -40,6 +42,9 @@ void buf_clear(struct buf *buf); /* keeps the memory */
 /* Makes room for more bytes and returns where they go; size is unchanged until buf_commit. */
 uint8_t *buf_reserve(struct buf *buf, size_t more);
 void buf_commit(struct buf *buf, size_t more);
+/* The same where memory may fail: `more` bytes, appended in whatever pieces, will find room. False: there is no memory, nothing
+ * changed. gate: may be NULL. */
+bool buf_try_reserve(struct buf *buf, struct mem_gate *gate, size_t more);
 /* Reserve and commit in one: the caller fills the returned bytes. */
 uint8_t *buf_extend(struct buf *buf, size_t more);
 void buf_append(struct buf *buf, const void *data, size_t size);

@@ -6,8 +6,6 @@
  * I2  Taking never moves a pair, so it is allowed while iterating. */
 #include "base/hashtab.h"
 
-#include <stdbool.h>
-
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/mem.h"
@@ -57,8 +55,9 @@ static struct hashtab_slot *hashtab_slot_free(const struct hashtab *table, uint6
     return &table->slots[at];
 }
 
-/* Rebuilds without tombstones, larger when pairs rather than tombstones fill the table. */
-static void hashtab_rebuild(struct hashtab *table)
+/* Rebuilds without tombstones, larger when pairs rather than tombstones fill the table. False:
+ * there is no memory. */
+static bool hashtab_rebuild(struct hashtab *table, struct mem_gate *gate)
 {
     struct hashtab old = *table;
     size_t capacity = old.capacity < HASHTAB_CAPACITY_MIN ? HASHTAB_CAPACITY_MIN : old.capacity;
@@ -66,7 +65,11 @@ static void hashtab_rebuild(struct hashtab *table)
     if (old.count * 2 >= old.capacity) {
         capacity = old.capacity ? old.capacity * 2 : capacity;
     }
-    table->slots = mem_zalloc(capacity * sizeof *table->slots);
+    struct hashtab_slot *slots = mem_try_zalloc(gate, capacity * sizeof *slots);
+    if (!slots) {
+        return false;
+    }
+    table->slots = slots;
     table->capacity = capacity;
     table->tombstones = 0;
     for (size_t at = 0; at < old.capacity; at++) {
@@ -75,6 +78,17 @@ static void hashtab_rebuild(struct hashtab *table)
         }
     }
     mem_free(old.slots);
+    return true;
+}
+
+static bool hashtab_is_full(const struct hashtab *table)
+{
+    return (table->count + table->tombstones + 1) * 4 > table->capacity * 3;
+}
+
+bool hashtab_try_reserve(struct hashtab *table, struct mem_gate *gate)
+{
+    return hashtab_is_full(table) ? hashtab_rebuild(table, gate) : !mem_gate_refuses(gate);
 }
 
 void *hashtab_put(struct hashtab *table, uint64_t key, void *value)
@@ -86,8 +100,9 @@ void *hashtab_put(struct hashtab *table, uint64_t key, void *value)
         slot->value = value;
         return earlier;
     }
-    if ((table->count + table->tombstones + 1) * 4 > table->capacity * 3) {
-        hashtab_rebuild(table);
+    if (hashtab_is_full(table)) {
+        bool is_rebuilt = hashtab_rebuild(table, NULL);
+        CHECK(is_rebuilt);
     }
     slot = hashtab_slot_free(table, key);
     table->tombstones -= slot->value == TOMBSTONE;

@@ -3,8 +3,11 @@
 #ifndef BASE_HASHTAB_H
 #define BASE_HASHTAB_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+struct mem_gate; /* base/mem.h */
 
 struct hashtab {
     struct hashtab_slot *slots;
@@ -14,6 +17,8 @@ struct hashtab {
 };
 /* Keys are any 64-bit values; values are non-NULL. Put replaces and returns the earlier value, or NULL. */
 void *hashtab_put(struct hashtab *table, uint64_t key, void *value);
+/* The next put will find room. False: there is no memory, nothing changed. gate: may be NULL. */
+bool hashtab_try_reserve(struct hashtab *table, struct mem_gate *gate);
 void *hashtab_find(const struct hashtab *table, uint64_t key);
 /* Removes and returns the value, or NULL. */
 void *hashtab_take(struct hashtab *table, uint64_t key);

@@ -1,4 +1,4 @@
-/* Allocation that panics instead of failing, arenas, counted blobs.
+/* Allocation that fails, or ends the process; arenas, counted blobs.
  *
  * An arena is a list of chunks, newest first; small requests are cut from the newest one. A request
  * larger than ARENA_CHUNK_MAX gets a chunk of its own behind the newest, so that it neither wastes
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/check.h"
 
@@ -28,42 +29,81 @@ struct arena_chunk {
 };
 _Static_assert(sizeof(struct arena_chunk) % ARENA_ALIGN == 0, "data begins aligned");
 
-void *mem_alloc(size_t size)
+/* Without memory for what must not fail. */
+static void *must_have(void *memory, size_t size)
 {
-    void *memory = malloc(size ? size : 1);
-
+    if (!memory) {
+        dprintf(STDERR_FILENO, "PANIC: out of memory: no %zu bytes for what can't do without\n",
+                size);
+    }
     CHECK(memory != NULL);
     return memory;
 }
 
-static bool gate_refuses(struct mem_gate *gate)
+void *mem_alloc(size_t size)
 {
-    if (gate && gate->refuse_in > 0 && --gate->refuse_in == 0) {
-        gate->refused++;
-        return true;
+    return must_have(malloc(size ? size : 1), size);
+}
+
+bool mem_gate_strikes(struct mem_gate *gate)
+{
+    gate->attempts++;
+    if (gate->refuse_in == 0 || --gate->refuse_in > 0) {
+        return false;
     }
-    return false;
+    if (gate->refuse_more > 0) {
+        gate->refuse_more--;
+        gate->refuse_in = 1;
+    }
+    gate->refused++;
+    return true;
 }
 
 void *mem_try_alloc(struct mem_gate *gate, size_t size)
 {
-    return gate_refuses(gate) ? NULL : malloc(size ? size : 1);
+    return mem_gate_refuses(gate) ? NULL : malloc(size ? size : 1);
+}
+
+void *mem_try_zalloc(struct mem_gate *gate, size_t size)
+{
+    return mem_gate_refuses(gate) ? NULL : calloc(1, size ? size : 1);
+}
+
+void *mem_try_realloc(struct mem_gate *gate, void *old, size_t size)
+{
+    return mem_gate_refuses(gate) ? NULL : realloc(old, size ? size : 1);
+}
+
+size_t mem_try_grow(struct mem_gate *gate, void *array, size_t capacity, size_t needed,
+                    size_t item_bytes)
+{
+    enum { BYTES_MIN = 256 };
+    void *items;
+
+    if (needed <= capacity) {
+        return mem_gate_refuses(gate) ? 0 : capacity;
+    }
+    CHECK(needed <= SIZE_MAX / 4 / item_bytes);
+    size_t least = BYTES_MIN / item_bytes + 1;
+    capacity = 2 * capacity > needed ? 2 * capacity : needed;
+    capacity = capacity > least ? capacity : least;
+    memcpy(&items, array, sizeof items);
+    items = mem_try_realloc(gate, items, capacity * item_bytes);
+    if (!items) {
+        return 0;
+    }
+    memcpy(array, &items, sizeof items);
+    return capacity;
 }
 
 void *mem_zalloc(size_t size)
 {
-    void *memory = calloc(1, size ? size : 1);
-
-    CHECK(memory != NULL);
-    return memory;
+    return must_have(calloc(1, size ? size : 1), size);
 }
 
 void *mem_realloc(void *old, size_t size)
 {
-    void *memory = realloc(old, size ? size : 1);
-
-    CHECK(memory != NULL);
-    return memory;
+    return must_have(realloc(old, size ? size : 1), size);
 }
 
 void mem_free(void *memory)
@@ -134,6 +174,21 @@ static struct arena_chunk *arena_chunk_new(size_t capacity)
     return chunk;
 }
 
+/* A new newest chunk with room for `size`. NULL when there is no memory. */
+static struct arena_chunk *arena_chunk_add(struct arena *arena, size_t size)
+{
+    struct arena_chunk *newest = arena->chunks;
+    size_t most = arena->is_large ? HUGE_PAGE - sizeof(struct arena_chunk) : ARENA_CHUNK_MAX;
+    size_t capacity = newest ? newest->capacity * 2 : ARENA_CHUNK_MIN;
+    capacity = capacity > most ? most : capacity;
+    struct arena_chunk *chunk = arena_chunk_new(capacity < size ? size : capacity);
+    if (chunk) {
+        chunk->next = newest;
+        arena->chunks = chunk;
+    }
+    return chunk;
+}
+
 /* A chunk with room for `size`: the newest one where possible, else a new one. NULL when there is
  * no memory. */
 static struct arena_chunk *arena_chunk_for(struct arena *arena, size_t size)
@@ -152,29 +207,54 @@ static struct arena_chunk *arena_chunk_for(struct arena *arena, size_t size)
         newest->next = own;
         return own;
     }
-    size_t most = arena->is_large ? HUGE_PAGE - sizeof(struct arena_chunk) : ARENA_CHUNK_MAX;
-    size_t capacity = newest ? newest->capacity * 2 : ARENA_CHUNK_MIN;
-    capacity = capacity > most ? most : capacity;
-    struct arena_chunk *chunk = arena_chunk_new(capacity < size ? size : capacity);
-    if (!chunk) {
-        return NULL;
+    return arena_chunk_add(arena, size);
+}
+
+static size_t arena_round(size_t size)
+{
+    CHECK(size <= SIZE_MAX / 4);
+    return (size + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+}
+
+bool arena_try_reserve(struct arena *arena, size_t size, size_t count)
+{
+    const struct arena_chunk *newest = arena->chunks;
+
+    size = arena_round(size) + count * ARENA_ALIGN;
+    bool is_refused = mem_gate_refuses(arena->gate);
+    if (!is_refused && newest && size <= newest->capacity - newest->used) {
+        return true;
     }
-    chunk->next = newest;
-    arena->chunks = chunk;
-    return chunk;
+    /* The newest one, however large it must be: what is allocated next is cut from that. */
+    if (is_refused || !arena_chunk_add(arena, size)) {
+        arena->has_refused = true;
+        return false;
+    }
+    return true;
 }
 
 void *arena_try_alloc(struct arena *arena, size_t size)
 {
-    CHECK(size <= SIZE_MAX / 4);
-    size = (size + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
-    struct arena_chunk *chunk = gate_refuses(arena->gate) ? NULL : arena_chunk_for(arena, size);
+    size = arena_round(size);
+    struct arena_chunk *chunk = mem_gate_refuses(arena->gate) ? NULL : arena_chunk_for(arena, size);
     if (!chunk) {
         arena->has_refused = true;
         return NULL;
     }
     void *memory = chunk->data + chunk->used;
     chunk->used += size;
+    arena->used_bytes += size;
+    return memory;
+}
+
+void *arena_take(struct arena *arena, size_t size)
+{
+    struct arena_chunk *newest = arena->chunks;
+
+    size = arena_round(size);
+    CHECK(newest && size <= newest->capacity - newest->used);
+    void *memory = newest->data + newest->used;
+    newest->used += size;
     arena->used_bytes += size;
     return memory;
 }
@@ -186,8 +266,7 @@ void *arena_alloc(struct arena *arena, size_t size)
     arena->gate = NULL; /* what must not fail is not refused on purpose */
     void *memory = arena_try_alloc(arena, size);
     arena->gate = gate;
-    CHECK(memory != NULL);
-    return memory;
+    return must_have(memory, size);
 }
 
 void *arena_dup(struct arena *arena, const void *data, size_t size)
@@ -257,9 +336,7 @@ struct blob *blob_try_new(struct mem_gate *gate, size_t size)
 
 struct blob *blob_new(size_t size)
 {
-    struct blob *blob = blob_try_new(NULL, size);
-    CHECK(blob != NULL);
-    return blob;
+    return must_have(blob_try_new(NULL, size), size);
 }
 
 struct blob *blob_ref(struct blob *blob)

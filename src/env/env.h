@@ -19,6 +19,7 @@
 #include "base/bytes.h"
 #include "base/err.h"
 #include "base/list.h"
+#include "base/mem.h"
 
 struct env;
 struct env_conn;     /* a byte stream, opaque, the env's memory */
@@ -114,7 +115,14 @@ struct env_ops {
 /* Implementations embed this as their first member. */
 struct env {
     const struct env_ops *ops;
+    struct mem_gates *gates; /* NULL, but where allocations are refused on purpose */
 };
+
+/* For allocations that may fail, of the process that this env serves. NULL as a rule. */
+static inline struct mem_gate *env_gate(struct env *env, enum mem_kind kind)
+{
+    return env->gates ? &env->gates->of[kind] : NULL;
+}
 
 /* Monotonic time in µs; never 0. Any thread. */
 static inline uint64_t env_now_us(struct env *env) { return env->ops->now_us(env); }

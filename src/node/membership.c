@@ -18,6 +18,7 @@
 #include "base/check.h"
 #include "cluster/placement.h"
 #include "node/node_private.h"
+#include "wire/message.h"
 
 enum {
     MAGIC_IDENTITY = 0x49524e43, /* "CNRI" */
@@ -462,14 +463,18 @@ static void send_hello(struct node *node, const struct link *link, struct conn *
     }
     struct buf message = { 0 };
     size_t size = cairn__v1__hello__get_packed_size(&hello);
-    cairn__v1__hello__pack(&hello, buf_extend(&message, size));
-    struct frame frame = { .type = type,
-                           .status = status,
-                           .request_id = request_id,
-                           .message = buf_span(&message),
-                           .time = node->hlc };
-    conn_send(conn, &frame, NULL);
-    buf_fini(&message);
+    if (buf_try_reserve(&message, env_gate(node->env, MEM_CONN), size)) {
+        cairn__v1__hello__pack(&hello, buf_extend(&message, size));
+        struct frame frame = { .type = type,
+                               .status = status,
+                               .request_id = request_id,
+                               .message = buf_span(&message),
+                               .time = node->hlc };
+        conn_send(conn, &frame, NULL);
+        buf_fini(&message);
+    } else {
+        conn_close(conn); /* it is dialled again */
+    }
     recall_told_fini(&told);
 }
 
@@ -582,14 +587,26 @@ static void link_refuse(struct link *link, const struct err *err)
     conn_close(link->conn);
 }
 
+/* In the arena. NULL: malformed, or there is no memory for it. */
+static Cairn__V1__Hello *unpack_hello(struct node *node, const struct frame *frame,
+                                      struct arena *arena)
+{
+    *arena = (struct arena){ .gate = env_gate(node->env, MEM_CONN) };
+    ProtobufCAllocator allocator = message_allocator(arena);
+    return message_unpack(&cairn__v1__hello__descriptor, &allocator, frame->message);
+}
+
 static void link_on_hello(struct link *link, const struct frame *frame)
 {
     struct node *node = link->node;
-    Cairn__V1__Hello *hello =
-        cairn__v1__hello__unpack(NULL, frame->message.size, frame->message.data);
+    struct arena arena;
+    Cairn__V1__Hello *hello = unpack_hello(node, frame, &arena);
     struct err err;
     bool was_formed = is_formed(node);
-    if (!hello || strcmp(hello->name, link->name) != 0) {
+    if (arena.has_refused) {
+        err_set(&err, ERR_NO_MEMORY, "no memory for its greeting");
+        link_refuse(link, &err);
+    } else if (!hello || strcmp(hello->name, link->name) != 0) {
         err_set(&err, ERR_PROTOCOL, "the node at %s is not %s", link->address, link->name);
         link_refuse(link, &err);
     } else if (hear_hello(node, link, hello, &err) != 0) {
@@ -600,9 +617,7 @@ static void link_on_hello(struct link *link, const struct frame *frame)
     } else {
         settle_hello(node, link, was_formed, hello);
     }
-    if (hello) {
-        cairn__v1__hello__free_unpacked(hello, NULL);
-    }
+    arena_fini(&arena);
 }
 
 static void link_on_open(void *ctx, struct conn *conn)
@@ -698,15 +713,17 @@ static void refuse_caller(struct node *node, struct conn *conn, const struct fra
 
 bool node_accept_peer(struct node *node, struct conn *conn, const struct frame *frame)
 {
-    Cairn__V1__Hello *hello =
-        cairn__v1__hello__unpack(NULL, frame->message.size, frame->message.data);
+    struct arena arena;
+    Cairn__V1__Hello *hello = unpack_hello(node, frame, &arena);
     struct link *link = hello ? find_by_name(node, hello->name) : NULL;
     struct err err;
     bool was_formed = is_formed(node), accepted = false;
     if (node->is_stopped) {
         goto out;
     }
-    if (!link) {
+    if (arena.has_refused) {
+        conn_close(conn); /* it calls again */
+    } else if (!link) {
         err_set(&err, ERR_CLUSTER_MISMATCH, "no node of this cluster is called '%s'",
                 hello ? hello->name : "?");
         refuse_caller(node, conn, frame, &err);
@@ -725,9 +742,7 @@ bool node_accept_peer(struct node *node, struct conn *conn, const struct frame *
         accepted = true;
     }
 out:
-    if (hello) {
-        cairn__v1__hello__free_unpacked(hello, NULL);
-    }
+    arena_fini(&arena);
     return accepted;
 }
 
@@ -739,6 +754,14 @@ static void link_respond(struct request_origin *origin, const struct frame *fram
     struct link *link = container_of(origin, struct link, origin);
     if (link->conn) {
         conn_send_pieces(link->conn, frame, pieces, count);
+    }
+}
+
+static void link_abandon(struct request_origin *origin)
+{
+    struct link *link = container_of(origin, struct link, origin);
+    if (link->conn) {
+        conn_close(link->conn);
     }
 }
 
@@ -759,7 +782,7 @@ int membership_start(struct node *node, struct err *err)
         link->node = node;
         link->dials = strcmp(node->config.name, link->name) < 0;
         link->retry.fire = link_dial;
-        request_origin_init(&link->origin, link_respond);
+        request_origin_init(&link->origin, link_respond, link_abandon);
     }
     if (is_formed(node)) {
         status = enter_cluster(node, err);

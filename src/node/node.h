@@ -38,8 +38,6 @@ struct node_config {
     uint32_t image_chunk_bytes;      /* a piece of an image; 0: 512 KiB; smaller for tests and the simulator */
     uint64_t scrub_interval_ms;      /* in which the stores of all replicas here are read and checked once */
     bool store_no_sync;        /* the simulator only */
-    /* Refuses memory to requests, for the simulator (base/mem.h); NULL in production, where only the system does. Borrowed. */
-    struct mem_gate *memory_gate;
     /* Every applied entry, for the simulator's checkers; NULL in production. */
     void (*observe)(void *ctx, uint32_t group, uint64_t index, uint64_t term, struct span payload);
     /* With observe: an image took the place of all entries up to index. */

@@ -13,35 +13,45 @@ enum {
     REQUEST_TIMEOUT_MS = 10 * 1000, /* when the asker names none */
     REQUEST_TIMEOUT_MS_MAX = 600 * 1000,
     FREE_REQUESTS_MAX = 1024,
+    SMALL_ANSWER_BYTES = 512, /* an operation's answer, as a rule */
 };
 
 void request_origin_init(struct request_origin *origin,
                          void (*respond)(struct request_origin *origin, const struct frame *frame,
-                                         const struct conn_piece *pieces, size_t count))
+                                         const struct conn_piece *pieces, size_t count),
+                         void (*abandon)(struct request_origin *origin))
 {
     list_init(&origin->requests);
     origin->count = 0;
     origin->respond = respond;
+    origin->abandon = abandon;
 }
 
 /* --- Memory */
 
-static void *allocator_alloc(void *data, size_t size)
+void request_set_kind(struct request *request, enum mem_kind kind)
 {
-    return arena_try_alloc(data, size);
+    request->arena.gate = env_gate(request->node->env, kind);
+    request->arena.has_refused = false;
 }
 
-static void allocator_free(void *data, void *memory)
+bool request_reserve(struct request *request, size_t size, size_t count)
 {
+    return arena_try_reserve(&request->arena, size, count);
 }
 
-void *request_alloc(struct request *request, size_t size)
+void *request_take(struct request *request, size_t size)
 {
-    void *memory = arena_alloc(&request->arena, size);
-    memset(memory, 0, size);
-    return memory;
+    return memset(arena_take(&request->arena, size), 0, size);
 }
 
+void *request_try_alloc(struct request *request, size_t size)
+{
+    void *memory = arena_try_alloc(&request->arena, size);
+    return memory ? memset(memory, 0, size) : NULL;
+}
+
+/* NULL when there is no memory. */
 static struct request *request_new(struct node *node)
 {
     struct list *free_one = list_take_first(&node->free_requests);
@@ -52,11 +62,14 @@ static struct request *request_new(struct node *node)
         *request = (struct request){ .arena = arena };
         node->free_request_count--;
     } else {
-        request = MEM_NEW(struct request);
+        request = MEM_TRY_NEW(env_gate(node->env, MEM_REQUEST), struct request);
+        if (!request) {
+            return NULL;
+        }
     }
     request->node = node;
-    request->arena.gate = node->config.memory_gate;
-    request->allocator = (ProtobufCAllocator){ allocator_alloc, allocator_free, &request->arena };
+    request_set_kind(request, MEM_REQUEST);
+    request->allocator = message_allocator(&request->arena);
     list_init(&request->forwards);
     list_append(&node->requests, &request->link);
     return request;
@@ -89,16 +102,57 @@ static void request_free(struct request *request)
 
 /* --- Answers */
 
-void request_answer(struct request *request, int status, uint16_t flags,
-                    const ProtobufCMessage *message, const struct conn_piece *pieces, size_t count)
+static void count_failure(struct node *node, int status)
 {
-    CHECK(!request->is_finished);
-    request->is_finished = true;
-    struct node *node = request->node;
     if (status != 0 && status != ERR_NOT_FOUND && status != ERR_EXISTS &&
         status != ERR_CONDITION_FAILED) {
         node->counters.requests_failed++;
     }
+}
+
+void request_starve(struct request *request)
+{
+    if (!request->may_have_written) {
+        request_fail(request, ERR_NO_MEMORY, NULL);
+        return;
+    }
+    CHECK(!request->is_finished);
+    request->is_finished = true;
+    count_failure(request->node, ERR_NO_MEMORY);
+    if (request->origin) {
+        request->origin->abandon(request->origin);
+    }
+    request_free(request);
+}
+
+/* False: there is no memory for it. */
+static bool pack_answer(struct request *request, const ProtobufCMessage *message, uint8_t *small,
+                        size_t small_size, struct span *out)
+{
+    size_t size = message_size(message);
+    uint8_t *packed = size <= small_size ? small : arena_try_alloc(&request->arena, size);
+    if (packed) {
+        message_pack(message, packed);
+        *out = span_of(packed, size);
+    }
+    return packed != NULL;
+}
+
+void request_answer(struct request *request, int status, uint16_t flags,
+                    const ProtobufCMessage *message, const struct conn_piece *pieces, size_t count)
+{
+    struct node *node = request->node;
+    uint8_t small[SMALL_ANSWER_BYTES];
+    struct span packed = { 0 };
+    CHECK(!request->is_finished);
+    bool has_room =
+        !message || !request->origin || pack_answer(request, message, small, sizeof small, &packed);
+    if (!has_room && status == 0) {
+        request_starve(request);
+        return;
+    } /* a failure is told without its text then */
+    request->is_finished = true;
+    count_failure(node, status);
     if (request->origin) {
         uint64_t time = node_time(node);
         struct frame frame = {
@@ -110,13 +164,8 @@ void request_answer(struct request *request, int status, uint16_t flags,
             .trace_id = request->trace_id,
             .epoch = node->topology ? node->topology->epoch : 0,
             .time = time > request->newest_time ? time : request->newest_time,
+            .message = packed,
         };
-        if (message) {
-            size_t size = message_size(message);
-            uint8_t *packed = arena_alloc(&request->arena, size + 1);
-            message_pack(message, packed);
-            frame.message = span_of(packed, size);
-        }
         request->origin->respond(request->origin, &frame, pieces, count);
     }
     request_free(request);
@@ -171,9 +220,30 @@ static void request_begin(struct request *request, const struct frame *frame)
     }
 }
 
+/* There is not even memory for the request. */
+static void refuse_frame(struct node *node, struct request_origin *origin,
+                         const struct frame *asked)
+{
+    struct frame frame = {
+        .type = FRAME_RESPONSE,
+        .verb = asked->verb,
+        .status = ERR_NO_MEMORY,
+        .request_id = asked->request_id,
+        .trace_id = asked->trace_id,
+        .time = node_time(node),
+    };
+    node->counters.requests++;
+    count_failure(node, frame.status);
+    origin->respond(origin, &frame, NULL, 0);
+}
+
 void request_start(struct node *node, struct request_origin *origin, const struct frame *frame)
 {
     struct request *request = request_new(node);
+    if (!request) {
+        refuse_frame(node, origin, frame);
+        return;
+    }
     request->origin = origin;
     list_append(&origin->requests, &request->origin_link);
     origin->count++;
@@ -259,14 +329,20 @@ struct forward *request_forward(struct request *request, struct link *link, uint
                                 size_t count)
 {
     struct node *node = request->node;
-    struct forward *forward = MEM_NEW(struct forward);
+    struct mem_gate *gate = env_gate(node->env, MEM_REQUEST);
+    size_t size = message_size(message);
+    uint8_t *packed = arena_try_alloc(&request->arena, size);
+    struct forward *forward = packed && hashtab_try_reserve(&link->forwards, gate)
+                                  ? MEM_TRY_NEW(gate, struct forward)
+                                  : NULL;
+    if (!forward) {
+        return NULL;
+    }
     forward->request = request;
     forward->link = link;
     forward->id = node->next_forward_id++;
     list_append(&request->forwards, &forward->link_in_request);
     hashtab_put(&link->forwards, forward->id, forward);
-    size_t size = message_size(message);
-    uint8_t *packed = arena_alloc(&request->arena, size + 1);
     message_pack(message, packed);
     struct frame frame = {
         .type = FRAME_REQUEST,

@@ -14,11 +14,15 @@ struct request_origin {
     size_t count; /* unanswered */
     /* The answer; payload pieces as conn_send_pieces takes them, valid during the call. */
     void (*respond)(struct request_origin *origin, const struct frame *frame, const struct conn_piece *pieces, size_t count);
+    /* There is no memory for the answer of a request that may have changed something: closes the connection, so that the asker
+     * knows that it knows nothing. */
+    void (*abandon)(struct request_origin *origin);
 };
 
 void request_origin_init(struct request_origin *origin,
                          void (*respond)(struct request_origin *origin, const struct frame *frame,
-                                         const struct conn_piece *pieces, size_t count));
+                                         const struct conn_piece *pieces, size_t count),
+                         void (*abandon)(struct request_origin *origin));
 /* Takes on a FRAME_REQUEST. Its answer comes by origin->respond, later or within the call (errors that are found at once). */
 void request_start(struct node *node, struct request_origin *origin, const struct frame *frame);
 /* The asker is gone: nothing of its requests is answered any more. Writes that were begun go on. */

@@ -71,6 +71,7 @@ struct request {
     struct list forwards;
     struct scan *scan;
     struct operation single; /* room for the common case */
+    bool may_have_written; /* a write was proposed or passed on */
     bool is_finished;
 };
 
@@ -78,6 +79,8 @@ struct request {
 void request_fail(struct request *request, int status, const char *text);
 /* Its message could not be unpacked: it is malformed, or there is no memory for it. */
 void request_fail_unpack(struct request *request);
+/* There is no memory for its answer: it fails with ERR_NO_MEMORY or, if it may have written something, its connection closes. */
+void request_starve(struct request *request);
 /* Sends the answer and frees the request. message may be NULL. */
 void request_answer(struct request *request, int status, uint16_t flags, const ProtobufCMessage *message,
                     const struct conn_piece *pieces, size_t count);
@@ -86,10 +89,18 @@ struct link *request_link_to_replica(struct request *request, uint32_t group);
 /* The partition's primary is not here: link to it, or NULL with *status: 0 = none known now (park), else the failure. */
 struct link *request_link_to(struct request *request, uint32_t group, int *status);
 void request_park(struct request *request);
+/* NULL: there is no memory, nothing was sent. */
 struct forward *request_forward(struct request *request, struct link *link, uint16_t verb, const ProtobufCMessage *message,
                                 const struct conn_piece *pieces, size_t count);
 uint32_t request_left_ms(const struct request *request);
-void *request_alloc(struct request *request, size_t size);
+/* What its memory is for from now on. */
+void request_set_kind(struct request *request, enum mem_kind kind);
+/* Zeroed memory that lives as long as the request; NULL when there is none. */
+void *request_try_alloc(struct request *request, size_t size);
+/* Many pieces: request_reserve finds room for `count` pieces of `size` bytes together (false: there is none), request_take gives it
+ * out, zeroed. */
+bool request_reserve(struct request *request, size_t size, size_t count);
+void *request_take(struct request *request, size_t size);
 void request_make_hint(struct request *request, uint32_t group, Cairn__V1__Hint *hint);
 
 /* verb_kv.c */
@@ -100,7 +111,6 @@ void kv_forward_answered(struct forward *forward, const struct frame *frame);
 void kv_forward_lost(struct forward *forward);
 void kv_expire(struct request *request);
 void kv_drop(struct request *request);
-void kv_make_meta(struct request *request, const struct record *record, Cairn__V1__Meta *meta);
 
 /* verb_scan.c */
 void scan_start(struct request *request, const struct frame *frame);

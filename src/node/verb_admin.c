@@ -1,16 +1,24 @@
 /* Verbs about the cluster and this node: topology, status. */
 #include "node/request_private.h"
 
-static void make_hints(struct request *request, size_t *count, Cairn__V1__Hint ***out)
+enum { COUNTERS = sizeof(struct node_counters) / sizeof(uint64_t) };
+
+/* False: there is no memory. */
+static bool make_hints(struct request *request, size_t *count, Cairn__V1__Hint ***out)
 {
     struct node *node = request->node;
     const struct topology *topology = node->topology;
-    *out = request_alloc(request, topology->partition_count * sizeof **out);
-    for (size_t i = 1; i < topology->partition_count; i++) {
-        Cairn__V1__Hint *hint = request_alloc(request, sizeof *hint);
-        request_make_hint(request, topology->partitions[i].group, hint);
-        (*out)[(*count)++] = hint;
+    size_t most = topology->partition_count;
+    if (!request_reserve(request, most * (sizeof **out + sizeof ***out), 2)) {
+        return false;
     }
+    *out = request_take(request, most * sizeof **out);
+    Cairn__V1__Hint *hints = request_take(request, most * sizeof *hints);
+    for (size_t i = 1; i < most; i++) {
+        request_make_hint(request, topology->partitions[i].group, &hints[i]);
+        (*out)[(*count)++] = &hints[i];
+    }
+    return true;
 }
 
 void admin_topology(struct request *request, const struct frame *frame)
@@ -19,7 +27,7 @@ void admin_topology(struct request *request, const struct frame *frame)
     Cairn__V1__TopologyRequest *asked = message_unpack(&cairn__v1__topology_request__descriptor,
                                                        &request->allocator, frame->message);
     if (!asked) {
-        request_fail(request, ERR_BAD_REQUEST, "malformed message");
+        request_fail_unpack(request);
         return;
     }
     Cairn__V1__TopologyResponse response = CAIRN__V1__TOPOLOGY_RESPONSE__INIT;
@@ -27,7 +35,11 @@ void admin_topology(struct request *request, const struct frame *frame)
         response.topology =
             (ProtobufCBinaryData){ node->topology_packed.size, node->topology_packed.data };
     }
-    make_hints(request, &response.n_hints, &response.hints);
+    request_set_kind(request, MEM_ANSWER);
+    if (!make_hints(request, &response.n_hints, &response.hints)) {
+        request_starve(request);
+        return;
+    }
     request_answer(request, 0, 0, &response.base, NULL, 0);
 }
 
@@ -77,7 +89,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
 static void add_counter(struct request *request, Cairn__V1__StatusResponse *response,
                         const char *name, uint64_t value)
 {
-    Cairn__V1__Counter *counter = request_alloc(request, sizeof *counter);
+    Cairn__V1__Counter *counter = request_take(request, sizeof *counter);
     cairn__v1__counter__init(counter);
     counter->name = (char *)name;
     counter->value = value;
@@ -88,8 +100,7 @@ static void add_counters(struct request *request, Cairn__V1__StatusResponse *res
 {
     struct node_counters counters;
     gather_counters(request->node, &counters);
-    response->counters =
-        request_alloc(request, (sizeof counters / sizeof(uint64_t)) * sizeof *response->counters);
+    response->counters = request_take(request, COUNTERS * sizeof *response->counters);
 #define METRIC(name, kind, text) add_counter(request, response, #name, counters.name);
 #include "tbl/metrics.def"
 #undef METRIC
@@ -99,7 +110,7 @@ static void add_group(struct request *request, Cairn__V1__StatusResponse *respon
                       struct partition *partition)
 {
     const struct raft *raft = partition_raft(partition);
-    Cairn__V1__GroupStatus *group = request_alloc(request, sizeof *group);
+    Cairn__V1__GroupStatus *group = request_take(request, sizeof *group);
     cairn__v1__group_status__init(group);
     group->group = partition_group(partition);
     group->role = (char *)raft_role_name(raft->role);
@@ -122,6 +133,13 @@ void admin_status(struct request *request, const struct frame *frame)
 {
     struct node *node = request->node;
     Cairn__V1__StatusResponse response = CAIRN__V1__STATUS_RESPONSE__INIT;
+    size_t bytes = COUNTERS * (sizeof *response.counters + sizeof **response.counters) +
+                   node->partition_count * (sizeof *response.groups + sizeof **response.groups);
+    request_set_kind(request, MEM_ANSWER);
+    if (!request_reserve(request, bytes, 2 + COUNTERS + node->partition_count)) {
+        request_starve(request);
+        return;
+    }
     response.name = (char *)node->config.name;
     response.node_id = node->id;
     response.version = CAIRN_VERSION;
@@ -134,7 +152,7 @@ void admin_status(struct request *request, const struct frame *frame)
     }
     add_counters(request, &response);
     if (node->log) {
-        response.groups = request_alloc(request, node->partition_count * sizeof *response.groups);
+        response.groups = request_take(request, node->partition_count * sizeof *response.groups);
         for (size_t i = 0; i < node->partition_count; i++) {
             if (node->partitions[i]) {
                 add_group(request, &response, node->partitions[i]);

@@ -94,7 +94,8 @@ static bool make_command(struct operation *operation, const Operation *from, str
         operation->has_session = command.number != 0;
     }
     convert_attributes(from->attributes, &command.attributes);
-    operation->command = command_try_pack(&command, operation->request->arena.gate);
+    struct mem_gate *gate = env_gate(operation->request->node->env, MEM_REQUEST);
+    operation->command = command_try_pack(&command, gate);
     return operation->command != NULL;
 }
 
@@ -150,12 +151,11 @@ static bool take_multi(struct request *request, const Cairn__V1__MultiRequest *m
         return false;
     }
     size_t size_all = message->n_operations * sizeof *request->operations;
-    request->operations = arena_try_alloc(&request->arena, size_all);
+    request->operations = request_try_alloc(request, size_all);
     if (!request->operations) {
         request_fail(request, ERR_NO_MEMORY, NULL);
         return false;
     }
-    memset(request->operations, 0, size_all);
     request->operation_count = request->unfinished = message->n_operations;
     size_t at = 0;
     for (size_t i = 0; i < message->n_operations; i++) {
@@ -291,15 +291,20 @@ static void on_read_done(struct partition_read *read, int status)
 }
 
 /* A command that was proposed before may still be on its way somewhere; proposing stamps a new
- * time, so it needs its own copy. */
-static void own_command(struct operation *operation)
+ * time, so it needs its own copy. False: there is no memory for that. */
+static bool own_command(struct operation *operation)
 {
     if (operation->command->references > 1) {
-        struct blob *copy = blob_new(operation->command->size);
+        struct mem_gate *gate = env_gate(operation->request->node->env, MEM_REQUEST);
+        struct blob *copy = blob_try_new(gate, operation->command->size);
+        if (!copy) {
+            return false;
+        }
         memcpy(copy->data, operation->command->data, copy->size);
         blob_unref(operation->command);
         operation->command = copy;
     }
+    return true;
 }
 
 static bool is_weak_read(const struct operation *operation)
@@ -327,7 +332,10 @@ static bool may_read_alone(struct operation *operation, const struct partition *
 static const char *tell_staleness(struct operation *operation)
 {
     enum { TEXT_BYTES = 160 };
-    char *text = request_alloc(operation->request, TEXT_BYTES);
+    char *text = request_try_alloc(operation->request, TEXT_BYTES);
+    if (!text) {
+        return "the replica asked is too stale, and no primary could be reached";
+    }
     if (operation->staleness_ms == UINT64_MAX) {
         snprintf(text, TEXT_BYTES,
                  "how stale the replica asked is, is not known, %lu ms were allowed, and no "
@@ -354,15 +362,17 @@ static void bar_weak_way(struct operation *operation)
     operation->is_alone = false;
 }
 
+/* Stays new when there is no memory. */
 static void start_here(struct operation *operation, struct partition *partition)
 {
-    operation->partition = partition;
     if (is_read(operation)) {
+        operation->partition = partition;
         operation->state = OPERATION_READING;
         operation->read = (struct partition_read){ .done = on_read_done };
         partition_read(partition, &operation->read);
-    } else {
-        own_command(operation);
+    } else if (own_command(operation)) {
+        operation->partition = partition;
+        operation->request->may_have_written = true;
         operation->state = OPERATION_WRITING;
         operation->write = (struct partition_write){ .payload = blob_ref(operation->command),
                                                      .ack_all = operation->ack_all,
@@ -371,11 +381,30 @@ static void start_here(struct operation *operation, struct partition *partition)
     }
 }
 
-/* Writes an operation back into protocol form; its value is the payload piece. */
-static Operation *remake_operation(struct operation *operation, struct conn_piece *piece)
+/* An operation in protocol form. */
+struct remade {
+    Operation operation;
+    Cairn__V1__Attributes attributes;
+    Cairn__V1__Session session;
+};
+
+static void pack_attributes(const struct attributes *from, Cairn__V1__Attributes *to)
 {
-    struct request *request = operation->request;
-    Operation *out = request_alloc(request, sizeof *out);
+    cairn__v1__attributes__init(to);
+    to->mask = from->mask;
+    to->mode = from->mode;
+    to->uid = from->uid;
+    to->gid = from->gid;
+    to->mtime_us = from->mtime_us;
+    to->flags = from->flags;
+    to->expires_at_us = from->expires_at_us;
+}
+
+/* Writes an operation back into protocol form; its value is the payload piece. */
+static Operation *remake_operation(const struct operation *operation, struct remade *room,
+                                   struct conn_piece *piece)
+{
+    Operation *out = &room->operation;
     cairn__v1__operation__init(out);
     out->kind = operation->kind;
     out->key = (ProtobufCBinaryData){ operation->key.size, (uint8_t *)operation->key.data };
@@ -395,18 +424,11 @@ static Operation *remake_operation(struct operation *operation, struct conn_piec
     out->value_size = (uint32_t)command.value.size;
     *piece = (struct conn_piece){ command.value, operation->command };
     if (command.attributes.mask != 0) {
-        out->attributes = request_alloc(request, sizeof *out->attributes);
-        cairn__v1__attributes__init(out->attributes);
-        out->attributes->mask = command.attributes.mask;
-        out->attributes->mode = command.attributes.mode;
-        out->attributes->uid = command.attributes.uid;
-        out->attributes->gid = command.attributes.gid;
-        out->attributes->mtime_us = command.attributes.mtime_us;
-        out->attributes->flags = command.attributes.flags;
-        out->attributes->expires_at_us = command.attributes.expires_at_us;
+        pack_attributes(&command.attributes, &room->attributes);
+        out->attributes = &room->attributes;
     }
     if (command.number != 0) {
-        out->session = request_alloc(request, sizeof *out->session);
+        out->session = &room->session;
         cairn__v1__session__init(out->session);
         out->session->id_high = command.session.high;
         out->session->id_low = command.session.low;
@@ -417,22 +439,37 @@ static Operation *remake_operation(struct operation *operation, struct conn_piec
     return out;
 }
 
-/* Sends all operations that are marked for the link as one multi. */
-static void forward_marked(struct request *request, struct link *link, struct operation **marked,
+/* Sends all operations that are marked for the link as one multi. False: there is no memory, they
+ * stay new. */
+static bool forward_marked(struct request *request, struct link *link, struct operation **marked,
                            size_t count)
 {
     Cairn__V1__MultiRequest message = CAIRN__V1__MULTI_REQUEST__INIT;
+    struct remade *remade;
+    struct conn_piece *pieces;
+    if (!request_reserve(
+            request, count * (sizeof *message.operations + sizeof *remade + sizeof *pieces), 3)) {
+        return false;
+    }
     message.n_operations = count;
-    message.operations = request_alloc(request, count * sizeof *message.operations);
-    struct conn_piece *pieces = request_alloc(request, count * sizeof *pieces);
+    message.operations = request_take(request, count * sizeof *message.operations);
+    remade = request_take(request, count * sizeof *remade);
+    pieces = request_take(request, count * sizeof *pieces);
     for (size_t i = 0; i < count; i++) {
-        message.operations[i] = remake_operation(marked[i], &pieces[i]);
-        marked[i]->state = OPERATION_FORWARDED;
+        message.operations[i] = remake_operation(marked[i], &remade[i], &pieces[i]);
     }
     struct forward *forward =
         request_forward(request, link, VERB_MULTI, &message.base, pieces, count);
+    if (!forward) {
+        return false;
+    }
     forward->operations = marked;
     forward->count = count;
+    for (size_t i = 0; i < count; i++) {
+        marked[i]->state = OPERATION_FORWARDED;
+        request->may_have_written = request->may_have_written || !is_read(marked[i]);
+    }
+    return true;
 }
 
 /* As request_link_to; a stale read goes to any replica. */
@@ -448,12 +485,16 @@ static struct link *choose_link(struct operation *operation, int *status)
     return request_link_to(operation->request, operation->group, status);
 }
 
-/* Sends the new operations that go to `link` on their way, beginning with number `first`. */
-static void forward_to(struct request *request, struct link *link, size_t first)
+/* Sends the new operations that go to `link` on their way, beginning with number `first`. False:
+ * there is no memory. */
+static bool forward_to(struct request *request, struct link *link, size_t first)
 {
     struct operation **marked =
-        request_alloc(request, (request->operation_count - first) * sizeof *marked);
+        request_try_alloc(request, (request->operation_count - first) * sizeof *marked);
     size_t count = 0;
+    if (!marked) {
+        return false;
+    }
     for (size_t i = first; i < request->operation_count; i++) {
         struct operation *operation = &request->operations[i];
         int status;
@@ -461,7 +502,7 @@ static void forward_to(struct request *request, struct link *link, size_t first)
             marked[count++] = operation;
         }
     }
-    forward_marked(request, link, marked, count);
+    return forward_marked(request, link, marked, count);
 }
 
 /* Begins what the replicas here can do. */
@@ -500,8 +541,11 @@ void kv_dispatch(struct request *request)
         struct link *link = choose_link(operation, &status);
         if (status != 0) {
             finish_operation(operation, operation->maybe_applied ? ERR_UNKNOWN_OUTCOME : status);
+        } else if (link && !forward_to(request, link, i)) {
+            must_park = true; /* what is still new gets another try */
+            break;
         } else if (link) {
-            forward_to(request, link, i);
+            continue;
         } else if (operation->text && is_read(operation)) {
             finish_operation(operation,
                              ERR_UNAVAILABLE); /* too stale here: another replica may do better */
@@ -532,7 +576,8 @@ static void note_hints(struct node *node, Cairn__V1__Hint **hints, size_t count)
     }
 }
 
-static void take_record(struct operation *operation, const OperationResult *from, struct span value)
+/* False: there is no memory for the value. */
+static bool take_record(struct operation *operation, const OperationResult *from, struct span value)
 {
     struct record *record = &operation->record;
     *record = (struct record){ .version = from->version, .time = from->time };
@@ -541,12 +586,17 @@ static void take_record(struct operation *operation, const OperationResult *from
         record->version = from->meta->version;
         record->time = from->meta->time;
     }
-    uint8_t *copy = arena_dup(&operation->request->arena, value.data, value.size);
+    uint8_t *copy = arena_try_alloc(&operation->request->arena, value.size);
+    if (!copy) {
+        return false;
+    }
+    memcpy(copy, value.data, value.size);
     record->value = span_of(copy, value.size);
     if (operation->kind == CAIRN__V1__OPERATION__KIND__GET_META && from->meta) {
         record->value.size = from->meta->size; /* only the size is of interest, see kv_make_meta */
     }
     operation->has_record = true;
+    return true;
 }
 
 /* It is asked again, a read at the primary this time. */
@@ -572,10 +622,9 @@ static void take_result(struct operation *operation, const OperationResult *from
                                                .version = from->version,
                                                .time = from->time,
                                                .existed = from->existed };
-    if (from->status == 0 && is_read(operation)) {
-        take_record(operation, from, value);
-    }
-    finish_operation(operation, from->status);
+    bool has_memory =
+        from->status != 0 || !is_read(operation) || take_record(operation, from, value);
+    finish_operation(operation, has_memory ? from->status : ERR_NO_MEMORY);
 }
 
 static void fail_forward(struct forward *forward, int status)
@@ -590,21 +639,22 @@ static void fail_forward(struct forward *forward, int status)
     }
 }
 
-static bool take_results(struct forward *forward, const struct frame *frame)
+/* 0, ERR_PROTOCOL or ERR_NO_MEMORY. */
+static int take_results(struct forward *forward, const struct frame *frame)
 {
     struct request *request = forward->request;
-    request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
+    request_set_kind(request, MEM_ANSWER);
     Cairn__V1__MultiResponse *message =
         message_unpack(&cairn__v1__multi_response__descriptor, &request->allocator, frame->message);
     if (!message || message->n_results != forward->count) {
-        return false;
+        return request->arena.has_refused ? ERR_NO_MEMORY : ERR_PROTOCOL;
     }
     uint64_t sum = 0;
     for (size_t i = 0; i < message->n_results; i++) {
         sum += message->results[i]->value_size;
     }
     if (sum != frame->payload.size) {
-        return false;
+        return ERR_PROTOCOL;
     }
     note_hints(request->node, message->hints, message->n_hints);
     size_t at = 0;
@@ -614,16 +664,22 @@ static bool take_results(struct forward *forward, const struct frame *frame)
                     span_of(frame->payload.data + at, size));
         at += size;
     }
-    return true;
+    return 0;
 }
 
 void kv_forward_answered(struct forward *forward, const struct frame *frame)
 {
     struct request *request = forward->request;
-    if (frame->status != 0) {
-        fail_forward(forward, frame->status);
-    } else if (!take_results(forward, frame)) {
-        fail_forward(forward, ERR_PROTOCOL);
+    int status = frame->status;
+    if (status == 0) {
+        status = take_results(forward, frame);
+        if (status == ERR_NO_MEMORY) { /* as if it had not come */
+            kv_forward_lost(forward);
+            return;
+        }
+    }
+    if (status != 0) {
+        fail_forward(forward, status);
     }
     kv_settle(request);
 }
@@ -731,24 +787,23 @@ static void read_record(struct operation *operation)
     }
 }
 
-void kv_make_meta(struct request *request, const struct record *record, Cairn__V1__Meta *meta)
+struct meta {
+    Cairn__V1__Meta meta;
+    Cairn__V1__Attributes attributes;
+};
+
+static Cairn__V1__Meta *make_meta(const struct record *record, struct meta *room)
 {
+    Cairn__V1__Meta *meta = &room->meta;
     cairn__v1__meta__init(meta);
     meta->version = record->version;
     meta->time = record->time;
     meta->size = record->value.size;
     if (record->attributes.mask != 0) {
-        Cairn__V1__Attributes *attributes = request_alloc(request, sizeof *attributes);
-        cairn__v1__attributes__init(attributes);
-        attributes->mask = record->attributes.mask;
-        attributes->mode = record->attributes.mode;
-        attributes->uid = record->attributes.uid;
-        attributes->gid = record->attributes.gid;
-        attributes->mtime_us = record->attributes.mtime_us;
-        attributes->flags = record->attributes.flags;
-        attributes->expires_at_us = record->attributes.expires_at_us;
-        meta->attributes = attributes;
+        pack_attributes(&record->attributes, &room->attributes);
+        meta->attributes = &room->attributes;
     }
+    return meta;
 }
 
 /* The log's time may be far ahead of the clock here, when another node's leapt. Whoever asked must
@@ -797,9 +852,8 @@ static void answer_single(struct request *request)
     }
     if (is_read(operation)) {
         Cairn__V1__GetResponse response = CAIRN__V1__GET_RESPONSE__INIT;
-        Cairn__V1__Meta meta;
-        kv_make_meta(request, &operation->record, &meta);
-        response.meta = &meta;
+        struct meta meta;
+        response.meta = make_meta(&operation->record, &meta);
         response.hint = &hint;
         response.staleness_ms = operation->staleness_ms;
         struct conn_piece piece = { operation->record.value, NULL };
@@ -822,10 +876,17 @@ static void answer_single(struct request *request)
     request_answer(request, status, 0, &response.base, NULL, 0);
 }
 
-static OperationResult *make_result(struct request *request, struct operation *operation,
+/* What an operation of a multi is answered with. */
+struct multi_result {
+    OperationResult result;
+    struct meta meta;
+    Cairn__V1__Hint hint;
+};
+
+static OperationResult *make_result(const struct operation *operation, struct multi_result *room,
                                     struct conn_piece *piece)
 {
-    OperationResult *out = request_alloc(request, sizeof *out);
+    OperationResult *out = &room->result;
     cairn__v1__operation_result__init(out);
     out->status = operation->status;
     out->version = operation->result.version;
@@ -837,8 +898,7 @@ static OperationResult *make_result(struct request *request, struct operation *o
     }
     *piece = (struct conn_piece){ { NULL, 0 }, NULL };
     if (operation->has_record) {
-        out->meta = request_alloc(request, sizeof *out->meta);
-        kv_make_meta(request, &operation->record, out->meta);
+        out->meta = make_meta(&operation->record, &room->meta);
         out->version = operation->record.version;
         out->time = operation->record.time;
         if (operation->kind == CAIRN__V1__OPERATION__KIND__GET) {
@@ -850,16 +910,15 @@ static OperationResult *make_result(struct request *request, struct operation *o
 }
 
 /* Hints for groups that are led elsewhere, so that the asker learns; a group may be named twice. */
-static void make_hints(struct request *request, Cairn__V1__MultiResponse *response)
+static void make_hints(struct request *request, struct multi_result *rooms,
+                       Cairn__V1__MultiResponse *response)
 {
-    response->hints = request_alloc(request, request->operation_count * sizeof *response->hints);
     for (size_t i = 0; i < request->operation_count; i++) {
         uint32_t group = request->operations[i].group;
         uint64_t leader = group ? node_leader_of(request->node, group) : 0;
         if (leader != 0 && leader != request->node->id) {
-            Cairn__V1__Hint *hint = request_alloc(request, sizeof *hint);
-            request_make_hint(request, group, hint);
-            response->hints[response->n_hints++] = hint;
+            request_make_hint(request, group, &rooms[i].hint);
+            response->hints[response->n_hints++] = &rooms[i].hint;
         }
     }
 }
@@ -869,9 +928,20 @@ static void make_hints(struct request *request, Cairn__V1__MultiResponse *respon
 static void answer_multi(struct request *request)
 {
     Cairn__V1__MultiResponse response = CAIRN__V1__MULTI_RESPONSE__INIT;
-    response.results = request_alloc(request, request->operation_count * sizeof *response.results);
-    struct conn_piece *pieces = request_alloc(request, request->operation_count * sizeof *pieces);
-    size_t bytes = 0;
+    struct multi_result *rooms;
+    struct conn_piece *pieces;
+    size_t count = request->operation_count, bytes = 0;
+    if (!request_reserve(request,
+                         count * (sizeof *response.results + sizeof *response.hints +
+                                  sizeof *rooms + sizeof *pieces),
+                         4)) {
+        request_starve(request);
+        return;
+    }
+    response.results = request_take(request, count * sizeof *response.results);
+    response.hints = request_take(request, count * sizeof *response.hints);
+    rooms = request_take(request, count * sizeof *rooms);
+    pieces = request_take(request, count * sizeof *pieces);
     for (size_t i = 0; i < request->operation_count; i++) {
         struct operation *operation = &request->operations[i];
         if (operation->has_record && operation->kind == CAIRN__V1__OPERATION__KIND__GET) {
@@ -882,10 +952,10 @@ static void answer_multi(struct request *request)
                 bytes += operation->record.value.size;
             }
         }
-        response.results[response.n_results++] = make_result(request, operation, &pieces[i]);
+        response.results[response.n_results++] = make_result(operation, &rooms[i], &pieces[i]);
     }
-    make_hints(request, &response);
-    request_answer(request, 0, 0, &response.base, pieces, request->operation_count);
+    make_hints(request, rooms, &response);
+    request_answer(request, 0, 0, &response.base, pieces, count);
 }
 
 /* After the read: who read alone must have had the right to. False: some had not and are asked
@@ -934,6 +1004,7 @@ static void kv_settle(struct request *request)
         count_operation(request->node, &request->operations[i]);
         note_time(request, &request->operations[i]);
     }
+    request_set_kind(request, MEM_ANSWER);
     if (is_multi(request)) {
         answer_multi(request);
     } else {

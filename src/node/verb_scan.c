@@ -68,31 +68,36 @@ static bool add_part(struct request *request, uint32_t group)
     return true;
 }
 
-static bool add_parts(struct request *request)
+/* 0, ERR_WRONG_PARTITION, ERR_NO_MEMORY. */
+static int add_parts(struct request *request)
 {
     struct scan *scan = request->scan;
     const struct topology *topology = request->node->topology;
     size_t asked = scan->asked->n_groups;
     size_t room = asked ? asked : topology->partition_count;
     if (asked > LIMIT_PARTITIONS_MAX) {
-        return false;
+        return ERR_WRONG_PARTITION;
     }
-    scan->parts = request_alloc(request, room * sizeof *scan->parts);
-    scan->pages = request_alloc(request, room * sizeof *scan->pages);
+    scan->parts = request_try_alloc(request, room * sizeof *scan->parts);
+    scan->pages = request_try_alloc(request, room * sizeof *scan->pages);
+    if (!scan->parts || !scan->pages) {
+        return ERR_NO_MEMORY;
+    }
     for (size_t i = 0; i < asked; i++) {
         if (!add_part(request, scan->asked->groups[i])) {
-            return false;
+            return ERR_WRONG_PARTITION;
         }
     }
     for (size_t i = 1; asked == 0 && i < topology->partition_count; i++) {
         add_part(request, topology->partitions[i].group);
     }
     scan->unfinished = scan->part_count;
-    return true;
+    return 0;
 }
 
 void scan_start(struct request *request, const struct frame *frame)
 {
+    request_set_kind(request, MEM_SCAN);
     Cairn__V1__ScanRequest *asked =
         message_unpack(&cairn__v1__scan_request__descriptor, &request->allocator, frame->message);
     if (!asked) {
@@ -107,10 +112,15 @@ void scan_start(struct request *request, const struct frame *frame)
         request_fail(request, ERR_KEY_TOO_LONG, "a bound of the scan is too long");
         return;
     }
-    request->scan = request_alloc(request, sizeof *request->scan);
+    request->scan = request_try_alloc(request, sizeof *request->scan);
+    if (!request->scan) {
+        request_fail(request, ERR_NO_MEMORY, NULL);
+        return;
+    }
     request->scan->asked = asked;
-    if (!add_parts(request)) {
-        request_fail(request, ERR_WRONG_PARTITION, "no such partition");
+    int status = add_parts(request);
+    if (status != 0) {
+        request_fail(request, status, status == ERR_WRONG_PARTITION ? "no such partition" : NULL);
         return;
     }
     request->node->counters.scans++;
@@ -170,19 +180,39 @@ static struct link *choose_link(const struct scan_part *part, int *status)
     return link ? link : request_link_to(part->request, part->group, status);
 }
 
+/* The parts that a forward asked for take another state. */
+static void set_parts(struct request *request, const struct scan_source *source,
+                      enum part_state state)
+{
+    for (size_t i = 0; i < source->group_count; i++) {
+        for (size_t j = 0; j < request->scan->part_count; j++) {
+            struct scan_part *part = &request->scan->parts[j];
+            if (part->group == source->groups[i] && part->state == PART_FORWARDED) {
+                part->is_linearizable =
+                    part->is_linearizable || (state == PART_NEW && is_stale_part(part));
+                part->state = state;
+                request->scan->unfinished -= state == PART_FETCHED;
+            }
+        }
+    }
+}
+
 /* Asks `link` for a page of all new parts that it should answer, beginning with part number
- * `first`, and as this is. */
-static void forward_parts(struct request *request, struct link *link, size_t first)
+ * `first`, and as this is. False: there is no memory, they stay new. */
+static bool forward_parts(struct request *request, struct link *link, size_t first)
 {
     struct scan *scan = request->scan;
     Cairn__V1__ScanRequest message = *scan->asked;
-    message.groups = request_alloc(request, scan->part_count * sizeof *message.groups);
+    message.groups = request_try_alloc(request, scan->part_count * sizeof *message.groups);
     message.n_groups = 0;
+    struct scan_source *source = request_try_alloc(request, sizeof *source);
+    if (!message.groups || !source) {
+        return false;
+    }
     bool is_linearizable = scan->parts[first].is_linearizable;
     if (is_linearizable) {
         message.consistency = CAIRN__V1__CONSISTENCY__LINEARIZABLE;
     }
-    struct scan_source *source = request_alloc(request, sizeof *source);
     for (size_t i = first; i < scan->part_count; i++) {
         struct scan_part *part = &scan->parts[i];
         int status;
@@ -192,10 +222,15 @@ static void forward_parts(struct request *request, struct link *link, size_t fir
             part->state = PART_FORWARDED;
         }
     }
-    struct forward *forward = request_forward(request, link, VERB_SCAN, &message.base, NULL, 0);
-    forward->source = source;
     source->groups = message.groups;
     source->group_count = message.n_groups;
+    struct forward *forward = request_forward(request, link, VERB_SCAN, &message.base, NULL, 0);
+    if (forward) {
+        forward->source = source;
+    } else {
+        set_parts(request, source, PART_NEW);
+    }
+    return forward != NULL;
 }
 
 /* Begins what the replicas here can do. */
@@ -240,33 +275,16 @@ void scan_dispatch(struct request *request)
             request_fail(request, status, NULL);
             return;
         }
-        if (link) {
-            forward_parts(request, link, i);
-        } else {
-            must_park = true;
+        must_park = must_park || !link;
+        if (link && !forward_parts(request, link, i)) {
+            must_park = true; /* what is still new gets another try */
+            break;
         }
     }
     if (must_park) {
         request_park(request);
     }
     scan_settle(request);
-}
-
-/* The parts that a forward asked for take another state. */
-static void set_parts(struct request *request, const struct scan_source *source,
-                      enum part_state state)
-{
-    for (size_t i = 0; i < source->group_count; i++) {
-        for (size_t j = 0; j < request->scan->part_count; j++) {
-            struct scan_part *part = &request->scan->parts[j];
-            if (part->group == source->groups[i] && part->state == PART_FORWARDED) {
-                part->is_linearizable =
-                    part->is_linearizable || (state == PART_NEW && is_stale_part(part));
-                part->state = state;
-                request->scan->unfinished -= state == PART_FETCHED;
-            }
-        }
-    }
 }
 
 /* What each entry of a page must have. */
@@ -277,10 +295,11 @@ static uint8_t wanted_flags(const Cairn__V1__ScanRequest *asked)
                               : SCAN_PAGE_META | SCAN_PAGE_VALUE;
 }
 
+/* False: malformed, or there is no memory for it (request->arena.has_refused). */
 static bool take_page(struct request *request, struct scan_source *source,
                       const struct frame *frame)
 {
-    request->arena.gate = NULL; /* the request was begun: from here on only the system refuses */
+    request_set_kind(request, MEM_SCAN);
     source->response =
         message_unpack(&cairn__v1__scan_response__descriptor, &request->allocator, frame->message);
     if (!source->response) {
@@ -298,8 +317,12 @@ static bool take_page(struct request *request, struct scan_source *source,
     if (rest.size != 0 || (source->page_has_more && frame->payload.size == 0)) {
         return false;
     }
-    source->page = source->rest = span_of(
-        arena_dup(&request->arena, frame->payload.data, frame->payload.size), frame->payload.size);
+    uint8_t *page = arena_try_alloc(&request->arena, frame->payload.size);
+    if (!page) {
+        return false;
+    }
+    memcpy(page, frame->payload.data, frame->payload.size);
+    source->page = source->rest = span_of(page, frame->payload.size);
     return true;
 }
 
@@ -313,7 +336,7 @@ void scan_forward_answered(struct forward *forward, const struct frame *frame)
     } else if (frame->status != 0) {
         request_fail(request, frame->status, NULL);
     } else if (!take_page(request, source, frame)) {
-        request_fail(request, ERR_PROTOCOL, NULL);
+        request_fail(request, request->arena.has_refused ? ERR_NO_MEMORY : ERR_PROTOCOL, NULL);
     } else {
         struct scan *scan = request->scan;
         uint64_t staleness_ms = source->response->staleness_ms;
@@ -416,9 +439,10 @@ static int open_sources(struct request *request, struct merge *merge, struct err
             continue;
         }
         struct partition *partition = node_find_partition(request->node, scan->parts[i].group);
-        struct scan_source *source = request_alloc(request, sizeof *source);
-        int status = store_cursor_open(partition_store(partition), from, to, merge->reverse,
-                                       &source->cursor, err);
+        struct scan_source *source = request_try_alloc(request, sizeof *source);
+        int status = source ? store_cursor_open(partition_store(partition), from, to,
+                                                merge->reverse, &source->cursor, err)
+                            : err_set(err, ERR_NO_MEMORY, "no memory for a scan");
         if (status == 0 && scan->asked->keys_only) {
             store_cursor_keys_only(source->cursor);
         }
@@ -481,6 +505,7 @@ static int fill_page(struct request *request, struct merge *merge, struct buf *p
                            ? asked->page_bytes
                            : LIMIT_SCAN_PAGE_BYTES;
     uint8_t wanted = wanted_flags(asked);
+    struct mem_gate *gate = env_gate(request->node->env, MEM_SCAN);
     for (size_t count = 0; merge->count > 0; count++) {
         struct scan_source *first = merge->heap[0];
         struct scan_page_entry entry;
@@ -488,6 +513,9 @@ static int fill_page(struct request *request, struct merge *merge, struct buf *p
         if (count == limit ||
             (count > 0 && page->size + scan_page_entry_size(&entry) > bytes_max)) {
             return 1;
+        }
+        if (!buf_try_reserve(page, gate, scan_page_entry_size(&entry))) {
+            return err_set(err, ERR_NO_MEMORY, "no memory for a scan's page");
         }
         scan_page_add(page, &entry);
         int status = advance(first, err);
@@ -563,7 +591,11 @@ static void scan_settle(struct request *request)
     }
     struct merge merge = { .reverse = scan->asked->reverse };
     merge.heap =
-        request_alloc(request, (scan->part_count + scan->page_count + 1) * sizeof *merge.heap);
+        request_try_alloc(request, (scan->part_count + scan->page_count + 1) * sizeof *merge.heap);
+    if (!merge.heap) {
+        request_fail(request, ERR_NO_MEMORY, NULL);
+        return;
+    }
     Cairn__V1__ScanResponse response = CAIRN__V1__SCAN_RESPONSE__INIT;
     struct buf payload = { 0 };
     struct err err;

@@ -11,6 +11,7 @@
 #include "proto/client.pb-c.h"
 #include "server/server.h"
 #include "wire/conn.h"
+#include "wire/message.h"
 
 enum {
     CLIENTS_MAX = 10000,
@@ -54,6 +55,11 @@ static void client_respond(struct request_origin *origin, const struct frame *fr
     if (client->is_paused) {
         consider_pause(client);
     }
+}
+
+static void client_abandon(struct request_origin *origin)
+{
+    conn_close(container_of(origin, struct client, origin)->conn);
 }
 
 static void client_free(struct client *client)
@@ -103,17 +109,22 @@ static void answer_hello(struct client *client, const struct frame *frame)
     if (node_cluster_id(node)) {
         hello.cluster_id = (ProtobufCBinaryData){ 16, (uint8_t *)node_cluster_id(node) };
     }
-    uint8_t *packed = mem_alloc(cairn__v1__hello__get_packed_size(&hello));
-    size_t size = cairn__v1__hello__pack(&hello, packed);
+    struct buf packed = { 0 };
+    size_t size = cairn__v1__hello__get_packed_size(&hello);
+    if (!buf_try_reserve(&packed, env_gate(client->server->env, MEM_CONN), size)) {
+        conn_close(client->conn);
+        return;
+    }
+    cairn__v1__hello__pack(&hello, buf_extend(&packed, size));
     struct frame answer = {
         .type = FRAME_HELLO_OK,
         .request_id = frame->request_id,
         .epoch = node_epoch(node),
         .time = node_time(node),
-        .message = span_of(packed, size),
+        .message = buf_span(&packed),
     };
     conn_send(client->conn, &answer, NULL);
-    mem_free(packed);
+    buf_fini(&packed);
 }
 
 /* 0, or why this hello is refused. */
@@ -132,16 +143,22 @@ static int judge_hello(struct client *client, const Cairn__V1__Hello *hello)
 
 static void on_hello(struct client *client, const struct frame *frame)
 {
+    struct arena arena = { .gate = env_gate(client->server->env, MEM_CONN) };
+    ProtobufCAllocator allocator = message_allocator(&arena);
     Cairn__V1__Hello *hello =
-        cairn__v1__hello__unpack(NULL, frame->message.size, frame->message.data);
-    if (!hello) {
+        message_unpack(&cairn__v1__hello__descriptor, &allocator, frame->message);
+    bool is_node = hello && hello->node_id != 0, has_memory = !arena.has_refused;
+    int status = !hello ? ERR_PROTOCOL : is_node ? 0 : judge_hello(client, hello);
+    arena_fini(&arena);
+    if (!has_memory) {
+        conn_close(client->conn);
+        return;
+    }
+    if (status == ERR_PROTOCOL) {
         refuse(client, frame, ERR_PROTOCOL, "malformed hello");
         conn_close(client->conn);
         return;
     }
-    bool is_node = hello->node_id != 0;
-    int status = is_node ? 0 : judge_hello(client, hello);
-    cairn__v1__hello__free_unpacked(hello, NULL);
     if (is_node) {
         /* The node takes the connection over, or has answered why not. */
         if (node_accept_peer(client->server->node, client->conn, frame)) {
@@ -204,12 +221,19 @@ static void on_accept(void *ctx, struct env_conn *raw)
         env_conn_close(server->env, raw);
         return;
     }
-    struct client *client = MEM_NEW(struct client);
+    struct client *client = MEM_TRY_NEW(env_gate(server->env, MEM_CONN), struct client);
+    struct conn *conn = client ? conn_accept(server->env, raw, &client_events, client) : NULL;
+    if (!conn) {
+        LOG_WARN(server->logger, "no memory for a connection");
+        mem_free(client);
+        env_conn_close(server->env, raw);
+        return;
+    }
     client->server = server;
-    request_origin_init(&client->origin, client_respond);
+    request_origin_init(&client->origin, client_respond, client_abandon);
     list_append(&server->clients, &client->link);
     server->client_count++;
-    client->conn = conn_accept(server->env, raw, &client_events, client);
+    client->conn = conn;
 }
 
 int server_start(struct env *env, struct logger *logger, const struct node_config *config,

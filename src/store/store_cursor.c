@@ -10,12 +10,13 @@ enum { SOURCE_ACTIVE, SOURCE_FROZEN, SOURCE_LMDB, SOURCES };
 struct store_cursor {
     struct store_replica *replica;
     bool reverse, keys_only, has_end;
-    struct span end;                     /* own copy: `to`, in reverse `from` */
+    struct span end;                     /* `to`, in reverse `from`: end_bytes */
     const struct overlay_node *nodes[2]; /* NULL: at the end */
     MDB_cursor *lmdb;
     bool has_lmdb; /* key and data are the source's current pair */
     MDB_val key, data;
     unsigned used; /* bit per source: its current pair was delivered or hidden, move on first */
+    uint8_t end_bytes[];
 };
 
 static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct err *err)
@@ -81,15 +82,19 @@ int store_cursor_open(struct store_replica *replica, struct span from, struct sp
     if (rc != 0) {
         return rc;
     }
-    struct store_cursor *cursor = MEM_NEW(struct store_cursor);
+    struct span end = reverse ? from : to;
+    struct store_cursor *cursor =
+        mem_try_zalloc(env_gate(store->config.env, MEM_SCAN), sizeof *cursor + end.size);
+    if (!cursor) {
+        return err_set(err, ERR_NO_MEMORY, "no memory for a scan");
+    }
     cursor->replica = replica;
     cursor->reverse = reverse;
-    struct span end = reverse ? from : to;
     cursor->has_end = end.size > 0;
-    cursor->end = span_of(mem_dup(end.data, end.size), end.size);
+    memcpy(cursor->end_bytes, end.data, end.size);
+    cursor->end = span_of(cursor->end_bytes, end.size);
     rc = mdb_cursor_open(store->reader, replica->dbi, &cursor->lmdb);
     if (rc != 0) {
-        mem_free((void *)cursor->end.data);
         mem_free(cursor);
         return store_lmdb_error(err, rc, "beginning a scan");
     }
@@ -117,7 +122,6 @@ void store_cursor_close(struct store_cursor *cursor)
     CHECK(cursor->replica->store->cursors > 0);
     cursor->replica->store->cursors--;
     mdb_cursor_close(cursor->lmdb);
-    mem_free((void *)cursor->end.data);
     mem_free(cursor);
 }
 

@@ -16,6 +16,7 @@
  *   I3  After is_closing was set nothing is queued and no frame is told; on_close is told exactly
  *       once, then the conn is freed.
  *   I4  out_bytes is what gathers plus what flies.
+ *   I5  conn->parts has room for all parts of either batch, so that a flush needs no memory.
  *
  *   connecting → open → closing → (on_close) freed          raw_open; conn_close, conn_fail;
  * raw_close */
@@ -85,14 +86,11 @@ static void batch_fini(struct batch *batch)
     mem_free(batch->references);
 }
 
+/* conn_reserve made room for it. */
 static void batch_refer(struct batch *batch, struct span span, struct blob *blob)
 {
     CHECK(span.data >= blob->data && span.data + span.size <= blob->data + blob->size);
-    if (batch->count == batch->capacity) {
-        batch->capacity = batch->capacity ? batch->capacity * 2 : 8;
-        batch->references =
-            mem_realloc(batch->references, batch->capacity * sizeof *batch->references);
-    }
+    CHECK(batch->count < batch->capacity);
     batch->references[batch->count++] =
         (struct reference){ batch->bytes.size, span, blob_ref(blob) };
     batch->size += span.size;
@@ -103,10 +101,7 @@ static size_t batch_parts(const struct batch *batch, struct conn *conn)
 {
     size_t count = 0, done = 0;
 
-    if (2 * batch->count + 1 > conn->parts_capacity) {
-        conn->parts_capacity = 2 * batch->count + 16;
-        conn->parts = mem_realloc(conn->parts, conn->parts_capacity * sizeof *conn->parts);
-    }
+    CHECK(2 * batch->count + 1 <= conn->parts_capacity);
     for (size_t i = 0; i < batch->count; i++) {
         const struct reference *reference = &batch->references[i];
         if (reference->bytes_end > done) {
@@ -159,26 +154,69 @@ static void raw_written(void *ctx, struct env_conn *raw)
     }
 }
 
-void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces,
-                      size_t count)
+static bool is_referred(const struct conn_piece *piece)
+{
+    return piece->blob && piece->bytes.size >= CONN_REFERENCE_BYTES;
+}
+
+/* Room for a frame in the gathering batch: bytes that are copied, references, and the parts of the write that will take them (I5).
+ * False: there is no memory. */
+static bool conn_reserve(struct conn *conn, size_t bytes, size_t references)
+{
+    struct mem_gate *gate = env_gate(conn->env, MEM_CONN);
+    struct batch *batch = &conn->gathering;
+    size_t count = batch->count + references;
+
+    if (!buf_try_reserve(&batch->bytes, gate, bytes)) {
+        return false;
+    }
+    if (count > batch->capacity) {
+        size_t capacity = mem_try_grow(gate, &batch->references, batch->capacity, count,
+                                       sizeof *batch->references);
+        if (!capacity) {
+            return false;
+        }
+        batch->capacity = capacity;
+    }
+    if (2 * count + 1 > conn->parts_capacity) {
+        size_t capacity = mem_try_grow(gate, &conn->parts, conn->parts_capacity, 2 * count + 1,
+                                       sizeof *conn->parts);
+        if (!capacity) {
+            return false;
+        }
+        conn->parts_capacity = capacity;
+    }
+    return true;
+}
+
+bool conn_try_send_pieces(struct conn *conn, const struct frame *frame,
+                          const struct conn_piece *pieces, size_t count)
 {
     struct batch *batch = &conn->gathering;
     size_t before = batch->size, bytes_before = batch->bytes.size, referred_bytes = 0;
-    size_t payload_bytes = 0, at;
+    size_t payload_bytes = 0, referred = 0, at;
 
     if (conn->is_closing) {
-        return;
+        return true;
     }
     for (size_t i = 0; i < count; i++) {
         CHECK(!__builtin_add_overflow(payload_bytes, pieces[i].bytes.size, &payload_bytes));
+        if (is_referred(&pieces[i])) {
+            referred_bytes += pieces[i].bytes.size;
+            referred++;
+        }
+    }
+    if (!conn_reserve(conn,
+                      FRAME_HEADER_BYTES + frame->message.size + payload_bytes - referred_bytes,
+                      referred)) {
+        return false;
     }
     uint32_t crc = frame_pack_begin(frame, payload_bytes, &batch->bytes, &at);
     for (size_t i = 0; i < count; i++) {
         struct span bytes = pieces[i].bytes;
         crc = hash_crc32c(crc, bytes.data, bytes.size);
-        if (pieces[i].blob && bytes.size >= CONN_REFERENCE_BYTES) {
+        if (is_referred(&pieces[i])) {
             batch_refer(batch, bytes, pieces[i].blob);
-            referred_bytes += bytes.size;
         } else {
             buf_append_span(&batch->bytes, bytes);
         }
@@ -187,6 +225,25 @@ void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct
     batch->size = before + (batch->bytes.size - bytes_before) + referred_bytes;
     conn->out_bytes += batch->size - before;
     env_defer(conn->env, &conn->flush);
+    return true;
+}
+
+/* Closes because of what the peer sent, or for want of memory. */
+static void conn_fail(struct conn *conn, int status, const char *reason)
+{
+    if (!conn->is_closing) {
+        conn->status = status;
+        snprintf(conn->reason, sizeof conn->reason, "%s", reason);
+        conn_close(conn);
+    }
+}
+
+void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces,
+                      size_t count)
+{
+    if (!conn_try_send_pieces(conn, frame, pieces, count)) {
+        conn_fail(conn, ERR_NO_MEMORY, "no memory for what was to be sent");
+    }
 }
 
 void conn_send(struct conn *conn, const struct frame *frame, struct blob *payload_blob)
@@ -203,14 +260,14 @@ size_t conn_out_bytes(const struct conn *conn)
 
 /* --- In */
 
-/* Closes because of what the peer sent. */
-static void conn_fail(struct conn *conn, int status, const char *reason)
+/* Room in `in`; without memory the connection closes. */
+static bool in_reserve(struct conn *conn, size_t more)
 {
-    if (!conn->is_closing) {
-        conn->status = status;
-        snprintf(conn->reason, sizeof conn->reason, "%s", reason);
-        conn_close(conn);
+    if (buf_try_reserve(&conn->in, env_gate(conn->env, MEM_CONN), more)) {
+        return true;
     }
+    conn_fail(conn, ERR_NO_MEMORY, "no memory for what it sends");
+    return false;
 }
 
 /* Tells the frames at the beginning of data, until the data ends in the middle of one, or reading
@@ -260,7 +317,9 @@ static size_t in_complete(struct conn *conn, struct span data)
     while (taken < data.size && conn->in.size && !conn->is_closing) {
         size_t more =
             need - conn->in.size < data.size - taken ? need - conn->in.size : data.size - taken;
-        buf_reserve(&conn->in, need - conn->in.size);
+        if (!in_reserve(conn, need - conn->in.size)) {
+            break;
+        }
         buf_append(&conn->in, data.data + taken, more);
         taken += more;
         if (conn->in.size == need && conn_tell(conn, buf_span(&conn->in), &need)) {
@@ -274,8 +333,7 @@ static size_t in_complete(struct conn *conn, struct span data)
  * task. */
 static void in_keep(struct conn *conn, struct span rest, size_t need)
 {
-    if (rest.size && !conn->is_closing) {
-        buf_reserve(&conn->in, need > rest.size ? need : rest.size);
+    if (rest.size && !conn->is_closing && in_reserve(conn, need > rest.size ? need : rest.size)) {
         buf_append_span(&conn->in, rest);
         conn->has_backlog = conn->is_paused;
     }
@@ -290,8 +348,10 @@ static void raw_data(void *ctx, struct env_conn *raw, struct span data)
         return;
     }
     if (conn->has_backlog || conn->is_paused) { /* resumed, but the task has not run yet */
-        buf_append_span(&conn->in, data);
-        conn->has_backlog = true;
+        if (in_reserve(conn, data.size)) {
+            buf_append_span(&conn->in, data);
+            conn->has_backlog = true;
+        }
         return;
     }
     size_t done = conn->in.size ? in_complete(conn, data) : 0;
@@ -382,8 +442,11 @@ static const struct env_conn_events raw_events = { raw_open, raw_data, raw_writt
 
 static struct conn *conn_new(struct env *env, const struct conn_events *events, void *ctx)
 {
-    struct conn *conn = MEM_NEW(struct conn);
+    struct conn *conn = MEM_TRY_NEW(env_gate(env, MEM_CONN), struct conn);
 
+    if (!conn) {
+        return NULL;
+    }
     conn->env = env;
     conn->events = events;
     conn->ctx = ctx;
@@ -397,6 +460,9 @@ struct conn *conn_accept(struct env *env, struct env_conn *raw, const struct con
 {
     struct conn *conn = conn_new(env, events, ctx);
 
+    if (!conn) {
+        return NULL;
+    }
     conn->raw = raw;
     conn->is_open = true;
     env_conn_attach(env, raw, &raw_events, conn);
@@ -407,8 +473,11 @@ int conn_connect(struct env *env, const char *address, const struct conn_events 
                  struct conn **out, struct err *err)
 {
     struct conn *conn = conn_new(env, events, ctx);
-    int status = env_connect(env, address, &raw_events, conn, &conn->raw, err);
 
+    if (!conn) {
+        return err_set(err, ERR_NO_MEMORY, "no memory for a connection");
+    }
+    int status = env_connect(env, address, &raw_events, conn, &conn->raw, err);
     if (status) {
         conn_free(conn);
         return status;

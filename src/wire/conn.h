@@ -21,6 +21,7 @@ struct conn_events {
     void (*on_close)(void *ctx, struct conn *conn, int status, const char *reason);
 };
 
+/* NULL: there is no memory for it, and raw is still the caller's. */
 struct conn *conn_accept(struct env *env, struct env_conn *raw, const struct conn_events *events, void *ctx);
 int conn_connect(struct env *env, const char *address, const struct conn_events *events, void *ctx, struct conn **out,
                  struct err *err);
@@ -28,6 +29,9 @@ int conn_connect(struct env *env, const char *address, const struct conn_events 
 /* Hands the connection to another owner: later events go there. Allowed inside callbacks; a frame that follows in the same read
  * already goes to the new owner. */
 void conn_attach(struct conn *conn, const struct conn_events *events, void *ctx);
+
+/* Where there is no memory for what is to be sent, or for a frame that is half received, the connection closes with ERR_NO_MEMORY:
+ * nothing is left out of a stream, and who waits for an answer learns that none comes. */
 
 /* Queues a frame; goes out at the end of the turn. frame->payload is copied unless payload_blob is given, in which case
  * frame->payload must lie within that blob, and the blob is referenced until it is sent. Silently dropped when closing. */
@@ -39,6 +43,8 @@ struct conn_piece {
     struct blob *blob;
 };
 void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
+/* The same for what is repeated anyway. False: there is no memory, nothing was queued, and the connection stays. */
+bool conn_try_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
 /* Bytes queued and not yet taken by the operating system. */
 size_t conn_out_bytes(const struct conn *conn);
 /* Stops or resumes on_frame, at once: frames that were read already wait too. */

@@ -451,3 +451,17 @@ void *message_unpack(const ProtobufCMessageDescriptor *descriptor, ProtobufCAllo
         unpack(descriptor, arena, (struct input){ bytes.data, bytes.data + bytes.size });
     return message ? message : protobuf_c_message_unpack(descriptor, arena, bytes.size, bytes.data);
 }
+
+static void *allocator_alloc(void *data, size_t size)
+{
+    return arena_try_alloc(data, size);
+}
+
+static void allocator_free(void *data, void *memory)
+{
+}
+
+ProtobufCAllocator message_allocator(struct arena *arena)
+{
+    return (ProtobufCAllocator){ allocator_alloc, allocator_free, arena };
+}

@@ -23,6 +23,9 @@ void report_add(struct report *report, const struct world_report *run)
             report->cells[i][j].failed += run->cells[i][j] > 0 && run->violations > 0;
         }
     }
+    for (int i = 0; i < MEM_KINDS; i++) {
+        report->starved[i] += run->starved[i];
+    }
     report->calls += run->calls;
     report->ok += run->ok;
     report->refused += run->refused;
@@ -117,6 +120,20 @@ static void print_speed(const struct report *report)
            simulated / cpu_seconds, calls / cpu_seconds, calls / simulated);
 }
 
+static void print_refused(const struct report *report)
+{
+    static const char *const names[MEM_KINDS] = {
+        [MEM_REQUEST] = "requests", [MEM_ANSWER] = "answers",     [MEM_SCAN] = "scans",
+        [MEM_CONN] = "connections", [MEM_RAFT] = "Raft messages", [MEM_LOG] = "the log",
+        [MEM_STORE] = "the store",  [MEM_IMAGE] = "images",
+    };
+    printf("memory refused to");
+    for (int i = 0; i < MEM_KINDS; i++) {
+        printf("%s %s %lu", i ? "," : "", names[i], report->starved[i]);
+    }
+    printf("\n");
+}
+
 void report_print(const struct report *report)
 {
     double simulated = (double)report->virtual_us / 1e6;
@@ -124,6 +141,7 @@ void report_print(const struct report *report)
     printf("disks: %lu jobs cut in the middle, %lu sectors lost, %lu torn, %lu directory "
            "operations lost\n",
            report->jobs_cut, report->sectors_lost, report->sectors_torn, report->names_lost);
+    print_refused(report);
     printf("cluster: %lu starts, %lu elections, %lu entries committed, %lu images installed, "
            "longest log %lu %% of its budget, "
            "slowest recovery %.1f s, of that %.1f s after all nodes were up\n",

@@ -11,7 +11,7 @@ struct report {
     struct timespec begin;
     uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps, checked_twice;
     uint64_t repeated_us, repeated_calls; /* of the second runs, which count for the speed alone */
-    uint64_t faults[FAULT_COUNT];
+    uint64_t faults[FAULT_COUNT], starved[MEM_KINDS];
     struct report_cell {
         uint64_t runs, failed; /* in which the fault struck while an operation of the workload was in flight */
     } cells[FAULT_COUNT][WORKLOAD_COUNT];

@@ -73,10 +73,10 @@ struct world_node {
     uint64_t uncut_start, uncut_us, log_looked_us;
     bool is_absent; /* for long */
     uint32_t starts;
-    struct mem_gate memory_gate;
+    struct mem_gates gates;
     /* Countdowns that have struck, as last counted. */
     struct {
-        uint64_t refused, writes_failed, syncs_failed, misdirected;
+        uint64_t refused[MEM_KINDS], writes_failed, syncs_failed, misdirected;
     } struck;
     uint32_t flips_due;     /* in its store, before it starts again */
     uint32_t log_flips_due; /* in its log, soon after it started */
@@ -121,6 +121,8 @@ struct world {
     uint32_t mix;            /* of workloads */
     uint64_t swaps_until_us; /* images that are swapped in before strike their process */
     bool may_strike[FAULT_COUNT];
+    uint64_t starves_every
+        [MEM_KINDS]; /* so many allocations per one that fails; 0: none does by itself */
     uint32_t partitions, replicas;
     uint32_t victim; /* the node whose disk may rot: never a majority of a group */
     uint32_t fault_interval_us;
@@ -369,7 +371,6 @@ static void run_start(struct schedule_event *event)
         .image_chunk_bytes = world->image_chunk_bytes,
         .image_bytes_per_second = world->image_bytes_per_second,
         .store_no_sync = true,
-        .memory_gate = &node->memory_gate,
         .observe = on_observe,
         .observe_image = on_observe_image,
         .observe_turn = on_observe_turn,
@@ -439,6 +440,7 @@ static void init_node(struct world *world, uint32_t number)
     mkdir(node->data, 0700);
     node->env = env_sim_new(&world->schedule, &world->network, node->disk, number, host,
                             world->options->seed);
+    node->env->env.gates = &node->gates;
     node->env->is_real_too = true;
     node->env->grain_us = world->grain_us;
     node->env->torn = random_percent(&world->draw, 50);
@@ -1109,6 +1111,50 @@ static void begin_frame_faults(struct world *world)
     }
 }
 
+/* The next refusal of a kind at the run's rate. */
+static void arm_gate(struct world *world, struct mem_gate *gate, int kind)
+{
+    uint64_t every = world->starves_every[kind];
+    if (gate->refuse_in == 0 && every > 0) {
+        gate->refuse_in = random_between(&world->nemesis, 1, 2 * every);
+    }
+}
+
+static void arm_gates(struct world *world, struct world_node *node)
+{
+    for (int i = 0; i < MEM_KINDS; i++) {
+        arm_gate(world, &node->gates.of[i], i);
+    }
+}
+
+/* How many allocations of a kind, on the average, are between two that fail: so each kind is struck in proportion to its use. */
+static void begin_starving(struct world *world)
+{
+    for (int i = 0; i < MEM_KINDS && world->may_strike[FAULT_NO_MEMORY]; i++) {
+        if (random_percent(&world->nemesis, 60)) {
+            world->starves_every[i] =
+                1ull << random_between(&world->nemesis, i == MEM_IMAGE ? 3 : 8, 16);
+        }
+    }
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        arm_gates(world, &world->nodes[i]);
+    }
+}
+
+/* Soon, of most kinds: one allocation, or for a while all. */
+static void strike_no_memory(struct world *world)
+{
+    struct random *random = &world->nemesis;
+    struct world_node *node = draw_node(world);
+    uint64_t more = random_percent(random, 20) ? random_between(random, 1, 40) : 0;
+    for (int i = 0; i < MEM_KINDS; i++) {
+        if (random_percent(random, 60)) {
+            node->gates.of[i].refuse_in = random_between(random, 1, i == MEM_IMAGE ? 6 : 40);
+            node->gates.of[i].refuse_more = more;
+        }
+    }
+}
+
 static bool strike(struct world *world, enum world_fault fault)
 {
     switch (fault) {
@@ -1133,7 +1179,7 @@ static bool strike(struct world *world, enum world_fault fault)
     case FAULT_ONE_WAY:
         return strike_one_way(world);
     case FAULT_NO_MEMORY:
-        draw_node(world)->memory_gate.refuse_in = random_between(&world->nemesis, 1, 40);
+        strike_no_memory(world);
         return false; /* noted when it strikes */
     case FAULT_FLIP_LOG:
     case FAULT_FLIP_RECORD:
@@ -1237,7 +1283,13 @@ static void note_struck(struct world_node *node)
 {
     const struct disk_stats *stats = disk_stats(node->disk);
     struct world *world = node->world;
-    note_each(world, FAULT_NO_MEMORY, node->memory_gate.refused, &node->struck.refused);
+    for (int i = 0; i < MEM_KINDS; i++) {
+        world->report->starved[i] += node->gates.of[i].refused - node->struck.refused[i];
+        if (node->gates.of[i].refused != node->struck.refused[i]) {
+            arm_gate(world, &node->gates.of[i], i);
+        }
+        note_each(world, FAULT_NO_MEMORY, node->gates.of[i].refused, &node->struck.refused[i]);
+    }
     note_each(world, FAULT_WRITE_FAILS, stats->writes_failed, &node->struck.writes_failed);
     note_each(world, FAULT_SYNC_FAILS, stats->syncs_failed, &node->struck.syncs_failed);
     if (node->struck.misdirected < stats->misdirected) {
@@ -1770,10 +1822,13 @@ static void heal(struct world *world)
     schedule_remove(&world->schedule, &world->strike);
     calm(world);
     memset(world->network.fates_per_10000, 0, sizeof world->network.fates_per_10000);
+    memset(world->starves_every, 0, sizeof world->starves_every);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];
         heal_clock(world, node->env);
-        node->memory_gate.refuse_in = 0;
+        for (int j = 0; j < MEM_KINDS; j++) {
+            node->gates.of[j].refuse_in = node->gates.of[j].refuse_more = 0;
+        }
         if (node->is_absent) {
             schedule_remove(&world->schedule, &node->boot);
             boot_later(node, draw_restart(world));
@@ -1990,6 +2045,7 @@ static void live(struct world *world)
            "the cluster does not form");
     workload_begin(&world->workload);
     begin_frame_faults(world);
+    begin_starving(world);
     schedule_add(schedule, &world->strike,
                  schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
     run_until(world, schedule->now_us + world->trouble_us, NULL);

@@ -30,7 +30,7 @@ enum world_fault {
     FAULT_FLIP_LOG,      /* a bit of a log record, at rest; this and the next two strike one node of a run only */
     FAULT_FLIP_RECORD,   /* a bit of a stored record, while the node is down */
     FAULT_MISDIRECTED,   /* a sector of the log is written elsewhere */
-    FAULT_NO_MEMORY,     /* the n-th allocation from now that a request asks for fails */
+    FAULT_NO_MEMORY,     /* the n-th allocation of a kind from now fails on a node, and maybe some behind it */
     FAULT_FRAME_LOST,    /* a frame with Raft messages between two nodes; TCP would not */
     FAULT_FRAME_DOUBLED,
     FAULT_FRAME_SWAPPED, /* a later one overtakes it */
@@ -71,6 +71,7 @@ struct world_report {
     uint64_t violations, undecided;
     char violation[512];
     uint64_t faults[FAULT_COUNT];
+    uint64_t starved[MEM_KINDS]; /* allocations, by kind */
     uint32_t cells[FAULT_COUNT][WORKLOAD_COUNT]; /* how often the fault struck while an operation of the workload was in flight */
     uint64_t calls, ok, refused, unknown, nothing;
     uint64_t elections, committed, images, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
