@@ -122,10 +122,17 @@ $(foreach layer,$(LAYERS) fuse,$(eval $(call unit_rule,$(layer))))
 $(BUILD)/obj/t/unit/fuse/%.o: CPPFLAGS += $(shell pkg-config --cflags fuse3)
 
 # Programs that system tests use, over the client library alone.
-TEST_PROGRAMS := $(BUILD)/t/writer $(BUILD)/t/failover $(BUILD)/t/history
-$(TEST_PROGRAMS): $(BUILD)/t/%: $(BUILD)/obj/t/lib/%.o $(call links,$(CLIENT_LAYERS))
+CLIENT_PROGRAMS := $(BUILD)/t/writer $(BUILD)/t/failover $(BUILD)/t/history
+$(CLIENT_PROGRAMS): $(BUILD)/t/%: $(BUILD)/obj/t/lib/%.o $(call links,$(CLIENT_LAYERS))
 	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
+
+# One that spoils stores.
+$(BUILD)/t/forget: $(BUILD)/obj/t/lib/forget.o $(call links,store $(NEEDS_store))
+	@mkdir -p $(@D)
+	@$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
+
+TEST_PROGRAMS := $(CLIENT_PROGRAMS) $(BUILD)/t/forget
 
 .PHONY: unit
 unit: $(UNIT_TESTS) ## run the unit tests (cmocka, TAP)

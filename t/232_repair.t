@@ -7,6 +7,7 @@ use strict;
 use warnings;
 use Test::More;
 use JSON::PP qw(decode_json);
+use POSIX qw(WNOHANG);
 use Cairn::Cluster qw(run_command wait_until bin);
 
 sub slurp { my ($path) = @_; open my $f, '<:raw', $path or return ''; local $/; return scalar <$f>; }
@@ -102,6 +103,31 @@ my $count = () = $out =~ /^key\d{4}/mg;
 is("$exit $count", '0 2000', 'with n1 gone, n2 and n3 have every key');
 is(($cluster->cairn('get', 'victim'))[1], 'written when it was there', 'and its newest value');
 is($cluster->stop($_), 0, "n$_ stops") for 2, 3;
+
+# --- What one replica alone has lost, with its checksums, count and digest in order, under a load that never ends
+my $busy = Cairn::Cluster->new(nodes => 3, args => [@args[0 .. 5], '--flush-idle-ms', '200', '--scrub-interval-ms', '1000']);
+$busy->cairn('put', 'lost', 'on n3 alone');
+wait_until('the value to be flushed', sub { index(slurp($busy->folder(3) . '/store/data.mdb'), 'on n3 alone') >= 0 });
+is($busy->stop(3), 0, 'n3 stops');
+is(system(($ENV{BUILD} // 'build') . '/t/forget', $busy->folder(3) . '/store', 'lost'), 0, 'and forgets a record');
+my $writer = fork // die;
+if ($writer == 0) {
+    open STDOUT, '>', '/dev/null';
+    { no warnings; exec +($ENV{BUILD} // 'build') . '/t/writer', $busy->endpoints, 'load/', 2000000, 4, 20000; }
+    exit 127;
+}
+my %flushes = map { $_ => counter($busy, $_, 'store_flushes') } 1, 2;
+wait_until('the others to know no more what they held then', sub { !grep { counter($busy, $_, 'store_flushes') < $flushes{$_} + 12 } 1, 2 });
+$busy->start(3);
+$busy->wait_ready;
+wait_until('its peers to find it and n3 to be repaired', sub { counter($busy, 3, 'replicas_repaired') >= 1 }, 60);
+is(waitpid($writer, WNOHANG), 0, 'while the load went on');
+kill 'TERM', $writer;
+waitpid $writer, 0;
+is(counter($busy, 3, 'scrub_failures'), 0, 'it could not see that by itself');
+like($busy->log_text(3), qr/a majority of the replicas holds other content/, 'it was told');
+is(counter($busy, $_, 'replicas_damaged'), 0, "n$_ was not blamed") for 1, 2;
+is($busy->stop($_), 0, "n$_ stops") for 1, 2, 3;
 
 # --- Alone
 my $alone = Cairn::Cluster->new(standalone => 1, args => \@args);

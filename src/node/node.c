@@ -13,6 +13,8 @@ enum {
     CLOCK_AHEAD_US = 500 * 1000,
     /* The log keeps files for reuse while the disk has room for so many logs more. */
     LOG_KEEP_ROOM = 4,
+    /* See mark_wants_flush. */
+    MARK_FLUSHES = 16,
 };
 
 static void node_turn(struct env_task *task);
@@ -194,6 +196,24 @@ static void on_damaged(void *ctx, struct store_replica *replica)
     }
 }
 
+/* Replicas are compared at a mark once all have flushed it: where little is written, that would take
+ * long by itself. Several marks share a flush, so there are at most MARK_FLUSHES more in a round of
+ * the scrub. */
+static bool mark_wants_flush(struct node *node)
+{
+    uint64_t now_us = env_now_us(node->env);
+    uint64_t patience_ms = node->config.scrub_interval_ms / MARK_FLUSHES;
+    if (patience_ms < node->config.flush_idle_ms) {
+        patience_ms = node->config.flush_idle_ms;
+    }
+    if (store_active_marks(node->store) == 0) {
+        node->marked_us = 0;
+    } else if (node->marked_us == 0) {
+        node->marked_us = now_us;
+    }
+    return node->marked_us != 0 && now_us - node->marked_us > patience_ms * 1000;
+}
+
 static void consider_flush(struct node *node)
 {
     if (store_is_flushing(node->store) || node->flush_is_waiting) {
@@ -201,13 +221,14 @@ static void consider_flush(struct node *node)
     }
     uint64_t operations = store_active_operations(node->store);
     bool is_idle = env_now_us(node->env) - node->last_write_us > node->config.flush_idle_ms * 1000;
-    if (operations > 0 &&
-        (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
-         node->flush_is_wanted || log_live_bytes(node->log) >= node->config.log_bytes ||
-         reserve_wants_flush(node->reserve))) {
+    if (operations > 0 && (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
+                           node->flush_is_wanted || mark_wants_flush(node) ||
+                           log_live_bytes(node->log) >= node->config.log_bytes ||
+                           reserve_wants_flush(node->reserve))) {
         store_freeze(node->store);
         node->flush_is_waiting = true;
         node->flush_is_wanted = false;
+        node->marked_us = 0;
         continue_flush(node);
     }
 }

@@ -112,6 +112,7 @@ struct node {
     uint64_t last_write_us;        /* for the idle flush */
     bool flush_is_waiting;         /* frozen, waits for the log */
     bool flush_is_wanted;          /* by an image that must be newer */
+    uint64_t marked_us;            /* since when the active generation holds a mark, 0: it holds none */
     struct images *images;
     struct scrub *scrub;
     enum raft_cut cut_level;

@@ -66,6 +66,8 @@ struct partition {
     struct list early;                   /* reads that wait for the no-op */
     struct list reads;                   /* reads by sequence */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
+    struct partition_write mark;         /* the last one proposed, linked while it waits */
+    uint64_t mark_since;                 /* commit index at the last partition_mark */
     struct partition_stats stats;
     struct raft raft;
     struct partition_host host;
@@ -95,6 +97,12 @@ static uint32_t entries_in_memory(void *ctx, uint64_t first, uint32_t count_max,
     struct partition *partition = ctx;
     return log_in_memory(partition->host.log, partition->group.group, first, count_max, bytes_max,
                          bytes);
+}
+
+/* A digest as the core takes it: there 0 says that none is known, and an empty store's is 0. */
+static uint64_t told(uint64_t digest)
+{
+    return digest ? digest : 1;
 }
 
 /* --- Opening */
@@ -253,12 +261,11 @@ int partition_open(const struct partition_host *host, const struct topology_part
     }
     partition->has_holes = log_first_hole(host->log, group->group, 0) != 0;
     if (raft_start.is_suspect) {
-        LOG_WARN(
-            host->logger,
-            "part=%u the disk has lost something: the replica may lack what it promised, and "
-            "counts for nothing until a leader elected without it has made it whole; if a "
-            "majority of its replicas are such, the partition is unavailable",
-            group->group);
+        LOG_WARN(host->logger,
+                 "part=%u the disk has lost something: the replica may lack what it promised, and "
+                 "counts for nothing until a leader elected without it has made it whole; if a "
+                 "majority of its replicas are such, the partition is unavailable",
+                 group->group);
     }
     partition->applied = store_replica_applied(partition->store);
     bool is_damaged =
@@ -272,7 +279,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
         partition_damaged(partition); /* the store will say so too */
     } else {
         raft_flushed(&partition->raft, partition->applied);
-        raft_digest(&partition->raft, store_replica_digest(partition->store));
+        raft_digest(&partition->raft, told(store_replica_digest(partition->store)));
     }
     partition_wake(partition);
     *out = partition;
@@ -632,10 +639,15 @@ void partition_healed(struct partition *partition)
 
 void partition_flushed(struct partition *partition)
 {
-    uint64_t flushed = store_replica_flushed(partition->store);
-    if (flushed > partition->raft.flushed && !partition->is_installing) {
-        raft_flushed(&partition->raft, flushed);
-        raft_digest(&partition->raft, store_replica_digest(partition->store));
+    struct raft *raft = &partition->raft;
+    uint64_t digest, flushed = store_replica_flushed(partition->store);
+    uint64_t mark = store_replica_mark(partition->store, &digest);
+    if (flushed > raft->flushed && !partition->is_installing) {
+        raft_flushed(raft, flushed);
+        if (mark > raft->marks[0].index) {
+            raft_mark(raft, mark, told(digest));
+        }
+        raft_digest(raft, told(store_replica_digest(partition->store)));
         settle(partition, NULL, NULL);
     }
 }
@@ -1150,6 +1162,30 @@ void partition_turn(struct partition *partition)
     note_quiet(partition);
 }
 
+/* --- Marks */
+
+static void mark_done(struct partition_write *write, int status, const struct store_result *result)
+{
+    write->index = status == 0 ? write->index : 0; /* lost: nothing to wait for */
+}
+
+void partition_mark(struct partition *partition)
+{
+    struct raft *raft = &partition->raft;
+    struct partition_write *mark = &partition->mark;
+    uint64_t since = partition->mark_since;
+    partition->mark_since = raft->commit;
+    /* One at a time until it is flushed here: else this replica would not know its digest. */
+    if (!raft_wants_mark(raft, since) || list_is_linked(&mark->link) ||
+        mark->index > raft->flushed) {
+        return;
+    }
+    struct command command = { .type = COMMAND_MARK,
+                               .feature_level = (uint16_t)partition->host.feature_level };
+    *mark = (struct partition_write){ .payload = command_pack(&command), .done = mark_done };
+    partition_write(partition, mark);
+}
+
 /* --- Damage */
 
 void partition_damaged(struct partition *partition)
@@ -1244,7 +1280,7 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
     raft_applied(&partition->raft, index); /* less than before, perhaps: so not as fresh */
     drop_covered(partition, index);
     bool is_kept = raft_image_installed(&partition->raft, index, term);
-    raft_digest(&partition->raft, store_replica_digest(partition->store));
+    raft_digest(&partition->raft, told(store_replica_digest(partition->store)));
     if (!is_kept) {
         drop_replaced(partition, index + 1);
         log_reset(partition->host.log, partition->group.group, index + 1, term);

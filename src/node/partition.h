@@ -136,6 +136,9 @@ void partition_suspect(struct partition *partition);
 void partition_read_round(struct partition *partition, uint64_t node_id);
 /* Cuts its log as far as cut_level allows; a turn does so too. */
 void partition_cut_log(struct partition *partition);
+/* Primary: proposes a mark if a replica within reach was not compared with this one since the last call. To be called now and then;
+ * at rest, and where flushes meet by themselves, nothing is proposed. */
+void partition_mark(struct partition *partition);
 /* The store says that this replica is damaged: it hands over, serves nothing, and waits for an image, while its log goes on. The only
  * replica of a group goes on as well as it can. */
 void partition_damaged(struct partition *partition);

@@ -117,6 +117,7 @@ static void begin(struct scrub *scrub)
         return;
     }
     struct err err;
+    partition_mark(partition);
     scrub->group = partition_group(partition);
     scrub->opened_us = scrub->step_us = now_us;
     if (store_scrub_open(partition_store(partition), &scrub->open, &err) != 0) {

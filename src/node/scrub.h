@@ -2,7 +2,8 @@
  * with its checksum, and what is there with the digest that was kept while writing. What is wrong marks the replica as damaged (the store
  * tells), and it is repaired by an image. A round takes scrub_interval_ms, more where reading at SCRUB_BYTES_PER_TICK takes longer.
  *
- * Replicas are compared with each other too, by the digests that travel with acknowledgements: see raft.h. */
+ * Replicas are compared with each other too, by the digests that travel with acknowledgements: see raft.h. Where flushes of a group
+ * that is led here don't meet, a mark is put into its log when its turn comes (decisions/013). */
 #ifndef NODE_SCRUB_H
 #define NODE_SCRUB_H
 

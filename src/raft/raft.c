@@ -139,6 +139,7 @@ struct raft_private {
     uint64_t acked;        /* newest index acknowledged in this term */
     uint64_t ack_sequence; /* newest append verified in this term */
     bool ack_due;
+    bool tells_mark; /* the last answer told the mark's digest */
 
     bool read_round_closed; /* read_sequence was sent to somebody: a new read begins another */
     uint64_t transfer_deadline_ms;
@@ -210,11 +211,36 @@ static uint64_t last_term(const struct raft *raft)
 static uint64_t own_digest(const struct raft *raft, uint64_t index)
 {
     for (int i = 0; i < RAFT_DIGESTS; i++) {
-        if (raft->digests[i].index == index) {
+        if (raft->digests[i].index == index && raft->digests[i].digest != 0) {
             return raft->digests[i].digest;
         }
     }
+    for (int i = 0; i < RAFT_MARKS; i++) {
+        if (raft->marks[i].index == index) {
+            return raft->marks[i].digest;
+        }
+    }
     return 0;
+}
+
+static bool is_mark(const struct raft *raft, uint64_t index)
+{
+    bool is = false;
+    for (int i = 0; i < RAFT_MARKS; i++) {
+        is = is || raft->marks[i].index == index;
+    }
+    return is;
+}
+
+/* Says how far the own store has flushed, and a digest of it: where the flush ended, every other
+ * time that of the last mark. Both are told again and again, so it doesn't matter which is lost. */
+static void tell_flushed(struct raft *raft, struct raft_message *reply)
+{
+    struct raft_private *p = raft->private;
+    p->tells_mark = !p->tells_mark && raft->marks[0].digest != 0;
+    reply->flushed = raft->flushed;
+    reply->commit = p->tells_mark ? raft->marks[0].index : raft->flushed;
+    reply->digest = own_digest(raft, reply->commit);
 }
 
 /* One more entry behind last_index. */
@@ -815,8 +841,7 @@ static void flush_ack(struct raft *raft)
     reply->granted = true;
     reply->index = p->acked;
     reply->log_term = raft_term_at(raft, p->acked);
-    reply->flushed = raft->flushed;
-    reply->digest = own_digest(raft, raft->flushed);
+    tell_flushed(raft, reply);
     reply->needs_image = raft->needs_image;
     reply->sequence = p->ack_sequence;
     reply->hint = raft->unfilled <= p->verified ? raft->unfilled : 0;
@@ -961,8 +986,7 @@ static void append_refuse(struct raft *raft, const struct raft_message *m)
     bool is_unknown = hint + 1 == raft->log_start && start_is_unknown(raft);
     reply->log_term =
         is_unknown ? raft->term : raft_term_at(raft, hint); /* committed: any will do */
-    reply->flushed = raft->flushed;
-    reply->digest = own_digest(raft, raft->flushed);
+    tell_flushed(raft, reply);
     reply->episode = raft->episode;
     reply->needs_image = raft->needs_image;
     reply->sequence = m->sequence;
@@ -1202,7 +1226,7 @@ static void note_damage(struct raft_progress *peer, bool is_damaged)
     peer->is_damaged = is_damaged;
     if (is_damaged) {
         peer->is_refuted = false; /* it knows */
-        peer->digest = (struct raft_digest){ 0 };
+        peer->digest = peer->mark = (struct raft_digest){ 0 };
     }
     if (is_healed && peer->state != RAFT_IMAGING) {
         image_over(peer);
@@ -1241,31 +1265,43 @@ static void leader_vouch(struct raft *raft)
     }
 }
 
+/* What the replica told of its content at the index, 0: nothing. */
+static uint64_t told_digest(const struct raft_progress *peer, uint64_t index)
+{
+    return peer->digest.index == index ? peer->digest.digest
+           : peer->mark.index == index ? peer->mark.digest
+                                       : 0;
+}
+
 /* How many replicas, the own included, told this digest at the index; how many told none yet but
  * may. */
 static int count_digest(const struct raft *raft, uint64_t index, uint64_t digest, int *unknown)
 {
     int count = own_digest(raft, index) == digest;
+    bool at_mark = is_mark(raft, index);
     *unknown = 0;
     for (int i = 0; i < raft->config.replica_count; i++) {
         const struct raft_progress *peer = &raft->progress[i];
-        if (i != raft->private->self && !peer->is_damaged) {
-            count += peer->digest.index == index && peer->digest.digest == digest;
-            *unknown += peer->digest.index < index && is_heard_lately(raft, peer->heard_ms);
+        if (i == raft->private->self || peer->is_damaged) {
+            continue;
         }
+        uint64_t told = told_digest(peer, index);
+        uint64_t newest = at_mark ? peer->mark.index : peer->digest.index;
+        count += told == digest;
+        *unknown += told == 0 && newest < index && is_heard_lately(raft, peer->heard_ms);
     }
     return count;
 }
 
 /* A majority that agrees is right: damage hits one, and applying is deterministic. */
-static void judge_digest(struct raft *raft, struct raft_progress *peer)
+static void judge_digest(struct raft *raft, struct raft_progress *peer, uint64_t index)
 {
-    uint64_t index = peer->digest.index, own = own_digest(raft, index);
+    uint64_t own = own_digest(raft, index), told = told_digest(peer, index);
     int unknown;
     raft->digests_differed++;
     if (count_digest(raft, index, own, &unknown) >= majority(raft)) {
         peer->is_refuted = true;
-    } else if (count_digest(raft, index, peer->digest.digest, &unknown) >= majority(raft)) {
+    } else if (count_digest(raft, index, told, &unknown) >= majority(raft)) {
         raft->out.digest_refuted = true;
     } else if (unknown == 0) {
         raft->out.digest_undecided = true;
@@ -1281,21 +1317,44 @@ static void compare_at(struct raft *raft, uint64_t index)
     }
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
-        if (i != raft->private->self && peer->digest.index == index && peer->digest.digest != 0) {
-            raft->digests_compared++;
-            if (peer->digest.digest != own && !peer->is_refuted) {
-                judge_digest(raft, peer);
-            }
+        uint64_t told = i == raft->private->self ? 0 : told_digest(peer, index);
+        if (told == 0) {
+            continue;
+        }
+        raft->digests_compared++;
+        peer->compared = max_u64(peer->compared, index);
+        if (told != own && !peer->is_refuted) {
+            judge_digest(raft, peer, index);
         }
     }
 }
 
 static void note_digest(struct raft *raft, struct raft_progress *peer, const struct raft_message *m)
 {
-    if (m->digest != 0 && !m->needs_image && m->flushed != peer->digest.index) {
-        peer->digest = (struct raft_digest){ m->flushed, m->digest };
-        compare_at(raft, m->flushed);
+    struct raft_digest *of = m->commit == m->flushed ? &peer->digest : &peer->mark;
+    if (m->digest != 0 && !m->needs_image && m->commit != of->index) {
+        *of = (struct raft_digest){ m->commit, m->digest };
+        compare_at(raft, m->commit);
     }
+}
+
+void raft_mark(struct raft *raft, uint64_t index, uint64_t digest)
+{
+    CHECK(index <= raft->flushed && index > raft->marks[0].index);
+    memmove(raft->marks + 1, raft->marks, (RAFT_MARKS - 1) * sizeof *raft->marks);
+    raft->marks[0] = (struct raft_digest){ index, digest };
+    compare_at(raft, index);
+}
+
+bool raft_wants_mark(const struct raft *raft, uint64_t since)
+{
+    bool wants = false;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        wants |= i != raft->private->self && is_heard_lately(raft, peer->heard_ms) &&
+                 !peer->is_damaged && peer->state != RAFT_IMAGING && peer->compared < since;
+    }
+    return wants && raft->role == RAFT_LEADER && !raft->needs_image;
 }
 
 void raft_digest(struct raft *raft, uint64_t digest)
@@ -1963,6 +2022,7 @@ bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term)
     raft->durable_index = max_u64(raft->durable_index, index); /* in the store, if not in the log */
     raft->flushed = index;
     memset(raft->digests, 0, sizeof raft->digests);
+    memset(raft->marks, 0, sizeof raft->marks);
     raft->lease.fresh_ms = raft->needs_image ? 0 : raft->lease.fresh_ms; /* it may have gone back */
     raft->needs_image = false;
     if (index > raft->commit) {

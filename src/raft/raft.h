@@ -54,8 +54,13 @@ enum raft_message_type {
     RAFT_MESSAGE_MAX,
 };
 
-/* Own digests that a leader remembers, to find the index that another replica has flushed: flushes come at their own times. */
-enum { RAFT_DIGESTS = 8 };
+/* Own digests that a replica remembers, to find the index that another one tells of: flushes come at their own times. Marks are rare,
+ * and each is proposed only when the leader has flushed the one before. */
+enum { RAFT_DIGESTS = 8, RAFT_MARKS = 4 };
+
+struct raft_digest {
+    uint64_t index, digest; /* digest 0: not known */
+};
 
 /* One message. A fixed record on the wire (raft/peers.c packs it); entries of an append follow it there. */
 struct raft_message {
@@ -69,7 +74,7 @@ struct raft_message {
     uint64_t index;     /* APPEND: prev index; VOTE, PRE_VOTE: last durable index; APPEND_REPLY granted: verified and durable
                            index; refused: the prev index that was refused; IMAGE: the image's index */
     uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: the follower's term at `hint` */
-    uint64_t commit;    /* APPEND: leader's commit index */
+    uint64_t commit;    /* APPEND: leader's commit index; APPEND_REPLY: the index that `digest` is of */
     uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try); granted: index of a verified entry whose
                            payload is damaged here, 0 = none; APPEND with an episode: the index that ends it; IMAGE_REPLY granted: its commit;
                            else the least index of an image that it could use, 0 = any */
@@ -79,7 +84,8 @@ struct raft_message {
                            IMAGE, IMAGE_REPLY: id of the image */
     uint32_t count;     /* APPEND: number of entries behind `index` */
     uint64_t stamp;     /* the sender's monotonic clock at sending, ms */
-    uint64_t digest;    /* APPEND_REPLY: of the store's content at `flushed`, 0 = not told */
+    uint64_t digest;    /* APPEND_REPLY: of the store's content at `commit`: where the last flush ended, or, every other time, at the
+                           last mark; 0 = not told */
     uint64_t echo;      /* APPEND, APPEND_REPLY: the newest stamp of the receiver that the sender vouches for, 0 = none: see
                            raft/lease.h */
     uint64_t episode;   /* APPEND_REPLY, IMAGE_REPLY: the sender is suspect, and this numbers its suspicion (0: it is not);
@@ -209,9 +215,8 @@ struct raft_progress {
     bool is_damaged;             /* it said that its store needs an image; its log goes on */
     uint64_t image_id;           /* image on offer to it, 0 = none */
     uint64_t image_index;        /* its index */
-    struct raft_digest {
-        uint64_t index, digest;
-    } digest;                    /* its newest; digest 0: none told */
+    struct raft_digest digest, mark; /* as it told last: of its flush, of a mark */
+    uint64_t compared;           /* newest index at which its content was compared with the own */
     bool is_refuted;             /* a majority holds other content than it: told with each append until it knows */
     uint64_t image_floor;        /* it can use none below this index */
     /* what else the core needs follows; private to raft.c */
@@ -248,7 +253,8 @@ struct raft {
     uint64_t read_confirmed;          /* newest read round that a majority confirmed */
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
     bool needs_image;                 /* own store is damaged: see raft_need_image */
-    struct raft_digest digests[RAFT_DIGESTS]; /* of the own store, newest first */
+    struct raft_digest digests[RAFT_DIGESTS]; /* of the own store where flushes ended, newest first */
+    struct raft_digest marks[RAFT_MARKS];     /* of the own store at marks, newest first */
     uint64_t digests_compared, digests_differed;
     bool is_suspect;                  /* may have lost what it promised: counts for nothing */
     uint64_t episode;                 /* of the suspicion */
@@ -295,6 +301,10 @@ void raft_flushed(struct raft *raft, uint64_t index);
 /* Digest of the store's content at raft->flushed, told right after raft_flushed or raft_image_installed (0: none). Replicas of a group
  * that hold the same have the same digest at the same index; where a leader sees that they differ, a majority says who is damaged. */
 void raft_digest(struct raft *raft, uint64_t digest);
+/* The same at a mark that the last flush passed, at or below raft->flushed. */
+void raft_mark(struct raft *raft, uint64_t index, uint64_t digest);
+/* For leaders: whether a replica within reach was not compared with the own store at `since` or later. It needs a mark then. */
+bool raft_wants_mark(const struct raft *raft, uint64_t since);
 /* Entries from `first` on were read from disk and can be sent: sends count entries (bytes in all) to the follower if they still
  * are what it needs (the append is the last of out.messages); false: not needed any more. count 0: they could not be read, try
  * again later. bytes: at most append_bytes_max, unless a single entry is larger. */

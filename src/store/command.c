@@ -44,8 +44,8 @@ static bool command_is_sound(const struct command *command)
     if (command->attributes.mask & ~(uint32_t)ATTRIBUTE_ALL) {
         return false;
     }
-    if (command->type != COMMAND_FENCE &&
-        (command->key.size == 0 || command->key.size > LIMIT_KEY_BYTES)) {
+    bool has_key = command->type != COMMAND_FENCE && command->type != COMMAND_MARK;
+    if (has_key && (command->key.size == 0 || command->key.size > LIMIT_KEY_BYTES)) {
         return false;
     }
     switch (command->type) {
@@ -56,6 +56,7 @@ static bool command_is_sound(const struct command *command)
     case COMMAND_SETATTR:
         return command->value.size == 0 && command->attributes.mask != 0;
     case COMMAND_FENCE:
+    case COMMAND_MARK:
         return command->key.size == 0 && command->value.size == 0 && command_flags(command) == 0;
     default:
         return false;
@@ -190,7 +191,7 @@ int command_unpack(struct span bytes, struct command *out, struct err *err)
         return err_set(err, ERR_CORRUPT, "command of %zu bytes is too short", bytes.size);
     }
     const uint8_t *head = bytes.data;
-    if (head[1] != COMMAND_VERSION || head[0] < COMMAND_PUT || head[0] > COMMAND_FENCE) {
+    if (head[1] != COMMAND_VERSION || head[0] < COMMAND_PUT || head[0] > COMMAND_MARK) {
         return err_set(err, ERR_FORMAT, "command of type %u, format %u", head[0], head[1]);
     }
     uint32_t flags = get_u16(head + 4);

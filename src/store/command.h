@@ -19,8 +19,8 @@
  *               mask 4, mode 4, uid 4, gid 4, flags 4, zero 4, mtime 8, expiry 8; what the mask does not name is zero
  *        …      key, value
  *
- * A put, delete or setattr has a key; only a put has a value; a delete has no attributes, a setattr has some; a fence has nothing
- * but its time.
+ * A put, delete or setattr has a key; only a put has a value; a delete has no attributes, a setattr has some; a fence and a mark
+ * have nothing but their time.
  */
 #ifndef STORE_COMMAND_H
 #define STORE_COMMAND_H
@@ -37,6 +37,7 @@ enum command_type {
     COMMAND_DELETE = 2,
     COMMAND_SETATTR = 3,
     COMMAND_FENCE = 4, /* changes nothing; carries a time */
+    COMMAND_MARK = 5,  /* changes nothing; replicas compare what they held there, see store_replica_mark */
 };
 
 enum command_flags { COMMAND_HAS_SESSION = 1, COMMAND_HAS_CONDITION = 2, COMMAND_HAS_ATTRIBUTES = 4 };

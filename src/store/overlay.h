@@ -21,6 +21,7 @@ struct overlay_entry {
     uint32_t checksum;             /* of key and value: record_content_checksum */
     bool is_deleted;               /* a tombstone: hides what is below */
     bool is_blind; /* the key's first put in this generation did not look whether it exists below */
+    bool is_past_mark; /* the key was changed before the generation's mark too, and this is later */
 };
 
 struct overlay;
@@ -33,6 +34,7 @@ struct generation {
     uint64_t bytes;                  /* nodes, and the blobs that they hold */
     uint64_t padding;                /* what LMDB will take beyond `bytes`, see overlay_padding */
     uint64_t operations;             /* commands applied: overwrites count too */
+    uint64_t marks;                  /* of them */
     struct overlay_node *release_at; /* generation_release's place */
 };
 

@@ -33,6 +33,9 @@ uint32_t record_content_checksum(struct span key, struct span value)
     return hash_crc32c(hash_crc32c(0, key.data, key.size), value.data, value.size);
 }
 
+/* head, four times 4, twice 8 */
+_Static_assert(RECORD_HEAD_BYTES_MAX == RECORD_HEAD_BYTES + 16 + 16, "all attributes");
+
 static size_t head_size(uint32_t mask)
 {
     return RECORD_HEAD_BYTES +

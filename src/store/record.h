@@ -42,6 +42,9 @@ struct record {
 /* CRC32C of key and value: what a command carries, and what a record's checksum continues from. */
 uint32_t record_content_checksum(struct span key, struct span value);
 
+/* What record_pack writes before the value, at most. */
+enum { RECORD_HEAD_BYTES_MAX = 56 };
+
 /* Bytes that record_pack will write. */
 size_t record_packed_size(const struct record *record);
 /* Writes the record to `out`, which has record_packed_size bytes. content_checksum is record_content_checksum of key and value:

@@ -35,6 +35,12 @@ uint64_t store_replica_digest(const struct store_replica *replica)
     return replica->digest;
 }
 
+uint64_t store_replica_mark(const struct store_replica *replica, uint64_t *digest)
+{
+    *digest = replica->mark_digest;
+    return replica->mark_index;
+}
+
 uint64_t store_replica_image_index(const struct store_replica *replica)
 {
     return replica->image_index;
@@ -289,6 +295,17 @@ static void retire(struct store *store, struct blob *blob)
     store->retired[store->retired_count++] = blob;
 }
 
+/* The node's entry is about to be replaced. True: the key was changed before the generation's mark (see struct store_mark). */
+static bool leave_mark(struct store_replica *replica, const struct overlay_node *node)
+{
+    const struct overlay_entry *entry = overlay_entry(node);
+    if (replica->mark.index == 0 || entry->version > replica->mark.index) {
+        return entry->is_past_mark;
+    }
+    replica->mark.replaced += store_entry_digest(node);
+    return true;
+}
+
 static void set_entry(struct store_replica *replica, const struct overlay_place *place,
                       const struct command *command, const struct overlay_entry *entry,
                       const struct attributes *attributes)
@@ -297,6 +314,7 @@ static void set_entry(struct store_replica *replica, const struct overlay_place 
         place->node ? place->node : overlay_insert(replica->active, place, command->key);
     struct overlay_entry set = *entry;
     set.is_blind |= overlay_entry(node)->is_blind; /* of the first put */
+    set.is_past_mark = place->node && leave_mark(replica, node);
     retire(replica->store, overlay_set(replica->active, node, &set, attributes));
     replica->has_attributes |= attributes->mask != 0;
 }
@@ -362,6 +380,11 @@ static int apply_command(struct store_replica *replica, uint64_t index,
                          struct store_result *result, struct err *err)
 {
     if (command->type == COMMAND_FENCE) {
+        return 0;
+    }
+    if (command->type == COMMAND_MARK) {
+        replica->mark.index = replica->mark.index ? replica->mark.index : index;
+        replica->store->active->marks++;
         return 0;
     }
     if (!owns_key(replica, command->key)) {
@@ -535,6 +558,11 @@ uint64_t store_active_bytes(const struct store *store)
 uint64_t store_active_operations(const struct store *store)
 {
     return store->active->operations;
+}
+
+uint64_t store_active_marks(const struct store *store)
+{
+    return store->active->marks;
 }
 
 bool store_is_flushing(const struct store *store)

@@ -73,6 +73,10 @@ uint64_t store_replica_keys(const struct store_replica *replica);
 /* Digest of all records at store_replica_flushed: a sum over key, version and checksum of each. Replicas of a group that hold the
  * same at the same index have the same digest; one that has another has lost or changed something. */
 uint64_t store_replica_digest(const struct store_replica *replica);
+/* Digest as of the newest mark (COMMAND_MARK) that was flushed since the store was opened: *digest is what store_replica_digest would be
+ * if that flush had ended at the mark, so that replicas can be compared whose flushes never meet. Returns the mark's index; 0: none,
+ * or an image was installed since. Of several marks in one flush the first counts. */
+uint64_t store_replica_mark(const struct store_replica *replica, uint64_t *digest);
 /* Index and term of the image that was installed last, 0: none ever was. They are part of the swap: where the log doesn't reach down to
  * store_replica_applied after a start, the process died between the swap and the log's reset, which is made up for from these. */
 uint64_t store_replica_image_index(const struct store_replica *replica);
@@ -129,6 +133,7 @@ void store_turn_end(struct store *store);
 /* Bytes and operations in the active generation: the node decides when to flush. */
 uint64_t store_active_bytes(const struct store *store);
 uint64_t store_active_operations(const struct store *store);
+uint64_t store_active_marks(const struct store *store);
 /* Bytes of both generations, and bytes in use in LMDB's file as of the last flush. */
 uint64_t store_unflushed_bytes(const struct store *store);
 uint64_t store_used_bytes(const struct store *store);

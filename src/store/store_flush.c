@@ -23,10 +23,12 @@ struct flush_item {
     const struct overlay *overlay; /* NULL: no keys changed */
     struct span sessions;          /* packed changes */
     uint64_t digest;               /* before */
-    struct store_meta meta;        /* the job fills in keys and digest */
-    bool is_written;               /* in a transaction of its own, by an earlier try */
-    bool is_at_a_loss;             /* the last try failed in this replica's own database */
-    bool is_damaged;               /* ... and that is damage: left out */
+    struct store_mark mark;
+    uint64_t mark_digest;   /* the job fills it in */
+    struct store_meta meta; /* the job fills in keys and digest */
+    bool is_written;        /* in a transaction of its own, by an earlier try */
+    bool is_at_a_loss;      /* the last try failed in this replica's own database */
+    bool is_damaged;        /* ... and that is damage: left out */
 };
 
 /* What the job gets; immutable for the loop while it runs. */
@@ -46,52 +48,61 @@ struct flush {
     uint64_t used_bytes, duration_us;
 };
 
-/* Takes a record that goes away out of the digest. One that is too short to be a record was damaged
- * after it had been counted. */
-static int uncount(MDB_val key, MDB_val old, uint64_t *digest)
+/* Takes the record that goes away out of the digests. One that is too short to be a record was
+ * damaged after it had been counted. */
+static int uncount(struct flush_item *item, const struct overlay_entry *entry, MDB_val key,
+                   MDB_val old)
 {
     if (old.mv_size < RECORD_BYTES_MIN) {
         return MDB_CORRUPTED;
     }
-    *digest -= store_record_digest(span_of_val(key), span_of_val(old));
+    uint64_t digest = store_record_digest(span_of_val(key), span_of_val(old));
+    item->meta.digest -= digest;
+    if (entry->version <= item->mark.index || entry->is_past_mark) {
+        item->mark_digest -= digest; /* it had gone at the mark already */
+    }
     return 0;
 }
 
-static int write_deletion(MDB_cursor *cursor, MDB_val key, uint64_t *digest)
+static int write_deletion(MDB_cursor *cursor, const struct overlay_node *node,
+                          struct flush_item *item)
 {
-    MDB_val old;
+    MDB_val key = val_of(overlay_key(node)), old;
     int rc = mdb_cursor_get(cursor, &key, &old, MDB_SET);
     if (rc == MDB_NOTFOUND) {
         return 0; /* made and deleted within the generation */
     }
-    rc = rc == 0 ? uncount(key, old, digest) : rc;
+    rc = rc == 0 ? uncount(item, overlay_entry(node), key, old) : rc;
     return rc == 0 ? mdb_cursor_del(cursor, 0) : rc;
 }
 
 /* The first put finds the place, and says whether the key is there; the second, for those that are,
  * finds it on the same page. */
-static int write_record(MDB_cursor *cursor, const struct overlay_node *node, uint64_t *digest)
+static int write_record(MDB_cursor *cursor, const struct overlay_node *node,
+                        struct flush_item *item)
 {
+    const struct overlay_entry *entry = overlay_entry(node);
     struct record record;
     overlay_record(node, &record);
     size_t size = record_packed_size(&record);
     MDB_val key = val_of(overlay_key(node)), value = { size, NULL };
     int rc = mdb_cursor_put(cursor, &key, &value, MDB_RESERVE | MDB_NOOVERWRITE);
     if (rc == MDB_KEYEXIST) {
-        rc = uncount(key, value, digest);
+        rc = uncount(item, entry, key, value);
         value = (MDB_val){ size, NULL };
         rc = rc == 0 ? mdb_cursor_put(cursor, &key, &value, MDB_RESERVE) : rc;
     }
     if (rc == 0) {
-        record_pack(&record, overlay_entry(node)->checksum, value.mv_data);
-        *digest += store_record_digest(span_of_val(key), span_of(value.mv_data, size));
+        record_pack(&record, entry->checksum, value.mv_data);
+        uint64_t digest = store_record_digest(span_of_val(key), span_of(value.mv_data, size));
+        item->meta.digest += digest;
+        item->mark_digest += entry->version <= item->mark.index ? digest : 0;
     }
     return rc;
 }
 
 /* Adds what it dirties to *dirtied: at most a page for each key, besides the value. */
-static int write_overlay(MDB_txn *txn, const struct flush_item *item, uint64_t *digest,
-                         uint64_t *dirtied)
+static int write_overlay(MDB_txn *txn, struct flush_item *item, uint64_t *dirtied)
 {
     MDB_cursor *cursor;
     int rc = mdb_cursor_open(txn, item->dbi, &cursor);
@@ -101,8 +112,8 @@ static int write_overlay(MDB_txn *txn, const struct flush_item *item, uint64_t *
     for (const struct overlay_node *node = overlay_first(item->overlay); node && rc == 0;
          node = overlay_next(node)) {
         const struct overlay_entry *entry = overlay_entry(node);
-        rc = entry->is_deleted ? write_deletion(cursor, val_of(overlay_key(node)), digest)
-                               : write_record(cursor, node, digest);
+        rc = entry->is_deleted ? write_deletion(cursor, node, item)
+                               : write_record(cursor, node, item);
         *dirtied += PAGE_BYTES + entry->value.size;
     }
     mdb_cursor_close(cursor);
@@ -130,7 +141,8 @@ static int write_item(struct flush *flush, MDB_txn *txn, struct flush_item *item
 {
     MDB_stat stat;
     item->meta.digest = item->digest;
-    int rc = item->overlay ? write_overlay(txn, item, &item->meta.digest, &flush->dirtied) : 0;
+    item->mark_digest = item->digest + item->mark.replaced;
+    int rc = item->overlay ? write_overlay(txn, item, &flush->dirtied) : 0;
     rc = rc == 0 ? mdb_stat(txn, item->dbi, &stat) : rc;
     if (rc != 0) {
         item->is_at_a_loss = true;
@@ -300,6 +312,10 @@ static uint64_t settle_replica(const struct flush_item *item)
     replica->keys += found;
     replica->digest = item->meta.digest;
     replica->flushed = item->meta.applied;
+    if (item->mark.index != 0) {
+        replica->mark_index = item->mark.index;
+        replica->mark_digest = item->mark_digest;
+    }
     replica->frozen_blind = 0;
     if (found < 0 || (uint64_t)found > blind) {
         store_damage(replica, true, "a flush found other keys than there should be");
@@ -436,6 +452,8 @@ void store_freeze(struct store *store)
         replica->frozen_blind = replica->blind;
         replica->frozen_has_attributes = replica->has_attributes;
         replica->blind = 0;
+        replica->frozen_mark = replica->mark;
+        replica->mark = (struct store_mark){ 0 };
         replica->sessions_packed = replica->sessions->count;
         session_table_pack(replica->sessions, &replica->frozen_sessions);
     }
@@ -449,6 +467,7 @@ static void make_item(struct store_replica *replica, struct flush_item *item)
     item->overlay = replica->frozen;
     item->sessions = buf_span(&replica->frozen_sessions);
     item->digest = replica->digest;
+    item->mark = replica->frozen_mark;
     item->meta = (struct store_meta){ .generation = replica->generation,
                                       .applied = replica->frozen_applied,
                                       .time = replica->frozen_time,

@@ -143,3 +143,17 @@ uint64_t store_record_digest(struct span key, struct span packed)
     uint64_t version = get_u64(packed.data + RECORD_VERSION_AT);
     return hash_key(hash_u64(version) ^ get_u32(packed.data + RECORD_CHECKSUM_AT), key);
 }
+
+uint64_t store_entry_digest(const struct overlay_node *node)
+{
+    const struct overlay_entry *entry = overlay_entry(node);
+    if (entry->is_deleted) {
+        return 0;
+    }
+    struct record record;
+    overlay_record(node, &record);
+    record.value = (struct span){ 0 }; /* entry->checksum covers it */
+    uint8_t head[RECORD_HEAD_BYTES_MAX];
+    record_pack(&record, entry->checksum, head);
+    return store_record_digest(overlay_key(node), span_of(head, record_packed_size(&record)));
+}

@@ -105,6 +105,15 @@ struct store_job {
     void (*free)(struct store_job *job); /* called instead, after the job's end */
 };
 
+/* The first mark in a generation of a replica. Its digest is what the flush would find if it ended there: from the digest before, the
+ * flush takes away what the keys changed until there were before, and adds what they became: the entries up to the mark as they
+ * stand, and `replaced`, the sum over those that later ones took the place of (entry.is_past_mark). So nothing is kept for it but
+ * two numbers, and neither the generation nor the flush ends at it. */
+struct store_mark {
+    uint64_t index; /* 0: none */
+    uint64_t replaced;
+};
+
 struct store_replica {
     struct store *store;
     struct list link;
@@ -124,6 +133,8 @@ struct store_replica {
     uint64_t sessions_packed; /* sessions when they were packed last: what LMDB gets, or has */
     uint64_t flushed;
     uint64_t digest; /* at `flushed` */
+    struct store_mark mark, frozen_mark; /* of the active and the frozen generation */
+    uint64_t mark_index, mark_digest;    /* of the newest that was flushed since the store was opened */
     uint64_t image_index, image_term;
     uint32_t generation, generation_last; /* of its data; the last that was ever used */
     struct store_stage *stage;
@@ -225,6 +236,8 @@ int store_meta_write(MDB_txn *txn, MDB_dbi dbi, uint32_t group, uint64_t replica
 /* A packed record's part in its replica's digest. Its checksum stands for value, time and
  * attributes. */
 uint64_t store_record_digest(struct span key, struct span packed);
+/* The same of an entry that will be one: without reading its value. 0: it is a tombstone. */
+uint64_t store_entry_digest(const struct overlay_node *node);
 
 /* --- store_job.c */
 

@@ -473,6 +473,8 @@ static void take_over(struct store_replica *replica, struct store_stage *stage)
     replica->image_index = meta->image_index;
     replica->image_term = meta->image_term;
     replica->active = NULL;
+    replica->mark = (struct store_mark){ 0 };
+    replica->mark_index = replica->mark_digest = 0;
     buf_clear(&replica->frozen_sessions);
     free_table(replica->sessions);
     replica->sessions = stage->table;

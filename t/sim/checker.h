@@ -18,7 +18,7 @@
  *   C14 per node, what waits for a connection and what the overlay holds are bounded; no request outlives its deadline for long
  *   C24 nobody but a node whose disk was put back finds that it has forgotten a promise
  *
- * C15 to C23 stand in checker_state.h. */
+ * C15 to C23 and C25 stand in checker_state.h. */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 
@@ -70,6 +70,7 @@ struct checker_group {
     uint64_t capacity;
     uint64_t committed;            /* highest index committed anywhere */
     uint64_t committed_before;     /* the same, when a disk was put back */
+    uint64_t compare_from;         /* world.c: behind this the replicas are to be compared */
     uint64_t led;                  /* newest term in which anybody led */
     struct hashtab leaders;        /* term → node index + 1 */
     struct checker_kept kept[CHECKER_NODES_MAX];

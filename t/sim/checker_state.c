@@ -217,6 +217,20 @@ static void check_match(struct checker *checker, uint32_t node, uint32_t number,
     }
 }
 
+/* C25 */
+static void check_compared(struct checker *checker, uint32_t node, uint32_t number,
+                           const struct raft *raft)
+{
+    bool is_any_damaged = false;
+    for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
+        is_any_damaged = is_any_damaged || checker->is_damaged[i];
+    }
+    if (raft->digests_differed > 0 && !is_any_damaged) {
+        checker_fail(checker, "n%u finds that replicas of group %u differ, and all disks are sound",
+                     node + 1, number);
+    }
+}
+
 void checker_state_look(struct checker *checker, uint32_t node, uint32_t number,
                         const struct partition *partition)
 {
@@ -225,6 +239,7 @@ void checker_state_look(struct checker *checker, uint32_t node, uint32_t number,
         check_promises(checker, node, number, raft);
         check_match(checker, node, number, raft);
     }
+    check_compared(checker, node, number, raft);
     if (raft->is_suspect && !checker->is_damaged[node] && !checker->is_old[node]) { /* C23 */
         checker_fail(checker, "n%u suspects its replica of group %u, and its disk is sound",
                      node + 1, number);

@@ -49,6 +49,9 @@ enum {
     RESERVE_SEGMENTS = 2,             /* as with the defaults */
     CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
     CALM_MAX_US = 4 * SECOND_US,
+    COMPARE_ROUND_MAX_MS =
+        4000, /* replicas are waited for to be compared if a scrub's round is no longer */
+    COMPARE_SLACK_US = 4 * SECOND_US,
     MAP_BYTES = 64 << 20,
     OVERLAY_BYTES = 32 << 20,
     DISK_BYTES = 1 << 30,
@@ -1708,7 +1711,8 @@ static void draw_run(struct world *world)
     world->trouble_us = seconds * SECOND_US;
     world->flush_bytes = random_percent(draw, 50) ? 64 << 10 : 1 << 20;
     world->flush_idle_ms = (uint32_t)random_between(draw, 100, 3000);
-    world->scrub_interval_ms = (uint32_t)random_between(draw, 1000, 60000);
+    world->scrub_interval_ms = (uint32_t)random_between(
+        draw, 500, random_percent(draw, 20) ? COMPARE_ROUND_MAX_MS : 60000);
     world->image_chunk_bytes = 4096u << random_below(draw, 8);
     world->image_bytes_per_second = 1u << random_between(draw, 20, 26);
     world->mix = draw_mix(draw);
@@ -2013,6 +2017,43 @@ static bool becomes_writable(struct world *world, uint64_t up_us)
     return is_done;
 }
 
+/* What each group had committed when it was asked whether its replicas are compared behind that. */
+static bool are_compared(struct world *world)
+{
+    for (uint32_t i = 0; i < world->checker.group_count; i++) {
+        struct world_node *node = find_leader(world, i);
+        if (!node) {
+            return false;
+        }
+        const struct raft *raft = partition_raft(node_find_partition(server_node(node->server), i));
+        for (int j = 0; j < raft->config.replica_count; j++) {
+            if (raft->config.replicas[j] != raft->config.self &&
+                raft->progress[j].compared < world->checker.groups[i].compare_from) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+/* The load goes on, so flushes don't meet: the replicas of every group are compared at a mark (decisions/013), which is proposed
+ * within two rounds of the scrub and flushed a while later. */
+static void expect_compared(struct world *world)
+{
+    uint64_t flush_ms = world->scrub_interval_ms / 16;
+    flush_ms = flush_ms < world->flush_idle_ms ? world->flush_idle_ms : flush_ms;
+    if (world->scrub_interval_ms > COMPARE_ROUND_MAX_MS ||
+        world->checker.is_damaged[world->victim] || world->report->violations > 0) {
+        return;
+    }
+    for (uint32_t i = 0; i < world->checker.group_count; i++) {
+        world->checker.groups[i].compare_from = world->checker.groups[i].committed;
+    }
+    uint64_t bound_us = 1000ull * (3 * world->scrub_interval_ms + 2 * flush_ms) + COMPARE_SLACK_US;
+    expect(world, run_until(world, world->schedule.now_us + bound_us, are_compared),
+           "replicas of a group under load are not compared");
+}
+
 /* After healing: all nodes come up, every partition takes writes soon, and then the load goes on
  * without a failure. */
 static void recover(struct world *world)
@@ -2036,6 +2077,7 @@ static void recover(struct world *world)
     }
     workload_expect_calm(&world->workload);
     run_until(world, schedule->now_us + random_between(&world->nemesis, 0, CALM_MAX_US), NULL);
+    expect_compared(world);
 }
 
 static void live(struct world *world)

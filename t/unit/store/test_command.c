@@ -79,6 +79,9 @@ static void bare_commands_are_small(void **state)
     assert_int_equal(command_unpack(blob_span(blob), &out, NULL), 0);
     assert_int_equal(out.type, COMMAND_FENCE);
     assert_int_equal(out.time, 77);
+    blob->data[0] = COMMAND_MARK;
+    assert_int_equal(command_unpack(blob_span(blob), &out, NULL), 0);
+    assert_int_equal(out.type, COMMAND_MARK);
     blob_unref(blob);
 }
 
@@ -151,7 +154,7 @@ static void unknown_forms_are_told_from_damage(void **state)
     struct blob *blob = command_pack(&in);
     blob->data[0] = 0;
     expect(blob, ERR_FORMAT);
-    blob->data[0] = COMMAND_FENCE + 1;
+    blob->data[0] = COMMAND_MARK + 1;
     expect(blob, ERR_FORMAT);
     blob->data[0] = COMMAND_PUT;
     blob->data[1] = COMMAND_VERSION + 1;
