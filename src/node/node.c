@@ -811,8 +811,13 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
     struct node *node = ctx;
     struct partition *partition = node_find_partition(node, message->message.group);
     node->counters.raft_messages_received++;
-    if (partition && !recall_is_asleep(node->recall)) {
-        partition_message(partition, &message->message, message->entries, message->payloads);
+    if (!partition || recall_is_asleep(node->recall)) {
+        return;
+    }
+    partition_message(partition, &message->message, message->entries, message->payloads);
+    bool is_round = message->message.type == RAFT_READ || message->message.type == RAFT_READ_REPLY;
+    if (is_round && node->config.observe_turn) { /* it may have needed no turn */
+        node->config.observe_turn(node->config.ctx, partition_group(partition));
     }
 }
 

@@ -21,7 +21,10 @@
  *    start (restore_reset).
  *
  * I6 An entry whose payload is damaged in the log (a hole) is neither applied nor sent until a peer
- *    has given it back: any message that brings the same (index, term, size, checksum) does. */
+ *    has given it back: any message that brings the same (index, term, size, checksum) does.
+ *
+ * I7 Read rounds make no turn of their own. A reading group's messages wait for nothing: what
+ *    promises a term or a vote is held by the core until that is durable. */
 #include "node/partition.h"
 
 #include <stddef.h>
@@ -74,6 +77,11 @@ struct partition {
     struct topology_partition group;
     struct fetch fetches[LIMIT_REPLICAS];
 };
+
+static void send_messages(struct partition *partition, struct blob **fetched,
+                          uint64_t fetched_first, uint32_t fetched_count);
+static void settle_reads(struct partition *partition);
+static void want_round(struct partition *partition);
 
 static void partition_wake(struct partition *partition)
 {
@@ -591,6 +599,24 @@ static void fill_holes(struct partition *partition, const struct raft_message *m
     }
 }
 
+/* After a question whether a leader still leads, or the answer to one. Where many read, that is nearly
+ * all that a group hears, and a turn looks at everything that it may have to do: so the answer
+ * leaves, or who waited is told, at once (I7). False: there is more to do. */
+static bool settle_round(struct partition *partition)
+{
+    struct raft_effects *out = &partition->raft.out;
+    if (partition->is_awake || partition->failed) {
+        return false;
+    }
+    send_messages(partition, NULL, 0, 0);
+    if (out->reads_confirmed || out->read_round_wanted) {
+        out->reads_confirmed = out->read_round_wanted = false;
+        settle_reads(partition);
+        want_round(partition);
+    }
+    return !raft_has_news(&partition->raft) && list_is_empty(&partition->done_reads);
+}
+
 void partition_message(struct partition *partition, const struct raft_message *message,
                        const struct raft_entry *entries, const struct span *payloads)
 {
@@ -599,6 +625,10 @@ void partition_message(struct partition *partition, const struct raft_message *m
     }
     raft_clock(&partition->raft, *partition->host.now_ms);
     raft_step(&partition->raft, message, entries);
+    if ((message->type == RAFT_READ || message->type == RAFT_READ_REPLY) &&
+        settle_round(partition)) {
+        return;
+    }
     settle(partition, message->type == RAFT_APPEND ? entries : NULL, payloads);
     if (partition->has_holes && message->count > 0) {
         fill_holes(partition, message, entries, payloads);
@@ -893,7 +923,8 @@ static void settle_reads(struct partition *partition)
         if (read->sequence > raft->read_confirmed || read->index > partition->applied) {
             break;
         }
-        finish_read(partition, read, 0);
+        list_remove(&read->link);
+        read->done(read, 0);
     }
     if (is_at_a_loss(partition)) {
         finish_all_reads(partition, &partition->reads, ERR_CORRUPT);
@@ -913,6 +944,14 @@ static void settle_reads(struct partition *partition)
         while ((node = list_take_first(&early))) {
             register_read(partition, container_of(node, struct partition_read, link));
         }
+    }
+}
+
+/* Reads that no round has confirmed yet. */
+static void want_round(struct partition *partition)
+{
+    if (!list_is_empty(&partition->reads) && partition->raft.role == RAFT_LEADER) {
+        partition->host.read_wanted(partition->host.ctx, partition);
     }
 }
 
@@ -1148,9 +1187,7 @@ void partition_turn(struct partition *partition)
     settle_acks(partition);
     settle_reads(partition);
     tell_done(partition);
-    if (!list_is_empty(&partition->reads) && raft->role == RAFT_LEADER) {
-        partition->host.read_wanted(partition->host.ctx, partition);
-    }
+    want_round(partition);
     if (!list_is_empty(&partition->queued) && raft->role == RAFT_LEADER && raft->transfer_to == 0 &&
         partition->applied >= raft->noop_index) {
         partition_wake(partition);

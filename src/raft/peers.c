@@ -6,7 +6,7 @@
 /* A frame's entries: bounded by what the frame limit allows, and what peer_receive allocates for.
  */
 enum {
-    PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_MESSAGE_BYTES,
+    PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_ROUND_BYTES,
     PEER_KEEP_BYTES = 256 << 10, /* of each scratch array */
 };
 
@@ -93,8 +93,34 @@ void peer_round_give_up(struct peer *peer)
     peer->round_done = peer->round_sent;
 }
 
-static void pack_message(uint8_t *at, const struct raft_message *message)
+static bool is_of_round(uint8_t type)
 {
+    return type == RAFT_READ || type == RAFT_READ_REPLY;
+}
+
+static size_t message_bytes(uint8_t type)
+{
+    return is_of_round(type) ? PEER_ROUND_BYTES : PEER_MESSAGE_BYTES;
+}
+
+static uint8_t *pack_round(uint8_t *at, const struct raft_message *message)
+{
+    at[0] = message->type;
+    at[1] = message->granted;
+    put_u16(at + 2, 0);
+    put_u32(at + 4, message->group);
+    put_u64(at + 8, message->from);
+    put_u64(at + 16, message->to);
+    put_u64(at + 24, message->term);
+    put_u64(at + 32, message->sequence);
+    return at + PEER_ROUND_BYTES;
+}
+
+static uint8_t *pack_message(uint8_t *at, const struct raft_message *message)
+{
+    if (is_of_round(message->type)) {
+        return pack_round(at, message);
+    }
     at[0] = message->type;
     at[1] = message->granted;
     at[2] = message->transfer;
@@ -115,10 +141,21 @@ static void pack_message(uint8_t *at, const struct raft_message *message)
     put_u64(at + 100, message->digest);
     put_u64(at + 108, message->episode);
     memset(at + 116, 0, PEER_MESSAGE_BYTES - 116);
+    return at + PEER_MESSAGE_BYTES;
 }
 
 static void unpack_message(const uint8_t *at, struct raft_message *message)
 {
+    if (is_of_round(at[0])) {
+        *message = (struct raft_message){ .type = at[0],
+                                          .granted = at[1] != 0,
+                                          .group = get_u32(at + 4),
+                                          .from = get_u64(at + 8),
+                                          .to = get_u64(at + 16),
+                                          .term = get_u64(at + 24),
+                                          .sequence = get_u64(at + 32) };
+        return;
+    }
     *message = (struct raft_message){
         .type = at[0],
         .granted = at[1] != 0,
@@ -172,13 +209,13 @@ static void scratch_shrink(struct peer *peer)
     }
 }
 
-/* Sends messages [first, last) with their entries [entry_first, entry_last) as one frame. */
-static void send_part(struct peer *peer, size_t first, size_t last, size_t entry_first,
-                      size_t entry_last, uint64_t epoch, uint64_t time)
+/* Sends messages [first, last), records_bytes packed, with their entries [entry_first, entry_last) as
+ * one frame. */
+static void send_part(struct peer *peer, size_t first, size_t last, size_t records_bytes,
+                      size_t entry_first, size_t entry_last, uint64_t epoch, uint64_t time)
 {
     size_t count = last - first, entry_count = entry_last - entry_first;
-    size_t head_bytes =
-        PEER_HEAD_BYTES + count * PEER_MESSAGE_BYTES + entry_count * PEER_ENTRY_BYTES;
+    size_t head_bytes = PEER_HEAD_BYTES + records_bytes + entry_count * PEER_ENTRY_BYTES;
     buf_clear(&peer->head);
     uint8_t *head = buf_extend(&peer->head, head_bytes);
     put_u64(head, peer->round_opened ? peer->round_sent : 0);
@@ -186,8 +223,8 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t entry
     put_u32(head + 16, (uint32_t)count);
     put_u32(head + 20, (uint32_t)entry_count);
     uint8_t *at = head + PEER_HEAD_BYTES;
-    for (size_t i = first; i < last; i++, at += PEER_MESSAGE_BYTES) {
-        pack_message(at, &peer->messages[i]);
+    for (size_t i = first; i < last; i++) {
+        at = pack_message(at, &peer->messages[i]);
     }
     struct conn_piece *pieces = peer_pieces(peer, entry_count + 1);
     pieces[0] = (struct conn_piece){ span_of(head, head_bytes), NULL };
@@ -217,26 +254,27 @@ void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
      * travels in the last one. */
     bool round_opened = peer->round_opened;
     uint64_t round_to_answer = peer->round_to_answer;
-    size_t first = 0, entry_first = 0, entry_at = 0, bytes = 0;
+    size_t first = 0, entry_first = 0, entry_at = 0, bytes = 0, records_bytes = 0;
     for (size_t i = 0; i < peer->message_count; i++) {
-        size_t message_bytes = PEER_MESSAGE_BYTES;
+        size_t record_bytes = message_bytes(peer->messages[i].type), more = record_bytes;
         for (uint32_t j = 0; j < peer->messages[i].count; j++) {
-            message_bytes += PEER_ENTRY_BYTES + peer->entries[entry_at + j].payload->size;
+            more += PEER_ENTRY_BYTES + peer->entries[entry_at + j].payload->size;
         }
-        if (i > first && bytes + message_bytes > LIMIT_FRAME_BYTES / 2) {
+        if (i > first && bytes + more > LIMIT_FRAME_BYTES / 2) {
             peer->round_opened = false;
             peer->round_to_answer = 0;
-            send_part(peer, first, i, entry_first, entry_at, epoch, time);
+            send_part(peer, first, i, records_bytes, entry_first, entry_at, epoch, time);
             peer->round_opened = round_opened;
             peer->round_to_answer = round_to_answer;
             first = i;
             entry_first = entry_at;
-            bytes = 0;
+            bytes = records_bytes = 0;
         }
-        bytes += message_bytes;
+        bytes += more;
+        records_bytes += record_bytes;
         entry_at += peer->messages[i].count;
     }
-    send_part(peer, first, peer->message_count, entry_first, entry_at, epoch, time);
+    send_part(peer, first, peer->message_count, records_bytes, entry_first, entry_at, epoch, time);
     scratch_shrink(peer);
     peer_clear(peer);
 }
@@ -259,17 +297,22 @@ static bool parse_entries(struct span payload, size_t heads_at, uint32_t entry_c
     return at == payload.size;
 }
 
-/* Entry counts of the messages must add up to the frame's; unknown types are refused. */
-static bool check_messages(const uint8_t *at, uint32_t message_count, uint32_t entry_count)
+/* Entry counts of the messages must add up to the frame's; unknown types are refused. Where the
+ * messages end, 0: refused. */
+static size_t check_messages(struct span payload, uint32_t message_count, uint32_t entry_count)
 {
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < message_count; i++, at += PEER_MESSAGE_BYTES) {
-        if (at[0] == 0 || at[0] >= RAFT_MESSAGE_MAX) {
-            return false;
+    size_t at = PEER_HEAD_BYTES;
+    for (uint32_t i = 0; i < message_count; i++) {
+        uint8_t type = at < payload.size ? payload.data[at] : 0;
+        size_t bytes = message_bytes(type);
+        if (type == 0 || type >= RAFT_MESSAGE_MAX || bytes > payload.size - at) {
+            return 0;
         }
-        sum += get_u32(at + 80);
+        sum += is_of_round(type) ? 0 : get_u32(payload.data + at + 80);
+        at += bytes;
     }
-    return sum == entry_count;
+    return sum == entry_count ? at : 0;
 }
 
 static void receive_room(struct peer *peer, size_t count)
@@ -292,11 +335,12 @@ int peer_receive(struct peer *peer, struct span payload,
         return ERR_PROTOCOL;
     }
     uint32_t message_count = get_u32(payload.data + 16), entry_count = get_u32(payload.data + 20);
-    size_t heads_at = PEER_HEAD_BYTES + (size_t)message_count * PEER_MESSAGE_BYTES;
     if (message_count > PEER_FRAME_MESSAGES_MAX ||
-        entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES ||
-        heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size ||
-        !check_messages(payload.data + PEER_HEAD_BYTES, message_count, entry_count)) {
+        entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES) {
+        return ERR_PROTOCOL;
+    }
+    size_t heads_at = check_messages(payload, message_count, entry_count);
+    if (heads_at == 0 || heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size) {
         return ERR_PROTOCOL;
     }
     receive_room(peer, (size_t)entry_count + 1);
@@ -311,13 +355,14 @@ int peer_receive(struct peer *peer, struct span payload,
     }
     const uint8_t *at = payload.data + PEER_HEAD_BYTES;
     size_t entry_at = 0;
-    for (uint32_t i = 0; i < message_count; i++, at += PEER_MESSAGE_BYTES) {
+    for (uint32_t i = 0; i < message_count; i++) {
         struct peer_message message = { .entries = entries + entry_at,
                                         .payloads = payloads + entry_at };
         unpack_message(at, &message.message);
         entry_at += message.message.count;
+        at += message_bytes(at[0]);
         if (ahead && i + 1 < message_count) {
-            ahead(ctx, get_u32(at + PEER_MESSAGE_BYTES + 4));
+            ahead(ctx, get_u32(at + 4));
         }
         each(ctx, &message);
     }

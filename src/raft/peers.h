@@ -7,7 +7,9 @@
  *        8    8 answered: number of the newest read round that was asked by the receiver and is answered with this frame, 0 = none
  *       16    4 message count
  *       20    4 entry count (of all messages)
- *       24      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order
+ *       24      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
+ *               (RAFT_READ, RAFT_READ_REPLY), which are many where many read, PEER_ROUND_BYTES: type, granted, two zeroes,
+ *               group, from, to, term, sequence
  *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
  *        …      payloads, in the same order
  *
@@ -20,7 +22,7 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 120, PEER_HEAD_BYTES = 24, PEER_ENTRY_BYTES = 16 };
+enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 40, PEER_HEAD_BYTES = 24, PEER_ENTRY_BYTES = 16 };
 
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {
