@@ -28,6 +28,10 @@ static inline void list_append(struct list *head, struct list *node)
     head->prev->next = node;
     head->prev = node;
 }
+static inline void list_prepend(struct list *head, struct list *node)
+{
+    list_append(head->next, node); /* in front of the first */
+}
 /* Takes a node out; does nothing when it is in no list. */
 static inline void list_remove(struct list *node)
 {

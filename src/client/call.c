@@ -74,9 +74,23 @@ static uint8_t *operation_init(struct core *core, struct call *call, struct oper
     operation->timeout_us = (uint64_t)timeout_ms * 1000;
     operation->timer.fire = operation_timer_fired;
     operation->state = OPERATION_READY;
-    list_append(&core->ready, &operation->node);
-    timer_set(core, &operation->timer, core->now_us + operation->timeout_us);
+    list_append(&core->ready, &operation->node); /* the step arms its timer: I2 of core.c */
     return bytes + request->value_size;
+}
+
+/* Zeroed but for the bytes of keys and values. */
+static struct call *call_new(struct core *core, size_t count, size_t bytes)
+{
+    size_t head = sizeof(struct call) +
+                  count * (sizeof(struct operation) + sizeof(struct cairn_result));
+    bool is_small = count == 1 && bytes <= CALL_SMALL_BYTES;
+    struct list *kept = is_small ? list_take_first(&core->free_calls) : NULL;
+    struct call *call = kept ? container_of(kept, struct call, node)
+                             : mem_alloc(head + (is_small ? CALL_SMALL_BYTES : bytes));
+    core->free_call_count -= kept != NULL;
+    memset(call, 0, head);
+    call->is_small = is_small;
+    return call;
 }
 
 static int call_submit(struct core *core, const struct cairn_request *requests, size_t count,
@@ -94,10 +108,8 @@ static int call_submit(struct core *core, const struct cairn_request *requests, 
     if (now_us > core->now_us) {
         core->now_us = now_us;
     }
-    struct call *call;
+    struct call *call = call_new(core, count, bytes);
     size_t head = sizeof *call + count * sizeof call->operations[0];
-    call = mem_alloc(head + count * sizeof *call->results + bytes);
-    memset(call, 0, head + count * sizeof *call->results);
     call->id = core->next_call++;
     call->count = call->left = count;
     call->progress_us = core->now_us;
@@ -193,7 +205,20 @@ static void call_free(struct core *core, struct call *call)
     for (size_t i = 0; i < call->count; i++) {
         free((void *)(uintptr_t)call->results[i].value);
     }
-    mem_free(call);
+    if (call->is_small && core->free_call_count < CORE_KEPT_MAX) {
+        list_prepend(&core->free_calls, &call->node);
+        core->free_call_count++;
+    } else {
+        mem_free(call);
+    }
+}
+
+void call_fini(struct core *core)
+{
+    struct list *node;
+    while ((node = list_take_first(&core->free_calls))) {
+        mem_free(container_of(node, struct call, node));
+    }
 }
 
 /* Calls back for what had finished when this began: what finishes meanwhile has its turn in the
@@ -393,11 +418,12 @@ static void operation_pause(struct core *core, struct operation *operation, uint
     operation_set_timer(core, operation);
 }
 
-static void operation_wait(struct operation *operation, enum operation_state state,
-                           struct list *list)
+static void operation_wait(struct core *core, struct operation *operation,
+                           enum operation_state state, struct list *list)
 {
     operation->state = state;
     list_append(list, &operation->node);
+    operation_set_timer(core, operation);
 }
 
 /* Whether the cluster must be heard before this operation is sent: where to, or at what time. */
@@ -410,14 +436,14 @@ static bool operation_needs_word(const struct core *core, const struct operation
 static void operation_route(struct core *core, struct operation *operation)
 {
     if (operation_needs_word(core, operation)) {
-        operation_wait(operation, OPERATION_HOMELESS, &core->homeless);
+        operation_wait(core, operation, OPERATION_HOMELESS, &core->homeless);
         core->topology_wanted = true;
         return;
     }
     if (operation->is_write && operation->number == 0) {
         operation->number = session_number(&core->session);
         if (operation->number == 0) {
-            operation_wait(operation, OPERATION_WINDOW, &core->window);
+            operation_wait(core, operation, OPERATION_WINDOW, &core->window);
             return;
         }
     }
@@ -432,11 +458,10 @@ static void operation_route(struct core *core, struct operation *operation)
         operation_pause(core, operation, core_jitter(core, CORE_LINK_BACKOFF_MIN_US));
         return;
     }
-    operation_wait(operation, OPERATION_QUEUED, &link->queue);
     operation->asked = link->node_id;
     operation->routed_us = core->now_us;
     operation->retry_us = operation_ask_again_us(operation);
-    operation_set_timer(core, operation);
+    operation_wait(core, operation, OPERATION_QUEUED, &link->queue);
     link_connect(core, link);
 }
 

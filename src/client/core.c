@@ -6,8 +6,8 @@
  *
  * Invariants
  *   I1  Nothing calls back outside core_step and core_close.
- *   I2  Every operation that isn't done has its timer armed, so that it ends by its deadline
- *       whatever the servers do.
+ *   I2  After a step every operation that isn't done has its timer armed, so that it ends by its
+ *       deadline whatever the servers do. Until then a new one stands among the ready.
  *   I3  A write keeps its session number and client time from its first sending to its end,
  *       and lowest <= number < lowest + LIMIT_SESSION_RESULTS while it is unanswered.
  */
@@ -111,6 +111,8 @@ int core_open(const struct core_options *options, const struct core_transport *t
     list_init(&core->homeless);
     list_init(&core->window);
     list_init(&core->finished);
+    list_init(&core->free_calls);
+    list_init(&core->free_flights);
     list_init(&core->asks);
     list_init(&core->asks_done);
     list_init(&core->streams);
@@ -136,6 +138,8 @@ void core_close(struct core *core)
         link_free(core, container_of(core->links.next, struct link, node));
     }
     route_fini(core);
+    call_fini(core);
+    link_fini(core);
     hashtab_fini(&core->calls);
     arena_fini(&core->arena);
     buf_fini(&core->scratch);

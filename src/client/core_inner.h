@@ -48,6 +48,10 @@ enum {
     /* Values up to that are copied beside their head; larger are sent from where they are. */
     CORE_COPY_BYTES = 2048,
     OPERATION_FLIGHTS = 3,
+    /* Calls of one operation and flights of one are used again, up to so many of each. */
+    CORE_KEPT_MAX = 64,
+    /* Key and value of a call that is kept. */
+    CALL_SMALL_BYTES = 512,
 };
 
 /* --- Timers: a binary heap, soonest first */
@@ -135,7 +139,10 @@ bool link_is_doubtful(const struct core *core, const struct link *link);
 void link_send_frame(struct core *core, struct link *link, const struct frame *frame,
                      const ProtobufCMessage *message, const struct span *payloads,
                      size_t payload_count);
+/* The same with a message that is packed already, and a small payload or none. */
+void link_send_packed(struct core *core, struct link *link, const struct frame *frame);
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count);
+void link_fini(struct core *core);
 void link_flush(struct core *core, struct link *link);
 void link_flush_all(struct core *core);
 void question_ask(struct core *core, struct question *question, struct link *link);
@@ -186,6 +193,7 @@ struct operation {
 struct call {
     struct list node; /* core->finished once done */
     uint64_t id;
+    bool is_small; /* of CALL_SMALL_BYTES, from core->free_calls or to go there */
     cairn_done_many done_many;
     cairn_done done_one;
     void *arg;
@@ -196,6 +204,7 @@ struct call {
 };
 
 void call_cancel_all(struct core *core);
+void call_fini(struct core *core);
 int call_callbacks(struct core *core);
 /* Sends every READY operation on its way: onto a link's queue, or to wait for what is missing. */
 void call_route(struct core *core);
@@ -227,6 +236,7 @@ void route_fini(struct core *core);
 void route_drive(struct core *core);
 void route_want_topology(struct core *core, struct link *from);
 void route_learn(struct core *core, const Cairn__V1__Hint *hint);
+void route_learn_primary(struct core *core, uint32_t group, uint64_t node_id);
 /* The link for a key of this partition, not that of node `avoid` unless there is no other; NULL:
  * none usable now. */
 struct link *route_choose(struct core *core, size_t partition, uint64_t avoid);
@@ -295,6 +305,8 @@ struct core {
     struct session session;
     struct hashtab calls; /* by id */
     struct list ready, homeless, window, finished;
+    struct list free_calls, free_flights;
+    size_t free_call_count, free_flight_count;
     struct list asks, asks_done;
     struct list streams;
     bool streams_dirty; /* a scan may want a page or have something to say */

@@ -11,6 +11,7 @@
 
 #include "base/hlc.h"
 #include "client/core_inner.h"
+#include "wire/get_message.h"
 
 /* The count of a MULTI bounds its message: a key, a session, attributes and the tags between. */
 _Static_assert((uint64_t)LIMIT_MULTI_OPERATIONS *(LIMIT_KEY_BYTES + 200) < LIMIT_MESSAGE_BYTES,
@@ -71,12 +72,13 @@ static ProtobufCBinaryData binary(struct span span)
 static void send_read(struct core *core, struct link *link, struct frame *frame,
                       const struct operation *operation)
 {
-    Cairn__V1__GetRequest get = CAIRN__V1__GET_REQUEST__INIT;
-    get.key = binary(operation->key);
-    get.meta_only = operation->verb == CAIRN_GET_META;
-    get.consistency = (Cairn__V1__Consistency)operation->consistency;
-    get.max_staleness_ms = operation->max_staleness_ms;
-    link_send_frame(core, link, frame, &get.base, NULL, 0);
+    struct get_question get = { .key = operation->key,
+                                .consistency = operation->consistency,
+                                .meta_only = operation->verb == CAIRN_GET_META,
+                                .max_staleness_ms = operation->max_staleness_ms };
+    uint8_t packed[GET_QUESTION_BYTES];
+    frame->message = span_of(packed, get_question_pack(&get, packed));
+    link_send_packed(core, link, frame);
 }
 
 static void send_put(struct core *core, struct link *link, struct frame *frame,
@@ -131,7 +133,9 @@ static void exchange_send_one(struct core *core, struct link *link, struct opera
                            .request_id = flight->id,
                            .deadline_ms = deadline_ms(core, operation) };
     struct packed_write write;
-    pack_write(core, operation, &write);
+    if (operation->is_write) {
+        pack_write(core, operation, &write);
+    }
     switch ((enum cairn_verb)operation->verb) {
     case CAIRN_GET:
     case CAIRN_GET_META:
@@ -239,7 +243,8 @@ struct outcome {
     int status;
     uint64_t version, time;
     bool existed;
-    const Cairn__V1__Meta *meta;
+    const Cairn__V1__Meta *meta; /* NULL: there is none, or a get's, without attributes */
+    uint64_t size;               /* of the value, where meta is NULL */
     struct span value;
     uint64_t staleness_ms;
     const char *text; /* NULL: nothing beyond the status */
@@ -292,6 +297,7 @@ static void operation_answer(struct operation *operation, const struct outcome *
     result->staleness_ms = outcome->staleness_ms;
     result->meta.version = outcome->version;
     result->meta.time_us = hlc_to_us(outcome->time);
+    result->meta.size = outcome->size;
     if (outcome->meta) {
         exchange_meta(outcome->meta, &result->meta);
     }
@@ -358,9 +364,29 @@ static void operation_conclude(struct core *core, struct operation *operation,
     }
 }
 
+/* The answer to a get, as most are. */
+static int take_get(struct core *core, const struct operation *operation, const struct frame *frame,
+                    const struct get_answer *answer, struct outcome *out)
+{
+    if (operation->verb == CAIRN_GET && answer->size != frame->payload.size) {
+        return ERR_PROTOCOL;
+    }
+    out->version = answer->version;
+    out->time = answer->time;
+    out->size = answer->size;
+    out->staleness_ms = answer->staleness_ms;
+    out->value = frame->payload;
+    route_learn_primary(core, answer->group, answer->node_id);
+    return 0;
+}
+
 static int read_get(struct core *core, const struct operation *operation, const struct frame *frame,
                     struct outcome *out)
 {
+    struct get_answer answer;
+    if (get_answer_unpack(frame->message, &answer)) {
+        return take_get(core, operation, frame, &answer, out);
+    }
     Cairn__V1__GetResponse *get =
         message_unpack(&cairn__v1__get_response__descriptor, &core->allocator, frame->message);
     if (!get || !get->meta) {

@@ -18,6 +18,8 @@
 
 enum { LINK_BUF_KEEP_BYTES = 256 << 10 };
 
+static void flight_free(struct core *core, struct flight *flight);
+
 static void link_timer_fired(struct core *core, struct timer *timer)
 {
     struct link *link = container_of(timer, struct link, timer);
@@ -180,7 +182,7 @@ static void flight_lost(struct core *core, struct flight *flight)
     } else if (flight->count) {
         exchange_lost(core, flight);
     }
-    mem_free(flight);
+    flight_free(core, flight);
 }
 
 static void link_forget_bytes(struct link *link)
@@ -277,7 +279,7 @@ static int link_on_frame(struct core *core, struct link *link, const struct fram
     }
     list_remove(&flight->node);
     int status = flight_answered(core, flight, frame);
-    mem_free(flight);
+    flight_free(core, flight);
     return status;
 }
 
@@ -367,6 +369,23 @@ static void link_note_out(struct link *link, size_t before)
     }
 }
 
+static void link_send_whole(struct core *core, struct link *link, struct frame *frame,
+                            bool is_copied)
+{
+    size_t before = link->out.size;
+    frame->epoch = core->topology ? core->topology->epoch : 0;
+    frame->time = core->time;
+    frame_pack_head(frame, &link->out);
+    if (is_copied) {
+        buf_append_span(&link->out, frame->payload);
+    }
+    link_note_out(link, before);
+    if (!is_copied) {
+        link_add_part(link, frame->payload.data, 0, frame->payload.size);
+    }
+    core->stats.frames_sent++;
+}
+
 void link_send_frame(struct core *core, struct link *link, const struct frame *frame,
                      const ProtobufCMessage *message, const struct span *payloads,
                      size_t payload_count)
@@ -390,25 +409,48 @@ void link_send_frame(struct core *core, struct link *link, const struct frame *f
         whole.payload = span_of(core->scratch.data + packed_size, payload_size);
     }
     whole.message.data = core->scratch.data;
-    whole.epoch = core->topology ? core->topology->epoch : 0;
-    whole.time = core->time;
+    link_send_whole(core, link, &whole, is_copied);
+}
 
-    size_t before = link->out.size;
-    frame_pack_head(&whole, &link->out);
-    if (is_copied) {
-        buf_append_span(&link->out, whole.payload);
+void link_send_packed(struct core *core, struct link *link, const struct frame *frame)
+{
+    CHECK(frame->payload.size <= CORE_COPY_BYTES);
+    struct frame whole = *frame;
+    link_send_whole(core, link, &whole, true);
+}
+
+static struct flight *flight_new(struct core *core, uint32_t count)
+{
+    struct list *kept = count <= 1 ? list_take_first(&core->free_flights) : NULL;
+    size_t size = sizeof(struct flight) + (count > 0 ? count : 1) * sizeof(struct operation *);
+    struct flight *flight = kept ? container_of(kept, struct flight, node) : mem_alloc(size);
+    core->free_flight_count -= kept != NULL;
+    memset(flight, 0, size);
+    return flight;
+}
+
+static void flight_free(struct core *core, struct flight *flight)
+{
+    if (flight->count <= 1 && core->free_flight_count < CORE_KEPT_MAX) {
+        list_prepend(&core->free_flights, &flight->node);
+        core->free_flight_count++;
+    } else {
+        mem_free(flight);
     }
-    link_note_out(link, before);
-    if (!is_copied) {
-        link_add_part(link, whole.payload.data, 0, whole.payload.size);
+}
+
+void link_fini(struct core *core)
+{
+    struct list *node;
+    while ((node = list_take_first(&core->free_flights))) {
+        mem_free(container_of(node, struct flight, node));
     }
-    core->stats.frames_sent++;
 }
 
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count)
 {
     CHECK(link->state == LINK_READY);
-    struct flight *flight = mem_zalloc(sizeof *flight + count * sizeof flight->operations[0]);
+    struct flight *flight = flight_new(core, count);
     flight->link = link;
     flight->id = core->next_request++;
     flight->verb = verb;

@@ -302,16 +302,23 @@ size_t route_find_group(const struct core *core, uint32_t group)
 
 void route_learn(struct core *core, const Cairn__V1__Hint *hint)
 {
-    if (!hint || !core->topology) {
+    if (hint) {
+        route_learn_primary(core, hint->group, hint->node_id);
+    }
+}
+
+void route_learn_primary(struct core *core, uint32_t group, uint64_t node_id)
+{
+    size_t partition = core->topology ? route_find_group(core, group) : 0;
+    if (!partition || node_id == 0) {
         return;
     }
-    size_t partition = route_find_group(core, hint->group);
-    if (!partition) {
-        return;
+    int32_t known = core->primaries[partition], found = -1;
+    if (known >= 0 && core->topology->nodes[known].id == node_id) {
+        return; /* as nearly always */
     }
-    int32_t found = -1;
-    for (size_t i = 0; i < core->topology->node_count && hint->node_id; i++) {
-        if (core->topology->nodes[i].id == hint->node_id) {
+    for (size_t i = 0; i < core->topology->node_count; i++) {
+        if (core->topology->nodes[i].id == node_id) {
             found = (int32_t)i;
             break;
         }

@@ -92,7 +92,7 @@ static void request_free(struct request *request)
     }
     if (node->free_request_count < FREE_REQUESTS_MAX) {
         arena_reset(&request->arena);
-        list_append(&node->free_requests, &request->link);
+        list_prepend(&node->free_requests, &request->link); /* the last used is still at hand */
         node->free_request_count++;
     } else {
         arena_fini(&request->arena);
@@ -141,7 +141,6 @@ static bool pack_answer(struct request *request, const ProtobufCMessage *message
 void request_answer(struct request *request, int status, uint16_t flags,
                     const ProtobufCMessage *message, const struct conn_piece *pieces, size_t count)
 {
-    struct node *node = request->node;
     uint8_t small[SMALL_ANSWER_BYTES];
     struct span packed = { 0 };
     CHECK(!request->is_finished);
@@ -151,6 +150,14 @@ void request_answer(struct request *request, int status, uint16_t flags,
         request_starve(request);
         return;
     } /* a failure is told without its text then */
+    request_answer_packed(request, status, flags, packed, pieces, count);
+}
+
+void request_answer_packed(struct request *request, int status, uint16_t flags, struct span message,
+                           const struct conn_piece *pieces, size_t count)
+{
+    struct node *node = request->node;
+    CHECK(!request->is_finished);
     request->is_finished = true;
     count_failure(node, status);
     if (request->origin) {
@@ -164,7 +171,7 @@ void request_answer(struct request *request, int status, uint16_t flags,
             .trace_id = request->trace_id,
             .epoch = node->topology ? node->topology->epoch : 0,
             .time = time > request->newest_time ? time : request->newest_time,
-            .message = packed,
+            .message = message,
         };
         request->origin->respond(request->origin, &frame, pieces, count);
     }

@@ -84,6 +84,9 @@ void request_starve(struct request *request);
 /* Sends the answer and frees the request. message may be NULL. */
 void request_answer(struct request *request, int status, uint16_t flags, const ProtobufCMessage *message,
                     const struct conn_piece *pieces, size_t count);
+/* The same for a message that is packed already. */
+void request_answer_packed(struct request *request, int status, uint16_t flags, struct span message,
+                           const struct conn_piece *pieces, size_t count);
 /* A link to a node that has a replica of the group; NULL: none now, or the request may not go further. */
 struct link *request_link_to_replica(struct request *request, uint32_t group);
 /* The partition's primary is not here: link to it, or NULL with *status: 0 = none known now (park), else the failure. */

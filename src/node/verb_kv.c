@@ -19,6 +19,7 @@
 
 #include "base/check.h"
 #include "node/request_private.h"
+#include "wire/get_message.h"
 
 typedef Cairn__V1__Operation Operation;
 typedef Cairn__V1__OperationResult OperationResult;
@@ -230,6 +231,25 @@ static bool is_multi(const struct request *request)
     return request->verb == VERB_MULTI;
 }
 
+/* False: there is no memory for its key. */
+static bool take_get(struct request *request, const struct get_question *get, Operation *out)
+{
+    uint8_t *key = arena_try_alloc(&request->arena, get->key.size);
+    if (!key) {
+        return false;
+    }
+    cairn__v1__operation__init(out);
+    if (get->key.size > 0) {
+        memcpy(key, get->key.data, get->key.size);
+    }
+    out->kind =
+        get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META : CAIRN__V1__OPERATION__KIND__GET;
+    out->key = (ProtobufCBinaryData){ get->key.size, key };
+    out->consistency = (Cairn__V1__Consistency)get->consistency;
+    out->max_staleness_ms = get->max_staleness_ms;
+    return true;
+}
+
 void kv_start(struct request *request, const struct frame *frame)
 {
     if (is_multi(request)) {
@@ -244,7 +264,10 @@ void kv_start(struct request *request, const struct frame *frame)
         }
     } else {
         Operation operation;
-        if (!take_single(request, frame, &operation)) {
+        struct get_question get;
+        bool is_usual = frame->verb == VERB_GET && get_question_unpack(frame->message, &get);
+        if (is_usual ? !take_get(request, &get, &operation)
+                     : !take_single(request, frame, &operation)) {
             request_fail_unpack(request);
             return;
         }
@@ -833,12 +856,33 @@ static const char *text_of(const struct operation *operation)
     return fits ? operation->text : NULL;
 }
 
+/* A get that found a record without attributes, as most are. */
+static void answer_get(struct request *request)
+{
+    struct operation *operation = &request->operations[0];
+    struct get_answer answer = { .version = operation->record.version,
+                                 .time = operation->record.time,
+                                 .size = operation->record.value.size,
+                                 .group = operation->group,
+                                 .node_id = node_leader_of(request->node, operation->group),
+                                 .staleness_ms = operation->staleness_ms };
+    uint8_t packed[GET_ANSWER_BYTES];
+    struct span message = span_of(packed, get_answer_pack(&answer, packed));
+    struct conn_piece piece = { operation->record.value, NULL };
+    bool has_value = operation->kind == CAIRN__V1__OPERATION__KIND__GET;
+    request_answer_packed(request, 0, 0, message, &piece, has_value ? 1 : 0);
+}
+
 static void answer_single(struct request *request)
 {
     struct operation *operation = &request->operations[0];
+    int status = operation->status;
+    if (status == 0 && is_read(operation) && operation->record.attributes.mask == 0) {
+        answer_get(request);
+        return;
+    }
     Cairn__V1__Hint hint;
     request_make_hint(request, operation->group, &hint);
-    int status = operation->status;
     bool is_condition = status == ERR_EXISTS || status == ERR_CONDITION_FAILED;
     if (status != 0 && !is_condition) {
         Cairn__V1__ErrorInfo info = CAIRN__V1__ERROR_INFO__INIT;

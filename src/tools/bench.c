@@ -26,6 +26,7 @@ enum {
     PIPELINE_MAX = 1024,
     ERRORS_MAX = 128, /* codes are below that */
     PRELOAD_BATCH = 2000,
+    KEY_DIGITS = 12, /* as many as the largest --keys takes */
 };
 
 enum distribution { UNIFORM, ZIPFIAN, SEQUENTIAL, LATEST };
@@ -151,8 +152,13 @@ static uint64_t choose_key(struct worker *worker, bool is_read)
 static size_t format_key(const struct bench_options *options, uint64_t number,
                          char out[CAIRN_KEY_BYTES_MAX + 1])
 {
-    return (size_t)snprintf(out, CAIRN_KEY_BYTES_MAX + 1, "%s%012llu", options->prefix,
-                            (unsigned long long)number);
+    size_t size = strlen(options->prefix);
+    memcpy(out, options->prefix, size);
+    for (size_t at = size + KEY_DIGITS; at > size; number /= 10) {
+        out[--at] = (char)('0' + number % 10);
+    }
+    out[size + KEY_DIGITS] = '\0';
+    return size + KEY_DIGITS;
 }
 
 /* --- Requests */
@@ -458,7 +464,7 @@ static bool read_options(struct ctl *ctl, struct bench_options *options)
         ctl_usage("--threads must not exceed --clients and --handles");
         return false;
     }
-    if (strlen(options->prefix) + 12 > CAIRN_KEY_BYTES_MAX) {
+    if (strlen(options->prefix) + KEY_DIGITS > CAIRN_KEY_BYTES_MAX) {
         ctl_usage("--prefix is too long");
         return false;
     }
