@@ -83,6 +83,7 @@ struct env_ops {
     void (*timer_start)(struct env *env, struct env_timer *timer, uint64_t delay_us);
     void (*timer_stop)(struct env *env, struct env_timer *timer);
     void (*job_start)(struct env *env, enum env_job_class class, struct env_job *job);
+    void (*memory_trim)(struct env *env); /* NULL: there is nothing to give back */
 
     int (*file_open)(struct env *env, const char *path, int flags, struct env_file **out, struct err *err);
     int (*file_read)(struct env_file *file, uint64_t offset, void *out, size_t size, size_t *got, struct err *err);
@@ -147,6 +148,14 @@ static inline void env_timer_stop(struct env *env, struct env_timer *timer) { en
 static inline void env_job_start(struct env *env, enum env_job_class class, struct env_job *job)
 {
     env->ops->job_start(env, class, job);
+}
+
+/* Gives the system back what was freed and the allocator keeps. Blocks, some milliseconds for each 100 MiB: for quiet moments. */
+static inline void env_memory_trim(struct env *env)
+{
+    if (env->ops->memory_trim) {
+        env->ops->memory_trim(env);
+    }
 }
 
 /* Files: block; 0 or ERR_IO, ERR_NOT_FOUND, ERR_EXISTS, ERR_DISK_FULL, with text. Paths as the operating system's. */

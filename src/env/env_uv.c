@@ -28,6 +28,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -196,6 +197,13 @@ static void random_bytes(struct env *env, void *out, size_t size)
             size -= (size_t)got;
         }
     }
+}
+
+/* --- Memory */
+
+static void memory_trim(struct env *env)
+{
+    malloc_trim(0);
 }
 
 /* --- Deferred tasks */
@@ -1248,6 +1256,7 @@ static const struct env_ops env_uv_ops = {
     .timer_start = timer_start,
     .timer_stop = timer_stop,
     .job_start = job_start,
+    .memory_trim = memory_trim,
     .file_open = file_open,
     .file_read = file_read,
     .file_write = file_write,

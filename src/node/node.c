@@ -15,6 +15,11 @@ enum {
     LOG_KEEP_ROOM = 4,
     /* See mark_wants_flush. */
     MARK_FLUSHES = 16,
+    /* What a load has left behind in the allocator is given back when so many bytes went through the
+     * overlay and nothing was written since they were flushed, for so long: by then generation and
+     * cached payloads are freed. */
+    TRIM_BYTES = 8 << 20,
+    TRIM_AFTER_US = 1000 * 1000,
 };
 
 static void node_turn(struct env_task *task);
@@ -166,6 +171,7 @@ static void on_batch(void *ctx)
 static void on_flushed(void *ctx)
 {
     struct node *node = ctx;
+    node->flushed_us = env_now_us(node->env);
     reserve_flushed(node->reserve);
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->partitions[i]) {
@@ -225,11 +231,22 @@ static void consider_flush(struct node *node)
                            node->flush_is_wanted || mark_wants_flush(node) ||
                            log_live_bytes(node->log) >= node->config.log_bytes ||
                            reserve_wants_flush(node->reserve))) {
+        node->untrimmed_bytes += store_active_bytes(node->store);
         store_freeze(node->store);
         node->flush_is_waiting = true;
         node->flush_is_wanted = false;
         node->marked_us = 0;
         continue_flush(node);
+    }
+}
+
+static void consider_trim(struct node *node)
+{
+    if (node->untrimmed_bytes >= TRIM_BYTES && !store_is_flushing(node->store) &&
+        store_active_operations(node->store) == 0 &&
+        env_now_us(node->env) - node->flushed_us >= TRIM_AFTER_US) {
+        node->untrimmed_bytes = 0;
+        env_memory_trim(node->env);
     }
 }
 
@@ -985,6 +1002,7 @@ static void node_tick(struct env_timer *timer)
         tick_reserve(node);
         consider_flush(node);
         consider_cut(node);
+        consider_trim(node);
     }
     if (node->ticks % NODE_SWEEP_TICKS == 0 || !list_is_empty(&node->parked)) {
         request_sweep(node);

@@ -113,6 +113,8 @@ struct node {
     bool flush_is_waiting;         /* frozen, waits for the log */
     bool flush_is_wanted;          /* by an image that must be newer */
     uint64_t marked_us;            /* since when the active generation holds a mark, 0: it holds none */
+    uint64_t flushed_us;           /* when the last flush ended */
+    uint64_t untrimmed_bytes;      /* that went through the overlay since memory was last given back */
     struct images *images;
     struct scrub *scrub;
     enum raft_cut cut_level;

@@ -11,8 +11,9 @@ enum {
     /* A transaction ends behind the replica with which it has dirtied so many bytes, about. LMDB
      * holds them all in memory, and never gives single pages back. The next transaction but one can
      * take the pages that this one replaced, while they are still warm in the page cache: so the
-     * file stays small, too. Less would save nothing more: each end costs two syncs. */
-    TRANSACTION_BYTES = 32 << 20,
+     * file stays small, too. Less would save nothing more: a replica's share of a full overlay is
+     * about as much, and each end costs two syncs. */
+    TRANSACTION_BYTES = 8 << 20,
     PAGE_BYTES = 4096,
 };
 
@@ -76,8 +77,8 @@ static int write_deletion(MDB_cursor *cursor, const struct overlay_node *node,
     return rc == 0 ? mdb_cursor_del(cursor, 0) : rc;
 }
 
-/* The first put finds the place, and says whether the key is there; the second, for those that are,
- * finds it on the same page. */
+/* The first put finds the place, and says whether the key is there; for those that are, the second
+ * writes where the first has left the cursor. */
 static int write_record(MDB_cursor *cursor, const struct overlay_node *node,
                         struct flush_item *item)
 {
@@ -90,7 +91,7 @@ static int write_record(MDB_cursor *cursor, const struct overlay_node *node,
     if (rc == MDB_KEYEXIST) {
         rc = uncount(item, entry, key, value);
         value = (MDB_val){ size, NULL };
-        rc = rc == 0 ? mdb_cursor_put(cursor, &key, &value, MDB_RESERVE) : rc;
+        rc = rc == 0 ? mdb_cursor_put(cursor, &key, &value, MDB_RESERVE | MDB_CURRENT) : rc;
     }
     if (rc == 0) {
         record_pack(&record, entry->checksum, value.mv_data);
