@@ -309,6 +309,25 @@ static void check_leader_commit(struct checker *checker, uint32_t node, uint32_t
     }
 }
 
+/* The process died between an image's swap into the store and the reset of the log, which its start
+ * made up for: rightly, if the log held another entry at the image's index. What is known of that log
+ * is the term of its last entry. A log that ends in the term of the image's last entry, or in one
+ * whose leader had that entry committed before it, and is longer than the image, holds the entry. */
+static bool is_replaced_by_image(const struct checker *checker, uint32_t node, uint32_t number,
+                                 const struct raft *raft)
+{
+    const struct checker_group *group = &checker->groups[number];
+    const struct checker_kept *kept = &group->kept[node];
+    uint64_t index = store_replica_image_index(
+        partition_store(node_find_partition(checker->nodes[node], number)));
+    if (index == 0 || index >= group->count || kept->durable <= index ||
+        raft->log_start != index + 1 || raft->last_index != index) {
+        return false;
+    }
+    const struct checker_entry *entry = &group->entries[index];
+    return kept->durable_term != entry->term && kept->durable_term < entry->committed_in;
+}
+
 /* C9: the first look at a replica after its process began. */
 static void check_kept(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
@@ -321,9 +340,10 @@ static void check_kept(struct checker *checker, uint32_t node, uint32_t number,
         checker_fail(checker, "n%u led group %u in term %lu and begins again in term %lu", node + 1,
                      number, kept->led, raft->term);
     }
-    if (kept->durable > raft->last_index ||
-        (kept->durable >= raft->log_start &&
-         raft_term_at(raft, kept->durable) != kept->durable_term)) {
+    bool is_short = kept->durable > raft->last_index ||
+                    (kept->durable >= raft->log_start &&
+                     raft_term_at(raft, kept->durable) != kept->durable_term);
+    if (is_short && !is_replaced_by_image(checker, node, number, raft)) {
         checker_fail(checker,
                      "n%u said that group %u is durable to index %lu of term %lu; it begins again "
                      "with %lu..%lu, there of term %lu",

@@ -9,8 +9,8 @@
  *       (an image, which must hold committed entries only, takes the place of all up to its index)
  *   C7  a leader's commit index advances to entries of its own term only (Raft §5.4.2, figure 8)
  *   C8  when it does, a majority of the group has the entry durable: what a client was told is on disks
- *   C9  what a replica said to be durable is in its log when its process begins again (nothing but damage excuses it), and it
- *       remembers the terms that it led
+ *   C9  what a replica said to be durable is in its log when its process begins again (nothing but damage excuses it, and an image
+ *       that contradicts it), and it remembers the terms that it led
  *   C10 per replica and follower, bytes and messages in flight are bounded (base/limits.h)
  *   C11 what a replica holds for durable is: a power loss at that moment would leave the sectors of its log
  *   C12 who gave a leader its vote has it on disk by then, and remembers it whatever happens to its process
