@@ -1615,21 +1615,28 @@ static void tick_peer(struct raft *raft, struct raft_progress *peer)
     }
 }
 
-/* A leader asks everybody for the payload that it lacks. One whom nobody helps can't commit or
- * apply: it gives way for a while. */
+/* A leader asks everybody for the payload that it lacks. */
+static void ask_for_payload(struct raft *raft)
+{
+    struct raft_private *p = raft->private;
+    p->fill_asked_ms = p->now_ms;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (i != p->self) {
+            struct raft_message *ask = emit(raft, RAFT_FILL, raft->config.replicas[i]);
+            ask->index = raft->unfilled;
+            ask->log_term = raft_term_at(raft, raft->unfilled);
+        }
+    }
+}
+
+/* Asks again for what nobody has sent. A leader whom nobody helps can't commit or apply: it gives
+ * way for a while. */
 static void tick_holes(struct raft *raft)
 {
     struct raft_private *p = raft->private;
     uint64_t patience = (uint64_t)HOLE_TIMEOUTS * raft->config.election_timeout_ms;
     if (raft->unfilled && p->now_ms - p->fill_asked_ms >= raft->config.heartbeat_ms) {
-        p->fill_asked_ms = p->now_ms;
-        for (int i = 0; i < raft->config.replica_count; i++) {
-            if (i != p->self) {
-                struct raft_message *ask = emit(raft, RAFT_FILL, raft->config.replicas[i]);
-                ask->index = raft->unfilled;
-                ask->log_term = raft_term_at(raft, raft->unfilled);
-            }
-        }
+        ask_for_payload(raft);
     }
     bool is_over = p->now_ms - p->hole_since_ms >= patience;
     if (raft->hole && is_over) {
@@ -2155,12 +2162,14 @@ void raft_holes(struct raft *raft, uint64_t hole, uint64_t unfilled)
     if (hole == raft->hole && unfilled == raft->unfilled) {
         return;
     }
-    if (hole != raft->hole || unfilled != raft->unfilled) {
-        p->hole_since_ms = p->now_ms;
-    }
+    bool is_next = unfilled && unfilled != raft->unfilled;
+    p->hole_since_ms = p->now_ms;
     raft->hole = hole;
     raft->unfilled = unfilled;
     if (raft->role == RAFT_LEADER) {
+        if (is_next) { /* at once: a damaged log may have many, and until the last the group waits */
+            ask_for_payload(raft);
+        }
         leader_advance_commit(raft);
     } else {
         p->ack_due = raft->role == RAFT_FOLLOWER; /* the leader sends again, or counts on */

@@ -109,6 +109,23 @@ static void one_payload_of_each_entry_suffices(void **state)
     }
 }
 
+/* A leader asks for the next payload as soon as it has one: many holes take many round trips, not
+ * many heartbeats. */
+static void a_leader_gets_back_many_payloads_without_waiting(void **state)
+{
+    struct world *w = world_of_nine();
+    for (uint64_t index = 3; index <= 8; index++) {
+        world_rot(w, 1, index);
+    }
+    uint64_t began = w->nodes[1].now_ms;
+    world_settle(w);
+    assert_int_equal(w->nodes[1].now_ms, began);
+    assert_int_equal(w->nodes[1].filled, 6);
+    assert_int_equal(world_raft(w, 1)->hole, 0);
+    assert_int_equal(world_raft(w, 1)->unfilled, 0);
+    world_free(w);
+}
+
 /* A leader sends, applies and counts nothing from the hole on; when nobody can help it gives way.
  */
 static void a_leader_nobody_can_help_steps_down(void **state)
@@ -274,6 +291,7 @@ int main(void)
         cmocka_unit_test(a_restarted_follower_gets_back_what_it_lost),
         cmocka_unit_test(a_hole_found_at_run_time_is_filled_and_counts_when_durable),
         cmocka_unit_test(one_payload_of_each_entry_suffices),
+        cmocka_unit_test(a_leader_gets_back_many_payloads_without_waiting),
         cmocka_unit_test(a_leader_nobody_can_help_steps_down),
         cmocka_unit_test(a_conflict_erases_a_hole),
         cmocka_unit_test(a_suspect_counts_for_nothing_and_heals),
