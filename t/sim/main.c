@@ -2,10 +2,11 @@
  *
  *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]
  *       [--cpu SECONDS] [--patience SECONDS] [--bias none|reigns|leaders|images|scans|disks]
- *       [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]
+ *       [--twice] [--trouble SECONDS] [--least SECONDS] [--damage] [--break-sync] [--expect-violation]
  *   sim --self-test
  *
- * --seconds is elapsed time, --cpu processor time of all runs, --patience what one run may take of it.
+ * --trouble: how long faults strike, virtual, in place of what is drawn; --least: no run is shorter, in
+ * all. --seconds is elapsed time, --cpu processor time of all runs, --patience what one run may take of it.
  * --jobs: runs at a time, one a core by default. --twice runs every seed twice and compares the
  * trace hashes; without it the first of each hundred is. Exit 0: as expected; 1: violations (or
  * none where one was expected); 2: usage. */
@@ -85,20 +86,24 @@ static const char *replay_flags(const struct arguments *arguments, char *out, si
     if (world->fault_seconds) {
         snprintf(trouble, sizeof trouble, " --trouble %u", world->fault_seconds);
     }
+    char least[40] = "";
+    if (world->least_seconds) {
+        snprintf(least, sizeof least, " --least %u", world->least_seconds);
+    }
     char bias[40] = "";
     if (world->bias != BIAS_DRAWN) {
         snprintf(bias, sizeof bias, " --bias %s", world_bias_name(world->bias));
     }
-    bool has_any = world->break_sync || world->damage || trouble[0] || bias[0];
-    snprintf(out, size, "%s%s%s%s%s%s", has_any ? " SIM_FLAGS='" : "",
+    bool has_any = world->break_sync || world->damage || trouble[0] || least[0] || bias[0];
+    snprintf(out, size, "%s%s%s%s%s%s%s", has_any ? " SIM_FLAGS='" : "",
              world->break_sync ? " --break-sync" : "", world->damage ? " --damage" : "", trouble,
-             bias, has_any ? "'" : "");
+             least, bias, has_any ? "'" : "");
     return out;
 }
 
 static void tell_replay(const struct arguments *arguments, uint64_t seed)
 {
-    char flags[128];
+    char flags[160];
     printf("  replay: make sim SEED=%lu TRACE=1%s\n", seed,
            replay_flags(arguments, flags, sizeof flags));
     fflush(stdout);
@@ -291,13 +296,13 @@ static void run_fleet(struct fleet *fleet)
 
 static int usage(void)
 {
-    fprintf(
-        stderr,
-        "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
-        "           [--cpu SECONDS] [--patience SECONDS] [--bias "
-        "none|reigns|leaders|images|scans|disks]\n"
-        "           [--twice] [--trouble SECONDS] [--damage] [--break-sync] [--expect-violation]\n"
-        "       sim --self-test\n");
+    fprintf(stderr,
+            "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
+            "           [--cpu SECONDS] [--patience SECONDS] [--bias "
+            "none|reigns|leaders|images|scans|disks]\n"
+            "           [--twice] [--trouble SECONDS] [--least SECONDS] [--damage] [--break-sync] "
+            "[--expect-violation]\n"
+            "       sim --self-test\n");
     return 2;
 }
 
@@ -330,6 +335,7 @@ static int parse(int argc, char **argv, struct arguments *arguments)
                                              { "bias", required_argument, NULL, 'i' },
                                              { "first", required_argument, NULL, 'f' },
                                              { "trouble", required_argument, NULL, 'd' },
+                                             { "least", required_argument, NULL, 'l' },
                                              { "jobs", required_argument, NULL, 'j' },
                                              { "trace", no_argument, NULL, 'v' },
                                              { "twice", no_argument, NULL, 'w' },
@@ -371,6 +377,9 @@ static int parse(int argc, char **argv, struct arguments *arguments)
             break;
         case 'd':
             arguments->world.fault_seconds = (uint32_t)number;
+            break;
+        case 'l':
+            arguments->world.least_seconds = (uint32_t)number;
             break;
         case 'v':
             arguments->world.trace = true;

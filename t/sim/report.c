@@ -15,6 +15,9 @@ void report_add(struct report *report, const struct world_report *run)
     report->violations += run->violations;
     report->undecided += run->undecided;
     report->virtual_us += run->virtual_us;
+    report->shortest_us = report->shortest_us == 0 || run->virtual_us < report->shortest_us
+                              ? run->virtual_us
+                              : report->shortest_us;
     report->steps += run->steps;
     for (int i = 0; i < FAULT_COUNT; i++) {
         report->faults[i] += run->faults[i];
@@ -153,6 +156,8 @@ void report_print(const struct report *report)
            "%lu histories undecided\n",
            report->calls, simulated > 0 ? (double)report->calls / simulated : 0, report->ok,
            report->refused, report->unknown, report->nothing, report->undecided);
+    printf("simulated: %.0f seconds, the shortest run %.1f\n", simulated,
+           (double)report->shortest_us / 1e6);
     printf("determinism: %lu runs repeated, trace hashes compared\n", report->checked_twice);
     print_speed(report);
     printf("violations: %lu\n", report->violations);

@@ -9,7 +9,7 @@
 /* A zeroed struct is empty; report_begin notes the time. */
 struct report {
     struct timespec begin;
-    uint64_t runs, failed, crashed, violations, undecided, virtual_us, steps, checked_twice;
+    uint64_t runs, failed, crashed, violations, undecided, virtual_us, shortest_us, steps, checked_twice;
     uint64_t repeated_us, repeated_calls; /* of the second runs, which count for the speed alone */
     uint64_t faults[FAULT_COUNT], starved[MEM_KINDS];
     struct report_cell {

@@ -28,6 +28,7 @@
 enum {
     NODES_MAX = 5,
     SECOND_US = 1000 * 1000,
+    BEGIN_US = SECOND_US, /* the virtual time at which a run begins */
     FORM_MAX_US = 30 * SECOND_US,
     RESTART_MAX_US = 4 * SECOND_US,
     DRIFT_PPM_MAX = 100000,          /* what decisions/006 allows clocks */
@@ -1770,7 +1771,7 @@ static void init_workload(struct world *world)
 static void init_world(struct world *world)
 {
     uint64_t seed = world->options->seed;
-    schedule_init(&world->schedule, SECOND_US);
+    schedule_init(&world->schedule, BEGIN_US);
     network_init(&world->network, &world->schedule, seed);
     world->network.on_fate = on_frame_fate;
     world->network.ctx = world;
@@ -2076,7 +2077,9 @@ static void recover(struct world *world)
         run_until(world, schedule->now_us + LOOKED_US, NULL);
     }
     workload_expect_calm(&world->workload);
-    run_until(world, schedule->now_us + random_between(&world->nemesis, 0, CALM_MAX_US), NULL);
+    uint64_t end_us = schedule->now_us + random_between(&world->nemesis, 0, CALM_MAX_US);
+    uint64_t least_us = BEGIN_US + (uint64_t)world->options->least_seconds * SECOND_US;
+    run_until(world, end_us > least_us ? end_us : least_us, NULL);
     expect_compared(world);
 }
 
@@ -2125,7 +2128,7 @@ void world_run(const struct world_options *options, struct world_report *report)
     live(world);
     report->hash = world->schedule.hash;
     report->steps = world->schedule.steps;
-    report->virtual_us = world->schedule.now_us - SECOND_US;
+    report->virtual_us = world->schedule.now_us - BEGIN_US;
     report->nodes = world->node_count;
     report->calls = world->workload.stats.calls;
     report->ok = world->workload.stats.ok;

@@ -62,6 +62,7 @@ struct world_options {
     enum world_bias bias; /* BIAS_DRAWN: drawn */
     bool break_sync;    /* the disks lie: nothing is durable after a sync; must be found */
     uint32_t fault_seconds; /* virtual; 0: drawn */
+    uint32_t least_seconds; /* virtual: the run is no shorter; the calm load lasts until then */
     const char *scratch; /* a folder of its own, on tmpfs */
 };
 
