@@ -18,7 +18,7 @@
  *   C14 per node, what waits for a connection and what the overlay holds are bounded; no request outlives its deadline for long
  *   C24 nobody but a node whose disk was put back finds that it has forgotten a promise
  *
- * C15 to C23 and C25 stand in checker_state.h. */
+ * C15 to C23, C25 and C26 stand in checker_state.h. */
 #ifndef SIM_CHECKER_H
 #define SIM_CHECKER_H
 

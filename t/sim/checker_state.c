@@ -192,6 +192,30 @@ void checker_state_node(struct checker *checker, uint32_t node, uint64_t groups)
     }
 }
 
+static uint32_t count_places(const struct log_group *group, uint32_t segment)
+{
+    uint32_t count = 0;
+    for (uint64_t i = group->index.log_start; i <= group->index.last_index; i++) {
+        count += log_index_at(&group->index, i)->segment == segment;
+    }
+    return count;
+}
+
+void checker_state_end(struct checker *checker, uint32_t node)
+{
+    const struct log *log = checker->nodes[node]->log;
+    for (size_t i = 0; i < log->chain_count; i++) { /* C26 */
+        uint32_t count = 0;
+        for (size_t j = 0; j < log->group_count; j++) {
+            count += count_places(log->groups[j], log->chain[i]->number);
+        }
+        if (count != log->chain[i]->live_count) {
+            checker_fail(checker, "n%u: segment %x of the log holds %u entries, %u count as live",
+                         node + 1, log->chain[i]->number, count, log->chain[i]->live_count);
+        }
+    }
+}
+
 /* --- Followers */
 
 /* C22 */

@@ -11,7 +11,8 @@
  *   C21 a place in the log holds the entry that its slot names, or none (I2 of log.c): seen as soon as a batch is durable
  *   C22 what a leader takes for a follower's match is in that follower's log
  *   C23 no replica suspects itself to have lost what it promised, unless its disk was damaged
- *   C25 a leader that compares its store with others', where flushes met or at a mark, finds them equal, unless a disk was damaged */
+ *   C25 a leader that compares its store with others', where flushes met or at a mark, finds them equal, unless a disk was damaged
+ *   C26 what counts as live in a segment of the log is what lies there, so that a segment whose entries are gone can go */
 #ifndef SIM_CHECKER_STATE_H
 #define SIM_CHECKER_STATE_H
 
@@ -25,6 +26,8 @@ void checker_state_node(struct checker *checker, uint32_t node, uint64_t groups)
 void checker_state_step(struct checker *checker, uint32_t node, uint32_t number, const struct partition *partition);
 /* Of any replica, now and then. */
 void checker_state_look(struct checker *checker, uint32_t node, uint32_t number, const struct partition *partition);
+/* Once, of a node that runs when all has settled. */
+void checker_state_end(struct checker *checker, uint32_t node);
 /* A replica has just come to lead. */
 void checker_state_leader(struct checker *checker, uint32_t node, uint32_t number, const struct raft *leader);
 

@@ -266,9 +266,15 @@ static uint64_t draw_job_delay(struct env_sim *env, int class)
     return (random_one_in(&env->timing, 200) ? delay * 20 : delay) * env->slow_factor;
 }
 
+void env_sim_hang_disk(struct env_sim *env, uint64_t until_us)
+{
+    env->hangs_until_us = until_us;
+}
+
 void env_sim_heal_disk(struct env_sim *env)
 {
     env->slow_factor = 1;
+    env->hangs_until_us = 0;
     for (int i = 0; i < ENV_JOB_CLASSES; i++) {
         if (schedule_is_waiting(&env->jobs[i].work)) {
             schedule_add(env->schedule, &env->jobs[i].work,
@@ -311,6 +317,10 @@ static void run_work(struct schedule_event *event)
 {
     struct env_sim_jobs *jobs = container_of(event, struct env_sim_jobs, work);
     struct env_sim *env = event->owner;
+    if (env->hangs_until_us > env->schedule->now_us) {
+        schedule_add(env->schedule, event, env->hangs_until_us);
+        return;
+    }
     struct env_job *job = container_of(list_take_first(&jobs->waiting), struct env_job, link);
     if (env->ambush && jobs == &env->jobs[env->ambush_class]) {
         spring_ambush(env, job);

@@ -45,6 +45,7 @@ struct env_sim {
     int64_t wall_offset_us; /* of the wall clock; a jump changes it */
     uint64_t wall_stop_us, wall_go_us; /* by the monotonic clock: between them the wall clock stands still; behind them it lags */
     uint32_t slow_factor;   /* of the disk; 1: as it should be */
+    uint64_t hangs_until_us; /* the disk: jobs that have not begun wait until then */
     uint32_t log_delay_us, flush_delay_us, read_delay_us; /* typical */
     struct list deferred;
     struct env_sim_jobs jobs[ENV_JOB_CLASSES];
@@ -68,7 +69,9 @@ void env_sim_kill(struct env_sim *env, enum env_sim_end end);
 /* After the owner has freed its things: connections that it closed and jobs that it left get their last callback, so that they
  * can free themselves. Files fail for those jobs. */
 void env_sim_reap(struct env_sim *env);
-/* The disk is as it should be again: what waits for a slow one goes on soon. */
+/* The disk does nothing until a time: what was asked of it, and is asked meanwhile, waits. */
+void env_sim_hang_disk(struct env_sim *env, uint64_t until_us);
+/* The disk is as it should be again: what waits for a slow one, or one that hangs, goes on soon. */
 void env_sim_heal_disk(struct env_sim *env);
 /* Stops the process (SIGSTOP) until a time: its events wait. */
 void env_sim_pause(struct env_sim *env, uint64_t until_us);

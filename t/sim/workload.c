@@ -20,6 +20,7 @@ enum {
     ANSWER_SLACK_US = 1000 * 1000, /* W1 */
     CALM_US = 3 * 1000 * 1000,     /* W3: one election and a retry */
     SCAN_PAGES_TYPICAL = 20,       /* each page has a deadline of its own */
+    REST_US = 50 * 1000,           /* how often one who rests looks whether the lull is over */
 };
 
 static const struct workload_module *const modules[WORKLOAD_COUNT] = {
@@ -367,11 +368,25 @@ void session_scan(struct session *session, const struct cairn_scan_options *opti
     submitted(session);
 }
 
+static bool has_to_rest(const struct session *session)
+{
+    const struct workload *workload = session->part->workload;
+    const struct workload_lull *lull = &workload->lull;
+    uint64_t now_us = workload->schedule->now_us;
+    return session->part->kind != lull->goes_on && lull->from_us <= now_us &&
+           now_us < lull->until_us && !workload->is_ending;
+}
+
 static void on_think(struct env_timer *timer)
 {
     struct session *session = container_of(timer, struct session, think);
     struct workload *workload = session->part->workload;
     const struct workload_module *module = session->part->module;
+    if (has_to_rest(session)) {
+        env_timer_start(&session->caller->env->env, timer,
+                        random_delay(&session->part->random, REST_US));
+        return;
+    }
     if (workload->is_final) {
         if (!session->is_final_done && !module->ask_final(session)) {
             session->is_final_done = true;
@@ -576,6 +591,21 @@ static void start_all(struct workload *workload, uint64_t spread_us)
 void workload_begin(struct workload *workload)
 {
     start_all(workload, workload->config.think_us + 1000);
+}
+
+void workload_lull(struct workload *workload, uint64_t from_us, uint64_t until_us)
+{
+    enum workload_kind kind;
+    do {
+        kind = (enum workload_kind)random_below(&workload->random, WORKLOAD_COUNT);
+    } while (!workload->parts[kind]);
+    workload->lull = (struct workload_lull){ from_us, until_us, kind };
+    LOG_INFO(workload->logger, "clients: a lull, only %s goes on", workload_name(kind));
+}
+
+void workload_end_lull(struct workload *workload)
+{
+    workload->lull.until_us = 0;
 }
 
 void workload_expect_calm(struct workload *workload)

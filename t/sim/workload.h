@@ -63,6 +63,10 @@ struct workload {
     bool is_final;       /* the final reads */
     uint32_t final_left; /* sessions whose final reads go on */
     uint32_t in_flight[WORKLOAD_COUNT]; /* calls unanswered now */
+    struct workload_lull {
+        uint64_t from_us, until_us;  /* 0: none */
+        enum workload_kind goes_on; /* the sessions of all others rest */
+    } lull;
     uint64_t calm_since_us; /* from then on every call must succeed, and soon; 0: trouble is allowed */
     uint32_t undecided;
     struct workload_probe {
@@ -93,6 +97,10 @@ void workload_begin(struct workload *workload);
 void workload_probe(struct workload *workload);
 /* The same keys once more, after workload_probe counted down: written or deleted, until it succeeds. */
 void workload_probe_again(struct workload *workload, enum cairn_verb verb);
+/* Between these times the sessions of all workloads but one, drawn, rest once they have their answers. */
+void workload_lull(struct workload *workload, uint64_t from_us, uint64_t until_us);
+/* Those that rest go on. */
+void workload_end_lull(struct workload *workload);
 /* From now on all is well: a call that does not end with a definite answer, or not soon, is a violation. */
 void workload_expect_calm(struct workload *workload);
 /* No new requests; true when none is unanswered. */

@@ -19,6 +19,7 @@
 #include "node/node_private.h"
 #include "server/server.h"
 #include "sim/checker.h"
+#include "sim/checker_state.h"
 #include "sim/env_sim.h"
 #include "sim/old_image.h"
 #include "sim/replicas.h"
@@ -41,11 +42,15 @@ enum {
     WRITABLE_MAX_US = 2 * SECOND_US,
     FULL_MAX_US = 3 * SECOND_US,
     DELETES_MAX_US = 3 * SECOND_US,
-    LOOKED_US = 1500 * 1000,        /* a node has looked at its disk */
-    ROOM_MAX_US = 6 * SECOND_US,    /* until writes go on after disks were full */
-    ROT_PERCENT = 30,               /* of the runs */
-    ROT_SOON_US = SECOND_US / 2,    /* after a start: about when the commit index is learned */
-    AMNESIA_MAX_US = SECOND_US / 2, /* of commits that are forgotten */
+    LOOKED_US = 1500 * 1000,          /* a node has looked at its disk */
+    ROOM_MAX_US = 6 * SECOND_US,      /* until writes go on after disks were full */
+    ROT_PERCENT = 30,                 /* of the runs */
+    ROT_SOON_US = SECOND_US / 2,      /* after a start: about when the commit index is learned */
+    AMNESIA_MAX_US = SECOND_US / 2,   /* of commits that are forgotten */
+    HANG_MAX_US = 4 * SECOND_US,      /* of links: long enough for an election */
+    HANG_MORE_US = 3 * SECOND_US / 2, /* how much longer the disk hangs */
+    LULL_MAX_US = 20 * SECOND_US,     /* the others fill and cut their logs */
+    LULL_BEGIN_US = SECOND_US,        /* about when another leader is elected */
     SLOW_FACTOR_MAX = 100,
     RESERVE_SEGMENTS = 2,             /* as with the defaults */
     CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
@@ -192,13 +197,15 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_REIGNS, "short reigns"),
     NAME(FAULT_SWAP, "crash at a swap"),
     NAME(FAULT_OLD_IMAGE, "old disk image"),
+    NAME(FAULT_HANG, "links and disk hang"),
+    NAME(FAULT_LULL, "lull"),
 };
 #undef NAME
 
 const char *world_bias_name(enum world_bias bias)
 {
-    static const char *const names[BIAS_COUNT] = { "none",   "reigns", "leaders",
-                                                   "images", "scans",  "disks" };
+    static const char *const names[BIAS_COUNT] = { "none",  "reigns", "leaders", "images",
+                                                   "scans", "disks",  "cutoff" };
     return names[bias];
 }
 
@@ -533,6 +540,17 @@ static void run_heal_links(struct schedule_event *event)
     network_unblock_all(&world->network);
 }
 
+/* From the other nodes; clients still reach it. */
+static void cut_off(struct world *world, const struct world_node *node)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (i != node->number) {
+            network_block(&world->network, node->number, i, true);
+            network_block(&world->network, i, node->number, true);
+        }
+    }
+}
+
 /* Cuts one machine off: from all, or from the other nodes only (clients still reach it); now and then
  * it only does not hear, or is not heard. */
 static bool strike_isolate(struct world *world)
@@ -632,12 +650,7 @@ static bool strike_amnesia(struct world *world)
         schedule_is_waiting(&world->amnesia.end)) {
         return false;
     }
-    for (uint32_t i = 0; i < world->node_count; i++) {
-        if (i != behind->number) {
-            network_block(&world->network, behind->number, i, true);
-            network_block(&world->network, i, behind->number, true);
-        }
-    }
+    cut_off(world, behind);
     LOG_INFO(&world->logger, "world: %s is cut off, %s will forget", behind->name, victim->name);
     world->amnesia.behind = behind;
     world->amnesia.mark = disk_log_writes(victim->disk);
@@ -796,18 +809,51 @@ static void run_reign_end(struct schedule_event *event)
         return;
     }
     LOG_INFO(&world->logger, "world: the reign of %s ends", node->name);
-    for (uint32_t i = 0; i < world->node_count; i++) {
-        if (i != node->number) {
-            network_block(&world->network, node->number, i, true);
-            network_block(&world->network, i, node->number, true);
-        }
-    }
+    cut_off(world, node);
     schedule_add(&world->schedule, &world->heal_links, world->schedule.now_us + 4 * SECOND_US);
     if (random_percent(&world->nemesis, 30)) { /* it is still writing when it is overruled */
         node->env->slow_factor = 1000;
         schedule_add(&world->schedule, &node->relief,
                      world->schedule.now_us + random_below(&world->nemesis, 6 * SECOND_US));
     }
+}
+
+/* A machine whose disk is on the network: links and disk hang together, the disk for a little longer.
+ * What its leaders are writing then is overruled by others, and they hear of it before it is
+ * written. */
+static bool strike_hang(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    if (node->env->is_dead || schedule_is_waiting(&world->heal_links)) {
+        return false;
+    }
+    uint64_t healed_us =
+        world->schedule.now_us + random_between(&world->nemesis, SECOND_US / 2, HANG_MAX_US);
+    LOG_INFO(&world->logger, "world: links and disk of %s hang", node->name);
+    cut_off(world, node);
+    env_sim_hang_disk(node->env, healed_us + random_below(&world->nemesis, HANG_MORE_US));
+    schedule_add(&world->schedule, &world->heal_links, healed_us);
+    return true;
+}
+
+/* A lull. A machine is cut off from the other nodes, and clients fill the logs of those who lead there.
+ * Soon most clients rest, and those who go on write to few groups, until the other nodes must cut
+ * their logs. The groups at rest stand still meanwhile, so an image of one reaches less far than the
+ * log of the replica that was cut off, and says something else. */
+static bool strike_lull(struct world *world)
+{
+    struct world_node *node = draw_node(world);
+    uint64_t now_us = world->schedule.now_us;
+    if (node->env->is_dead || schedule_is_waiting(&world->heal_links)) {
+        return false;
+    }
+    uint64_t healed_us = now_us + random_between(&world->nemesis, LULL_MAX_US / 4, LULL_MAX_US);
+    LOG_INFO(&world->logger, "world: %s is cut off in a lull", node->name);
+    cut_off(world, node);
+    workload_lull(&world->workload, now_us + random_below(&world->nemesis, LULL_BEGIN_US),
+                  healed_us + random_below(&world->nemesis, SECOND_US));
+    schedule_add(&world->schedule, &world->heal_links, healed_us);
+    return true;
 }
 
 /* For some seconds a process that swaps an image into its store may die there: the store's swap is
@@ -888,6 +934,7 @@ static void calm(struct world *world)
     schedule_remove(&world->schedule, &world->reigns.end);
     schedule_remove(&world->schedule, &world->amnesia.end);
     world->reigns.until_us = world->swaps_until_us = 0;
+    workload_end_lull(&world->workload);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];
         env_sim_heal_disk(node->env);
@@ -960,12 +1007,7 @@ static bool prepare_fall(struct world *world)
         old->behind = draw_node(world);
     } while (old->behind == old->node);
     LOG_INFO(&world->logger, "world: %s is cut off, all will fall", old->behind->name);
-    for (uint32_t i = 0; i < world->node_count; i++) {
-        if (i != old->behind->number) {
-            network_block(&world->network, old->behind->number, i, true);
-            network_block(&world->network, i, old->behind->number, true);
-        }
-    }
+    cut_off(world, old->behind);
     put_later(world, random_between(&world->nemesis, 5000, AMNESIA_MAX_US));
     return true;
 }
@@ -1201,6 +1243,10 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_swaps(world);
     case FAULT_OLD_IMAGE:
         return strike_old_image(world);
+    case FAULT_HANG:
+        return strike_hang(world);
+    case FAULT_LULL:
+        return strike_lull(world);
     default:
         return strike_disk(world, fault);
     }
@@ -1614,7 +1660,8 @@ static uint32_t draw_mix(struct random *draw)
 static enum world_bias draw_bias(struct random *draw)
 {
     static const uint32_t percents[BIAS_COUNT] = {
-        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6, [BIAS_SCANS] = 4, [BIAS_DISKS] = 6
+        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6,
+        [BIAS_SCANS] = 4,  [BIAS_DISKS] = 6,   [BIAS_CUTOFF] = 4
     };
     uint32_t left = (uint32_t)random_below(draw, 100);
     int bias = BIAS_COUNT - 1;
@@ -1683,6 +1730,17 @@ static void bend_run(struct world *world, struct random *draw)
                                1ull << FAULT_RESTART | 1ull << FAULT_FRAME_LOST));
         world->may_strike[FAULT_OLD_IMAGE] = true;
         world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
+        return;
+    case BIAS_CUTOFF:
+        allow_only(world, 1ull << FAULT_HANG | 1ull << FAULT_LULL);
+        world->mix &= 1u << WORKLOAD_REGISTER | 1u << WORKLOAD_SET;
+        world->mix |= 1u << WORKLOAD_MULTI | 1u << WORKLOAD_RECREATE;
+        world->segment_bytes = random_percent(draw, 50) ? 1 << 16 : 1 << 20;
+        world->log_bytes = 4 * world->segment_bytes * (world->partitions / LIMIT_PARTITIONS_MIN);
+        world->flush_bytes = 64 << 10;
+        world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
+        world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
+        world->hurry_percent = (uint32_t)random_between(draw, 50, 100);
         return;
     default:
         return;
@@ -2111,6 +2169,9 @@ static void live(struct world *world)
            "replicas do not converge");
     if (world->report->violations == 0) {
         compare_stores(world);
+    }
+    for (uint32_t i = 0; i < world->node_count && world->report->violations == 0; i++) {
+        checker_state_end(&world->checker, i);
     }
     if (world->report->violations == 0) {
         world->report->undecided = workload_judge(&world->workload);

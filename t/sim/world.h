@@ -38,6 +38,8 @@ enum world_fault {
     FAULT_REIGNS,        /* for some seconds, whoever leads some group is cut off soon after it began to (Raft, figure 8) */
     FAULT_SWAP,          /* a process dies between an image's swap into its store and what must follow */
     FAULT_OLD_IMAGE,     /* a node is killed and comes back with its disk as it was some time ago */
+    FAULT_HANG,          /* one machine's links and disk hang, the disk for a little longer */
+    FAULT_LULL,          /* one machine is cut off, then most clients rest until logs are cut behind its back */
     FAULT_COUNT
 };
 const char *world_fault_name(enum world_fault fault);
@@ -50,6 +52,7 @@ enum world_bias {
     BIAS_IMAGES,  /* short logs, long absences, slow images, crashes at the swap */
     BIAS_SCANS,   /* scans in many pages while leadership moves */
     BIAS_DISKS,   /* disks are put back after changes of leadership that others are to remember */
+    BIAS_CUTOFF,  /* leaders are cut off while their disks hang, or before clients rest; clients in a hurry fill their logs */
     BIAS_COUNT,
     BIAS_DRAWN = BIAS_COUNT /* as option: each run draws its own */
 };
