@@ -21,6 +21,7 @@
 
 #include "base/check.h"
 #include "node/node_private.h"
+#include "wire/message.h"
 #include "proto/peer.pb-c.h"
 
 enum {
@@ -91,6 +92,11 @@ struct images *images_new(struct node *node)
     list_init(&images->sendings);
     list_init(&images->receivings);
     return images;
+}
+
+static struct mem_gate *image_gate(const struct images *images)
+{
+    return env_gate(images->node->env, MEM_IMAGE);
 }
 
 /* --- Sending */
@@ -170,7 +176,11 @@ void images_want(struct images *images, struct partition *partition,
         store_image_close(status == 0 ? image : NULL);
         return; /* it is asked again */
     }
-    struct sending *sending = MEM_NEW(struct sending);
+    struct sending *sending = MEM_TRY_NEW(image_gate(images), struct sending);
+    if (!sending) {
+        store_image_close(image);
+        return; /* it is asked again */
+    }
     *sending = (struct sending){ .images = images,
                                  .group = partition_group(partition),
                                  .to = want->to,
@@ -204,7 +214,8 @@ static void answer(struct node *node, uint64_t node_id, uint64_t request_id, int
                            .epoch = node->topology->epoch,
                            .time = node_time(node),
                            .payload = chunk };
-    conn_send(link->conn, &frame, NULL);
+    struct conn_piece piece = { chunk, NULL };
+    conn_try_send_pieces(link->conn, &frame, &piece, 1); /* it asks again */
 }
 
 static void read_work(struct env_job *job)
@@ -233,7 +244,9 @@ static void read_done(struct env_job *job)
     }
     answer(node, sending->node_id, sending->request_id, sending->status,
            sending->status == 0 ? buf_span(&sending->chunk) : (struct span){ 0 });
-    if (sending->is_over || (sending->status != 0 && sending->status != ERR_BAD_REQUEST)) {
+    bool may_go_on = sending->status == 0 || sending->status == ERR_BAD_REQUEST ||
+                     sending->status == ERR_NO_MEMORY;
+    if (sending->is_over || !may_go_on) {
         sending_free(sending);
     }
 }
@@ -253,10 +266,13 @@ static void read_if_due(struct sending *sending)
 void images_question(struct images *images, struct link *link, const struct frame *frame)
 {
     struct node *node = images->node;
-    Cairn__V1__ImageRequest *asked =
-        cairn__v1__image_request__unpack(NULL, frame->message.size, frame->message.data);
-    int status =
-        asked && asked->position.len <= LIMIT_KEY_BYTES * 2 ? ERR_NOT_FOUND : ERR_BAD_REQUEST;
+    struct arena arena = { .gate = image_gate(images) };
+    ProtobufCAllocator allocator = message_allocator(&arena);
+    const Cairn__V1__ImageRequest *asked =
+        message_unpack(&cairn__v1__image_request__descriptor, &allocator, frame->message);
+    int status = arena.has_refused                                     ? ERR_NO_MEMORY
+                 : asked && asked->position.len <= LIMIT_KEY_BYTES * 2 ? ERR_NOT_FOUND
+                                                                       : ERR_BAD_REQUEST;
     LIST_FOR(at, &images->sendings)
     {
         struct sending *sending = container_of(at, struct sending, link);
@@ -272,8 +288,12 @@ void images_question(struct images *images, struct link *link, const struct fram
             }
             /* One piece at a time: while one is read, the asker has given that one up. */
             status = sending->is_reading ? ERR_BUSY : 0;
+            buf_clear(&sending->position);
+            if (status == 0 &&
+                !buf_try_reserve(&sending->position, image_gate(images), asked->position.len)) {
+                status = ERR_NO_MEMORY;
+            }
             if (status == 0) {
-                buf_clear(&sending->position);
                 buf_append(&sending->position, asked->position.data, asked->position.len);
                 sending->request_id = frame->request_id;
                 sending->has_question = true;
@@ -286,9 +306,7 @@ void images_question(struct images *images, struct link *link, const struct fram
     if (status != 0) {
         answer(node, link->node_id, frame->request_id, status, (struct span){ 0 });
     }
-    if (asked) {
-        cairn__v1__image_request__free_unpacked(asked, NULL);
-    }
+    arena_fini(&arena);
 }
 
 static void fill_bucket(struct images *images, uint64_t now_us)
@@ -353,7 +371,7 @@ static void receiving_rest(struct receiving *receiving, uint64_t wait_us)
     receiving->not_before_us = env_now_us(receiving->images->node->env) + wait_us;
 }
 
-/* To the node that offers the image; false: there is no link. */
+/* To the node that offers the image; false: there is no link, or no memory. */
 static bool send_question(struct receiving *receiving, Cairn__V1__ImageRequest *message)
 {
     struct node *node = receiving->images->node;
@@ -365,6 +383,9 @@ static bool send_question(struct receiving *receiving, Cairn__V1__ImageRequest *
     message->id = receiving->image.id;
     struct buf packed = { 0 };
     size_t size = cairn__v1__image_request__get_packed_size(message);
+    if (!buf_try_reserve(&packed, image_gate(receiving->images), size)) {
+        return false;
+    }
     cairn__v1__image_request__pack(message, buf_extend(&packed, size));
     receiving->request_id = node->next_forward_id++;
     struct frame frame = { .type = FRAME_REQUEST,
@@ -505,7 +526,10 @@ void images_offered(struct images *images, struct partition *partition,
         if (images->receiving_count == LIMIT_IMAGES_RECEIVED) {
             return; /* the offer comes again */
         }
-        receiving = MEM_NEW(struct receiving);
+        receiving = MEM_TRY_NEW(image_gate(images), struct receiving);
+        if (!receiving) {
+            return; /* the offer comes again */
+        }
         receiving->images = images;
         receiving->group = partition_group(partition);
         list_append(&images->receivings, &receiving->link);
@@ -537,7 +561,11 @@ void images_answer(struct images *images, struct link *link, const struct frame 
             receiving_rest(receiving, frame->status == ERR_NOT_FOUND ? 0 : RETRY_US);
             return;
         }
-        struct blob *chunk = blob_new(frame->payload.size);
+        struct blob *chunk = blob_try_new(image_gate(images), frame->payload.size);
+        if (!chunk) {
+            receiving_rest(receiving, RETRY_US); /* then it asks for this piece again */
+            return;
+        }
         memcpy(chunk->data, frame->payload.data, frame->payload.size);
         receiving->bytes += chunk->size;
         images->node->counters.image_bytes_received += chunk->size;

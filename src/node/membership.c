@@ -781,6 +781,7 @@ int membership_start(struct node *node, struct err *err)
         struct link *link = &node->links[i];
         link->node = node;
         link->dials = strcmp(node->config.name, link->name) < 0;
+        link->peer.gate = env_gate(node->env, MEM_RAFT);
         link->retry.fire = link_dial;
         request_origin_init(&link->origin, link_respond, link_abandon);
     }

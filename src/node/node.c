@@ -158,8 +158,7 @@ static bool log_covers_frozen(struct node *node)
 static void continue_flush(struct node *node)
 {
     if (node->flush_is_waiting && log_covers_frozen(node)) {
-        node->flush_is_waiting = false;
-        store_flush_start(node->store);
+        node->flush_is_waiting = !store_flush_start(node->store);
     }
 }
 
@@ -222,6 +221,7 @@ static bool mark_wants_flush(struct node *node)
 
 static void consider_flush(struct node *node)
 {
+    continue_flush(node); /* there may have been no memory when the log was ready */
     if (store_is_flushing(node->store) || node->flush_is_waiting) {
         return;
     }
@@ -231,8 +231,11 @@ static void consider_flush(struct node *node)
                            node->flush_is_wanted || mark_wants_flush(node) ||
                            log_live_bytes(node->log) >= node->config.log_bytes ||
                            reserve_wants_flush(node->reserve))) {
-        node->untrimmed_bytes += store_active_bytes(node->store);
-        store_freeze(node->store);
+        uint64_t bytes = store_active_bytes(node->store);
+        if (!store_freeze(node->store)) {
+            return; /* no memory now: at the next tick */
+        }
+        node->untrimmed_bytes += bytes;
         node->flush_is_waiting = true;
         node->flush_is_wanted = false;
         node->marked_us = 0;
@@ -850,8 +853,9 @@ void node_raft_frame(struct node *node, struct link *link, const struct frame *f
 {
     bool round_answered;
     node->now_ms = env_now_us(node->env) / 1000;
-    if (peer_receive(&link->peer, frame->payload, on_raft_message, on_raft_ahead, node,
-                     &round_answered) != 0) {
+    int status = peer_receive(&link->peer, frame->payload, on_raft_message, on_raft_ahead, node,
+                              &round_answered);
+    if (status != 0 && status != ERR_NO_MEMORY) { /* without memory it counts as lost */
         LOG_WARN(node->logger, "peer=%s sent a malformed Raft frame", link->name);
         node->counters.frames_refused++;
         conn_close(link->conn);

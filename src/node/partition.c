@@ -59,6 +59,7 @@ struct partition {
     bool is_awake;           /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
+    bool is_starved;    /* there was no memory to apply: at the next tick */
     bool is_installing; /* I5 */
     bool has_holes;     /* perhaps: ask the log */
     bool is_damaged;    /* the store of this replica is */
@@ -139,6 +140,7 @@ static void make_raft_config(const struct partition *partition, struct raft_conf
         .inflight_messages_max = LIMIT_RAFT_INFLIGHT_MESSAGES,
         .append_bytes_max = LIMIT_RAFT_APPEND_BYTES,
         .append_entries_max = LIMIT_RAFT_APPEND_ENTRIES,
+        .gate = env_gate(partition->host.env, MEM_RAFT),
         .entries_in_memory = entries_in_memory,
         .ctx = (void *)partition,
     };
@@ -462,31 +464,52 @@ static void append_noop(struct partition *partition)
     blob_unref(empty);
 }
 
-/* The entries of the append that was just stepped, from append_skip on. */
-static void append_received(struct partition *partition, const struct raft_entry *entries,
-                            const struct span *payloads)
+static void take_drop(struct partition *partition, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        blob_unref(partition->host.scratch->blobs[i]);
+    }
+}
+
+/* Before an append is stepped, since the core takes nothing back: its entries in scratch, and room
+ * in the log. False: there is no memory; the message counts as lost then. */
+static bool take_entries(struct partition *partition, const struct raft_message *message,
+                         const struct raft_entry *entries, const struct span *payloads)
+{
+    struct partition_scratch *scratch = partition->host.scratch;
+    struct mem_gate *gate = env_gate(partition->host.env, MEM_LOG);
+    uint32_t count = message->count, runs = 1;
+    if (count > LIMIT_RAFT_APPEND_ENTRIES) {
+        return false; /* nobody sends so many */
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        runs += i > 0 && entries[i].term != entries[i - 1].term;
+        scratch->terms[i] = entries[i].term;
+        scratch->blobs[i] = blob_try_new(gate, payloads[i].size);
+        if (!scratch->blobs[i]) {
+            take_drop(partition, i);
+            return false;
+        }
+        if (payloads[i].size > 0) {
+            memcpy(scratch->blobs[i]->data, payloads[i].data, payloads[i].size);
+        }
+    }
+    if (count > 0 && log_reserve(partition->host.log, partition->group.group, count, runs) != 0) {
+        take_drop(partition, count);
+        return false;
+    }
+    return true;
+}
+
+/* The entries of the append that was just stepped, from append_skip on; take_entries has them. */
+static void append_received(struct partition *partition)
 {
     const struct raft_effects *out = &partition->raft.out;
-    uint32_t count = out->append_count, skip = out->append_skip;
+    const struct partition_scratch *scratch = partition->host.scratch;
     drop_replaced(partition, out->append_first);
-    for (uint32_t done = 0; done < count;) {
-        uint32_t part =
-            count - done < LIMIT_RAFT_APPEND_ENTRIES ? count - done : LIMIT_RAFT_APPEND_ENTRIES;
-        for (uint32_t i = 0; i < part; i++) {
-            const struct span *payload = &payloads[skip + done + i];
-            partition->host.scratch->terms[i] = entries[skip + done + i].term;
-            partition->host.scratch->blobs[i] = blob_new(payload->size);
-            if (payload->size > 0) {
-                memcpy(partition->host.scratch->blobs[i]->data, payload->data, payload->size);
-            }
-        }
-        log_append(partition->host.log, partition->group.group, out->append_first + done,
-                   partition->host.scratch->terms, partition->host.scratch->blobs, part);
-        for (uint32_t i = 0; i < part; i++) {
-            blob_unref(partition->host.scratch->blobs[i]);
-        }
-        done += part;
-    }
+    log_append(partition->host.log, partition->group.group, out->append_first,
+               scratch->terms + out->append_skip, scratch->blobs + out->append_skip,
+               out->append_count);
 }
 
 /* Before an event whose time counts, outside turns and frames: ticks may be rare. */
@@ -530,10 +553,8 @@ static void note_quiet(struct partition *partition)
         list_is_empty(&partition->acking) ? raft_quiet_until(&partition->raft) : 0;
 }
 
-/* After every event but a proposal (I1). entries and payloads: of an append that was stepped, else
- * NULL. */
-static void settle(struct partition *partition, const struct raft_entry *entries,
-                   const struct span *payloads)
+/* After every event but a proposal (I1). is_append: a message with entries was stepped. */
+static void settle_after(struct partition *partition, bool is_append)
 {
     struct raft_effects *out = &partition->raft.out;
     if (out->persist_state) {
@@ -542,8 +563,8 @@ static void settle(struct partition *partition, const struct raft_entry *entries
         out->persist_state = false;
     }
     if (out->append) {
-        if (entries) {
-            append_received(partition, entries, payloads);
+        if (is_append) {
+            append_received(partition);
         } else {
             append_noop(partition);
         }
@@ -568,16 +589,25 @@ static void settle(struct partition *partition, const struct raft_entry *entries
     }
 }
 
+static void settle(struct partition *partition)
+{
+    settle_after(partition, false);
+}
+
 /* --- Events */
 
 void partition_tick(struct partition *partition, uint64_t now_ms)
 {
+    if (partition->is_starved) {
+        partition->is_starved = false;
+        partition_wake(partition);
+    }
     if (now_ms < partition->quiet_until_ms) {
         return;
     }
     raft_tick(&partition->raft, now_ms);
     if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking)) {
-        settle(partition, NULL, NULL);
+        settle(partition);
     } else {
         note_quiet(partition);
     }
@@ -595,7 +625,7 @@ static void fill_holes(struct partition *partition, const struct raft_message *m
     if (filled > 0) {
         LOG_INFO(partition->host.logger, "part=%u index=%lu damaged entries were given back: %u",
                  partition->group.group, message->index + 1, filled);
-        settle(partition, NULL, NULL);
+        settle(partition);
     }
 }
 
@@ -623,13 +653,20 @@ void partition_message(struct partition *partition, const struct raft_message *m
     if (message->to != partition->self || message->group != partition->group.group) {
         return;
     }
+    bool is_append = message->type == RAFT_APPEND;
+    if (is_append && !take_entries(partition, message, entries, payloads)) {
+        return;
+    }
     raft_clock(&partition->raft, *partition->host.now_ms);
     raft_step(&partition->raft, message, entries);
     if ((message->type == RAFT_READ || message->type == RAFT_READ_REPLY) &&
         settle_round(partition)) {
         return;
     }
-    settle(partition, message->type == RAFT_APPEND ? entries : NULL, payloads);
+    settle_after(partition, is_append);
+    if (is_append) {
+        take_drop(partition, message->count);
+    }
     if (partition->has_holes && message->count > 0) {
         fill_holes(partition, message, entries, payloads);
     }
@@ -638,13 +675,13 @@ void partition_message(struct partition *partition, const struct raft_message *m
 void partition_durable(struct partition *partition, uint64_t index, uint64_t term)
 {
     raft_entries_durable(&partition->raft, index, term);
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote)
 {
     raft_state_durable(&partition->raft, term, vote);
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 void partition_hole(struct partition *partition)
@@ -656,7 +693,7 @@ void partition_hole(struct partition *partition)
                 partition->group.group);
         partition_fail(partition, &err);
     }
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 void partition_healed(struct partition *partition)
@@ -664,7 +701,7 @@ void partition_healed(struct partition *partition)
     LOG_WARN(partition->host.logger, "part=%u holds again what it may have lost; it counts again",
              partition->group.group);
     raft_healed(&partition->raft);
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 void partition_flushed(struct partition *partition)
@@ -678,7 +715,7 @@ void partition_flushed(struct partition *partition)
             raft_mark(raft, mark, told(digest));
         }
         raft_digest(raft, told(store_replica_digest(partition->store)));
-        settle(partition, NULL, NULL);
+        settle(partition);
     }
 }
 
@@ -711,7 +748,7 @@ void partition_peer_reset(struct partition *partition, uint64_t node_id)
     const struct topology_replica *replica = replica_on(partition, node_id);
     if (replica) {
         raft_peer_reset(&partition->raft, replica->id);
-        settle(partition, NULL, NULL);
+        settle(partition);
     }
 }
 
@@ -727,7 +764,7 @@ bool partition_remind(struct partition *partition, uint64_t replica, const struc
 {
     tell_time(partition);
     bool has_lost = raft_remind(&partition->raft, replica, told);
-    settle(partition, NULL, NULL);
+    settle(partition);
     return has_lost;
 }
 
@@ -736,7 +773,7 @@ void partition_suspect(struct partition *partition)
     tell_time(partition);
     log_append_suspect(partition->host.log, partition->group.group);
     raft_suspect(&partition->raft);
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 /* --- The end of the turn */
@@ -765,6 +802,10 @@ static void propose_queued(struct partition *partition)
         count++;
     }
     uint64_t first;
+    if (log_reserve(partition->host.log, partition->group.group, count, 1) != 0) {
+        finish_all_writes(partition, &partition->queued, ERR_NO_MEMORY);
+        return;
+    }
     int status = raft_propose(raft, sizes, count, &first);
     if (status != 0) {
         finish_all_writes(partition, &partition->queued, ERR_NOT_PRIMARY);
@@ -793,13 +834,16 @@ static void propose_queued(struct partition *partition)
     }
 }
 
-/* Applies one entry and answers who waits for it. False: the node must stop. */
+/* Applies one entry and answers who waits for it. False: not now, or the node must stop. */
 static bool apply_entry(struct partition *partition, uint64_t index, struct blob *payload)
 {
     struct store_result result = { 0 };
     struct err err;
-    if (store_apply(partition->store, index, payload, &result, &err) != 0) {
-        if (store_replica_is_stopped(partition->store)) {
+    int status = store_apply(partition->store, index, payload, &result, &err);
+    if (status != 0) {
+        if (status == ERR_NO_MEMORY) { /* nothing has changed */
+            partition->is_starved = true;
+        } else if (store_replica_is_stopped(partition->store)) {
             partition_damaged(partition);
         } else {
             partition_fail(partition, &err);
@@ -853,6 +897,10 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
     struct partition *partition = ctx;
     partition->apply_is_reading = false;
     bool is_needed = first == partition->applied + 1; /* else an image made it needless */
+    if (status == ERR_NO_MEMORY) {
+        partition->is_starved = true;
+        return;
+    }
     if (status != 0 && is_needed && !waits_for_payload(partition)) {
         struct err err;
         err_set(&err, status, "part=%u index=%lu: cannot read a committed entry from the log",
@@ -873,7 +921,7 @@ static void apply_committed(struct partition *partition)
 {
     uint64_t before = partition->applied;
     while (partition->applied < partition->raft.commit && !partition->apply_is_reading &&
-           may_apply(partition)) {
+           !partition->is_starved && may_apply(partition)) {
         uint64_t next = partition->applied + 1;
         struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
         if (!payload && waits_for_payload(partition)) {
@@ -881,10 +929,11 @@ static void apply_committed(struct partition *partition)
         }
         if (!payload) {
             uint64_t left = partition->raft.commit - partition->applied;
-            partition->apply_is_reading = true;
-            log_read(partition->host.log, partition->group.group, next,
-                     left < APPLY_READ_ENTRIES ? (uint32_t)left : APPLY_READ_ENTRIES,
-                     APPLY_READ_BYTES, apply_read_done, partition);
+            int status = log_read(partition->host.log, partition->group.group, next,
+                                  left < APPLY_READ_ENTRIES ? (uint32_t)left : APPLY_READ_ENTRIES,
+                                  APPLY_READ_BYTES, apply_read_done, partition);
+            partition->apply_is_reading = status == 0;
+            partition->is_starved = partition->is_starved || status != 0;
             break;
         }
         if (!apply_entry(partition, next, payload)) {
@@ -1036,7 +1085,7 @@ static void fetch_done(void *ctx, int status, uint64_t first, struct blob **payl
     }
     tell_time(partition);
     raft_fetched(&partition->raft, fetch->to, first, count, bytes);
-    settle(partition, NULL, NULL);
+    settle(partition);
     send_messages(partition, payloads, first, count);
     for (uint32_t i = 0; i < count; i++) {
         blob_unref(payloads[i]);
@@ -1078,8 +1127,8 @@ static void start_fills(struct partition *partition)
             break;
         }
         *fetch = (struct fetch){ partition, out->fills[i].to, true };
-        log_read(partition->host.log, partition->group.group, index, 1, LIMIT_RAFT_APPEND_BYTES,
-                 fill_done, fetch);
+        fetch->is_active = log_read(partition->host.log, partition->group.group, index, 1,
+                                    LIMIT_RAFT_APPEND_BYTES, fill_done, fetch) == 0;
     }
     out->fill_count = 0;
 }
@@ -1094,8 +1143,12 @@ static void start_fetches(struct partition *partition)
             continue;
         }
         *fetch = (struct fetch){ partition, out->fetches[i].to, true };
-        log_read(partition->host.log, partition->group.group, out->fetches[i].first,
-                 LIMIT_RAFT_APPEND_ENTRIES, LIMIT_RAFT_APPEND_BYTES, fetch_done, fetch);
+        fetch->is_active =
+            log_read(partition->host.log, partition->group.group, out->fetches[i].first,
+                     LIMIT_RAFT_APPEND_ENTRIES, LIMIT_RAFT_APPEND_BYTES, fetch_done, fetch) == 0;
+        if (!fetch->is_active) {
+            raft_fetched(&partition->raft, out->fetches[i].to, out->fetches[i].first, 0, 0);
+        }
     }
     out->fetch_count = 0;
 }
@@ -1108,7 +1161,7 @@ static void cut_to(struct partition *partition, uint64_t cut)
         !partition->is_installing) {
         log_cut(partition->host.log, partition->group.group, cut + 1, raft_term_at(raft, cut));
         raft_log_cut(raft, cut + 1);
-        settle(partition, NULL, NULL);
+        settle(partition);
     }
 }
 
@@ -1243,7 +1296,7 @@ void partition_damaged(struct partition *partition)
                   "part=%u the store is damaged, and there is no other replica to repair it from",
                   partition->group.group);
     }
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 bool partition_is_damaged(const struct partition *partition)
@@ -1266,14 +1319,14 @@ static const struct raft_progress *find_progress(const struct raft *raft, uint64
 int partition_image_offer(struct partition *partition, uint64_t to, uint64_t index, uint64_t id)
 {
     int status = raft_image_offer(&partition->raft, to, index, id);
-    settle(partition, NULL, NULL);
+    settle(partition);
     return status;
 }
 
 void partition_image_withdraw(struct partition *partition, uint64_t to)
 {
     raft_image_withdraw(&partition->raft, to);
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 bool partition_image_is_offered(const struct partition *partition, uint64_t to, uint64_t id)
@@ -1322,7 +1375,7 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
         drop_replaced(partition, index + 1);
         log_reset(partition->host.log, partition->group.group, index + 1, term);
     }
-    settle(partition, NULL, NULL);
+    settle(partition);
 }
 
 bool partition_is_installing(const struct partition *partition)
@@ -1357,7 +1410,7 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
     bool began = raft_transfer(raft, preferred) == 0;
     partition->prefer_from_ms =
         now_ms + (uint64_t)PREFER_PAUSE_TIMEOUTS * partition->host.election_timeout_ms;
-    settle(partition, NULL, NULL);
+    settle(partition);
     return began;
 }
 
@@ -1365,7 +1418,7 @@ int partition_resign(struct partition *partition)
 {
     tell_time(partition);
     int status = raft_transfer(&partition->raft, 0);
-    settle(partition, NULL, NULL);
+    settle(partition);
     return status;
 }
 

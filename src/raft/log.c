@@ -82,19 +82,29 @@ struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_f
     return segment;
 }
 
+static bool pendings_reserve(struct log_pendings *pendings, struct mem_gate *gate, size_t more)
+{
+    if (pendings->first + pendings->count + more <= pendings->capacity) {
+        return true;
+    }
+    if (pendings->first > pendings->capacity / 2) {
+        memmove(pendings->items, pendings->items + pendings->first,
+                pendings->count * sizeof *pendings->items);
+        pendings->first = 0;
+    }
+    size_t capacity =
+        mem_try_grow(gate, &pendings->items, pendings->capacity,
+                     pendings->first + pendings->count + more, sizeof *pendings->items);
+    pendings->capacity = capacity ? capacity : pendings->capacity;
+    return capacity != 0;
+}
+
+/* Entries have their room by log_reserve. For terms, votes and cuts there must be some: the core goes by them already, so without memory
+ * the process ends, and the next one by what is durable. */
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record)
 {
-    if (pendings->first + pendings->count == pendings->capacity) {
-        if (pendings->first > pendings->capacity / 2) {
-            memmove(pendings->items, pendings->items + pendings->first,
-                    pendings->count * sizeof *pendings->items);
-            pendings->first = 0;
-        } else {
-            pendings->capacity = pendings->capacity ? pendings->capacity * 2 : 64;
-            pendings->items =
-                mem_realloc(pendings->items, pendings->capacity * sizeof *pendings->items);
-        }
-    }
+    bool has_room = pendings_reserve(pendings, NULL, 1);
+    CHECK(has_room);
     struct log_pending *item = &pendings->items[pendings->first + pendings->count++];
     *item = *record;
     if (item->payload) {
@@ -188,24 +198,41 @@ static void cache_compact(struct log *log)
     log->cached_count = kept;
 }
 
+static bool cache_reserve(struct log *log, struct mem_gate *gate, size_t more)
+{
+    size_t capacity = log->cached_capacity;
+    if (log->cached_count + more <= capacity) {
+        return true;
+    }
+    if (log->cached_count > 2 * log->cached_blobs + 1024) {
+        cache_compact(log);
+    }
+    capacity = capacity ? capacity : 1024;
+    while (capacity < log->cached_count + more) {
+        capacity *= 2;
+    }
+    if (capacity == log->cached_capacity) {
+        return true;
+    }
+    struct log_cached *ring = mem_try_alloc(gate, capacity * sizeof *ring);
+    if (!ring) {
+        return false;
+    }
+    for (size_t i = 0; i < log->cached_count; i++) {
+        ring[i] = log->cached[(log->cached_first + i) & (log->cached_capacity - 1)];
+    }
+    mem_free(log->cached);
+    log->cached = ring;
+    log->cached_first = 0;
+    log->cached_capacity = capacity;
+    return true;
+}
+
 static void cache_add(struct log *log, struct log_group *group, uint64_t index,
                       struct log_slot *slot)
 {
-    if (log->cached_count == log->cached_capacity &&
-        log->cached_count > 2 * log->cached_blobs + 1024) {
-        cache_compact(log);
-    }
-    if (log->cached_count == log->cached_capacity) {
-        size_t capacity = log->cached_capacity ? log->cached_capacity * 2 : 1024;
-        struct log_cached *ring = mem_alloc(capacity * sizeof *ring);
-        for (size_t i = 0; i < log->cached_count; i++) {
-            ring[i] = log->cached[(log->cached_first + i) & (log->cached_capacity - 1)];
-        }
-        mem_free(log->cached);
-        log->cached = ring;
-        log->cached_first = 0;
-        log->cached_capacity = capacity;
-    }
+    bool has_room = cache_reserve(log, NULL, 1);
+    CHECK(has_room);
     size_t at = (log->cached_first + log->cached_count++) & (log->cached_capacity - 1);
     log->cached[at] = (struct log_cached){ group, index, slot->blob };
     log->cached_blobs++;
@@ -327,6 +354,21 @@ static void replace_from(struct log *log, struct log_group *group, uint64_t firs
     }
 }
 
+/* Waiting records, the group's index, the cache. The cache is asked last: it may be compacted for it. */
+static bool append_reserve(struct log *log, struct log_group *group, uint32_t count, uint32_t runs)
+{
+    return !mem_gate_refuses(log->gate) && pendings_reserve(&log->pending, log->gate, count) &&
+           log_index_reserve(&group->index, log->gate, count, runs) &&
+           cache_reserve(log, log->gate, count);
+}
+
+int log_reserve(struct log *log, uint32_t group_number, uint32_t count, uint32_t runs)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    return append_reserve(log, group, count, runs) ? 0 : ERR_NO_MEMORY;
+}
+
 void log_append(struct log *log, uint32_t group_number, uint64_t first, const uint64_t *terms,
                 struct blob *const *payloads, uint32_t count)
 {
@@ -441,12 +483,36 @@ static size_t records_that_fit(const struct log *log, const struct log_pendings 
     return count;
 }
 
+/* Room for all that a batch of so many records and sectors needs until it is told. False: there is no memory; nothing has changed, and
+ * it is tried again. */
+static bool batch_reserve(struct log *log, size_t records, uint32_t sectors)
+{
+    struct log_batch *batch = &log->batch;
+    struct mem_gate *gate = log->gate;
+    size_t groups = records < log->group_count ? records : log->group_count;
+    size_t capacity =
+        mem_try_grow(gate, &batch->records, batch->capacity, records, sizeof *batch->records);
+    batch->capacity = capacity ? capacity : batch->capacity;
+    size_t votes =
+        mem_try_grow(gate, &batch->votes, batch->votes_capacity, groups + 1, sizeof *batch->votes);
+    batch->votes_capacity = votes ? votes : batch->votes_capacity;
+    size_t told = mem_try_grow(gate, &log->told, log->told_capacity, groups + 1, sizeof *log->told);
+    log->told_capacity = told ? told : log->told_capacity;
+    buf_clear(&batch->buffer);
+    buf_clear(&batch->packer.table);
+    bool is_found = capacity && votes && told &&
+                    buf_try_reserve(&batch->buffer, gate,
+                                    (size_t)sectors * LOG_RECORD_SECTOR + ENV_FILE_DIRECT_ALIGN) &&
+                    buf_try_reserve(&batch->packer.table, gate, records * LOG_RECORD_HEADER);
+    if (!is_found && !log->is_closing) {
+        env_timer_start(log->config.env, &log->memory_retry, LOG_MEMORY_RETRY_US);
+    }
+    return is_found;
+}
+
 static void batch_push(struct log_batch *batch, const struct log_pending *record)
 {
-    if (batch->count == batch->capacity) {
-        batch->capacity = batch->capacity ? batch->capacity * 2 : 256;
-        batch->records = mem_realloc(batch->records, batch->capacity * sizeof *batch->records);
-    }
+    CHECK(batch->count < batch->capacity);
     batch->records[batch->count++] = *record;
 }
 
@@ -510,10 +576,7 @@ static void batch_push_vote(struct log *log, const struct log_pending *record)
             return;
         }
     }
-    if (batch->votes_count == batch->votes_capacity) {
-        batch->votes_capacity = batch->votes_capacity ? batch->votes_capacity * 2 : 16;
-        batch->votes = mem_realloc(batch->votes, batch->votes_capacity * sizeof *batch->votes);
-    }
+    CHECK(batch->votes_count < batch->votes_capacity); /* one a group */
     batch->votes[batch->votes_count++] = group->votes;
     group->votes.copy = !group->votes.copy;
 }
@@ -608,6 +671,10 @@ bool log_batch_begin(struct log *log)
         copies = 0;
     }
     struct log_segment *segment = log_current(log);
+    uint32_t most = (uint32_t)(count + moves) + log_checkpoint_records(log);
+    if (!batch_reserve(log, most, log_record_sectors(most, copies, payload))) {
+        return false;
+    }
     uint32_t checkpoint = segment->used == 1 ? log_checkpoint_records(log) : 0;
     uint32_t sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
     batch->head.durable_segment = segment->number;
@@ -831,14 +898,11 @@ static void batch_tell(struct log *log)
     const struct log_config *config = &log->config;
     struct log_batch *batch = &log->batch;
     size_t told = 0;
-    if (log->told_capacity < batch->count) {
-        log->told_capacity = batch->capacity;
-        log->told = mem_realloc(log->told, log->told_capacity * sizeof *log->told);
-    }
     for (size_t i = 0; i < batch->count; i++) {
         const struct log_pending *record = &batch->records[i];
         if (record->group->is_told) {
             record->group->is_told = false;
+            CHECK(told < log->told_capacity); /* one a group */
             log->told[told++] = record->group;
         }
         bool is_state = record->kind == LOG_RECORD_STATE || record->kind == LOG_RECORD_HEALED;
@@ -955,6 +1019,11 @@ static void retry_fire(struct env_timer *timer)
     log_keeper_step(log);
 }
 
+static void memory_retry_fire(struct env_timer *timer)
+{
+    schedule(container_of(timer, struct log, memory_retry));
+}
+
 static void keeper_done(struct env_job *job)
 {
     struct log_keeper *keeper = container_of(job, struct log_keeper, job);
@@ -1048,6 +1117,7 @@ void log_arm(struct log *log)
 {
     log->task.run = task_run;
     log->retry.fire = retry_fire;
+    log->memory_retry.fire = memory_retry_fire;
     log->batch.log = log->keeper.log = log;
     list_init(&log->readings);
 }
@@ -1080,9 +1150,13 @@ uint32_t log_in_memory(struct log *log, uint32_t group_number, uint64_t first, u
     return count;
 }
 
+/* NULL when there is no memory. */
 static struct log_reading *reading_new(struct log *log)
 {
-    struct log_reading *reading = MEM_NEW(struct log_reading);
+    struct log_reading *reading = MEM_TRY_NEW(log->gate, struct log_reading);
+    if (!reading) {
+        return NULL;
+    }
     reading->log = log;
     list_append(&log->readings, &reading->link);
     return reading;
@@ -1101,12 +1175,15 @@ static void reading_free(struct log_reading *reading)
     mem_free(reading);
 }
 
-static void reading_add(struct log_reading *reading, struct log_group *group, uint64_t index)
+/* False: there is no memory. */
+static bool reading_add(struct log_reading *reading, struct log_group *group, uint64_t index)
 {
-    if (reading->count == reading->capacity) {
-        reading->capacity = reading->capacity ? reading->capacity * 2 : 16;
-        reading->items = mem_realloc(reading->items, reading->capacity * sizeof *reading->items);
+    size_t capacity = mem_try_grow(reading->log->gate, &reading->items, reading->capacity,
+                                   reading->count + 1, sizeof *reading->items);
+    if (!capacity) {
+        return false;
     }
+    reading->capacity = (uint32_t)capacity;
     const struct log_slot *slot = log_index_at(&group->index, index);
     struct log_item *item = &reading->items[reading->count++];
     *item = (struct log_item){ .index = index,
@@ -1121,6 +1198,7 @@ static void reading_add(struct log_reading *reading, struct log_group *group, ui
         item->segment = log_segment_find(reading->log, slot->segment);
         item->segment->readers++;
     }
+    return true;
 }
 
 static void reading_collect(struct log_reading *reading, struct log_group *group, uint64_t first,
@@ -1137,7 +1215,9 @@ static void reading_collect(struct log_reading *reading, struct log_group *group
         if (i > 0 && sum > bytes_max) {
             break;
         }
-        reading_add(reading, group, first + i);
+        if (!reading_add(reading, group, first + i)) {
+            return; /* fewer, then */
+        }
     }
 }
 
@@ -1153,14 +1233,19 @@ static void read_work(struct env_job *job)
     struct log_reading *reading = container_of(job, struct log_reading, job);
     struct log_segment_window window = { 0 };
     bool is_done = false;
+    reading->ready = 0;
     for (uint32_t i = 0; i < reading->count && !is_done; i++) {
         struct log_item *item = &reading->items[i];
         if (item->segment) {
-            item->payload = blob_new(item->place.size);
+            item->payload = blob_try_new(reading->log->gate, item->place.size);
+            if (!item->payload) {
+                break;
+            }
             item->is_hole = log_segment_read(reading->log->config.env, item->segment->file,
                                              item->segment->sectors, &item->place, &window,
                                              item->payload->data, &reading->err) < 0;
         }
+        reading->ready++;
         is_done = item->is_hole && !reading->goes_on;
     }
     log_segment_window_fini(&window);
@@ -1172,7 +1257,7 @@ static void reading_note_holes(struct log_reading *reading)
     struct log *log = reading->log;
     struct log_group *group = reading->group;
     bool is_new = false;
-    for (uint32_t i = 0; i < reading->count; i++) {
+    for (uint32_t i = 0; i < reading->ready; i++) {
         struct log_item *item = &reading->items[i];
         if (!item->is_hole) {
             continue;
@@ -1231,13 +1316,19 @@ static void read_finish(struct log_reading *reading)
     if (reading->log->is_closing) {
         return;
     }
-    if (reading->count > 0 && reading->items[0].is_hole) {
+    if (reading->ready > 0 && reading->items[0].is_hole) {
         reading->done(reading->ctx, ERR_CORRUPT, reading->first, NULL, 0);
         return;
     }
-    struct blob **payloads = mem_alloc((reading->count + 1) * sizeof *payloads);
+    struct blob **payloads =
+        mem_try_alloc(reading->log->gate, (reading->ready + 1) * sizeof *payloads);
+    if (!payloads || (reading->ready == 0 && reading->count > 0)) {
+        mem_free(payloads);
+        reading->done(reading->ctx, ERR_NO_MEMORY, reading->first, NULL, 0);
+        return;
+    }
     uint32_t count = 0;
-    while (count < reading->count && !reading->items[count].is_hole &&
+    while (count < reading->ready && !reading->items[count].is_hole &&
            item_is_current(reading->group, &reading->items[count])) {
         payloads[count] = reading->items[count].payload;
         reading->items[count++].payload = NULL;
@@ -1246,19 +1337,27 @@ static void read_finish(struct log_reading *reading)
     mem_free(payloads);
 }
 
-void log_read(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
-              uint32_t bytes_max,
-              void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads,
-                           uint32_t count),
-              void *ctx)
+int log_read(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
+             uint32_t bytes_max,
+             void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads,
+                          uint32_t count),
+             void *ctx)
 {
     struct log_group *group = log_group_find(log, group_number);
     CHECK(group && !log->is_closing);
     struct log_reading *reading = reading_new(log);
+    if (!reading) {
+        return ERR_NO_MEMORY;
+    }
     reading->done = done;
     reading->ctx = ctx;
     reading_collect(reading, group, first, count_max, bytes_max);
+    if (reading->count == 0 && log_index_has(&group->index, first)) {
+        reading_free(reading);
+        return ERR_NO_MEMORY;
+    }
     reading_start(reading, read_finish);
+    return 0;
 }
 
 int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
@@ -1267,14 +1366,19 @@ int log_read_now(struct log *log, uint32_t group_number, uint64_t first, uint32_
     struct log_group *group = log_group_find(log, group_number);
     CHECK(group);
     struct log_reading *reading = reading_new(log);
+    if (!reading) {
+        return err_set(err, ERR_NO_MEMORY, "group %u: no memory to read the log", group_number);
+    }
     reading_collect(reading, group, first, count_max, bytes_max);
     read_work(&reading->job);
     int rc = 0;
     uint32_t count = 0;
-    while (count < reading->count && !reading->items[count].is_hole) {
+    while (count < reading->ready && !reading->items[count].is_hole) {
         count++;
     }
-    if (reading->count > 0 && count == 0) {
+    if (reading->ready == 0 && log_index_has(&group->index, first)) {
+        rc = err_set(err, ERR_NO_MEMORY, "group %u: no memory to read the log", group_number);
+    } else if (reading->count > 0 && count == 0) {
         rc = err_set(err, ERR_CORRUPT, "group %u: the payload of entry %llu is damaged",
                      group_number, (unsigned long long)first);
     } else if (reading->count == 0) {
@@ -1338,10 +1442,16 @@ bool log_fill(struct log *log, uint32_t group_number, uint64_t index, uint64_t t
         slot->crc != hash_crc32c(0, payload.data, payload.size)) {
         return false;
     }
-    slot->blob = blob_new(payload.size);
-    if (payload.size > 0) {
-        memcpy(slot->blob->data, payload.data, payload.size);
+    struct blob *blob = blob_try_new(log->gate, payload.size);
+    if (!blob || !append_reserve(log, group, 1, 0)) {
+        blob_unref(blob);
+        return false;
     }
+    if (payload.size > 0) {
+        memcpy(blob->data, payload.data, payload.size);
+    }
+    slot = log_index_at(&group->index, index);
+    slot->blob = blob;
     slot->is_filling = 1;
     cache_add(log, group, index, slot);
     struct log_pending record = { .group = group,
@@ -1368,7 +1478,9 @@ static void move_collect(struct log_reading *reading, struct log_group *group, u
         const struct log_slot *slot = log_index_at(&group->index, i);
         if (slot->segment == segment) {
             *bytes += slot->size;
-            reading_add(reading, group, i);
+            if (!reading_add(reading, group, i)) {
+                return; /* the rest the next time */
+            }
         } else if (!slot->is_moved) {
             return;
         }
@@ -1379,9 +1491,11 @@ static void move_finish(struct log_reading *reading)
 {
     struct log *log = reading->log;
     log->moving = NULL;
-    for (uint32_t i = 0; i < reading->count && !log->is_closing && !log->is_failed; i++) {
+    uint32_t count = log->is_closing || log->is_failed ? 0 : reading->ready;
+    for (uint32_t i = 0; i < count; i++) {
         const struct log_item *item = &reading->items[i];
-        if (item_is_current(reading->group, item)) {
+        if (item_is_current(reading->group, item) &&
+            pendings_reserve(&log->moves, log->gate, 1)) { /* else it stays where it is */
             struct log_pending record = { .group = reading->group,
                                           .kind = LOG_RECORD_MOVED,
                                           .index = item->index,
@@ -1415,6 +1529,9 @@ static void move_step(struct log *log)
     for (size_t i = 0; i < log->group_count; i++) {
         struct log_reading *reading = reading_new(log);
         uint64_t bytes = 0;
+        if (!reading) {
+            return; /* after the next batch */
+        }
         reading->group = log->groups[i];
         reading->goes_on = true;
         move_collect(reading, log->groups[i], oldest->number, &bytes);
@@ -1560,6 +1677,7 @@ void log_free(struct log *log)
     struct env *env = log->config.env;
     list_remove(&log->task.link);
     env_timer_stop(env, &log->retry);
+    env_timer_stop(env, &log->memory_retry);
     LIST_FOR_SAFE(link, &log->readings)
     {
         reading_free(container_of(link, struct log_reading, link));
@@ -1615,6 +1733,7 @@ static void close_step(struct log *log)
 void log_close(struct log *log)
 {
     log->is_closing = true;
+    log->gate = NULL;
     log->is_flush_wanted = false;
     close_step(log);
 }

@@ -72,6 +72,8 @@ const struct log_group_start *log_group_at(const struct log *log, size_t i);
  * that holds something of it. */
 void log_group_add(struct log *log, uint32_t group, uint64_t replica, uint64_t start_index, uint64_t start_term);
 
+/* Room for an append of `count` entries in `runs` runs of one term each, so that the next log_append can't fail. 0, or ERR_NO_MEMORY. */
+int log_reserve(struct log *log, uint32_t group, uint32_t count, uint32_t runs);
 /* Appends entries; payloads are referenced, each of at most LIMIT_ENTRY_BYTES and half a segment. first may be <= the group's last index: what was there from `first` on is replaced.
  * terms[i], payloads[i] (an empty blob for a no-op). */
 void log_append(struct log *log, uint32_t group, uint64_t first, const uint64_t *terms, struct blob *const *payloads,
@@ -96,8 +98,9 @@ uint32_t log_in_memory(struct log *log, uint32_t group, uint64_t first, uint32_t
                        uint32_t *bytes);
 /* Reads entries from disk: an ENV_JOB_READ job; `done` gets count blobs (it owns the references, the array is the log's), possibly
  * fewer than asked (bytes_max, and at most 8 MiB after the first; 0 when `first` is not in the log any more), or a negative error
- * (ERR_CORRUPT, ERR_IO). Entries replaced meanwhile are not returned. Not called after log_close. */
-void log_read(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
+ * (ERR_CORRUPT, ERR_IO). Entries replaced meanwhile are not returned. Not called after log_close.
+ * Returns 0, or ERR_NO_MEMORY: then `done` is not called; `done` may tell ERR_NO_MEMORY too. It may be tried again. */
+int log_read(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
               void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count), void *ctx);
 /* The same, blocking: at start only, for replay. Reads as much as fits; *count_out >= 1 on success. */
 int log_read_now(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
@@ -109,7 +112,8 @@ int log_read_now(struct log *log, uint32_t group, uint64_t first, uint32_t count
 uint64_t log_first_hole(const struct log *log, uint32_t group, uint64_t from);
 /* The first at or behind `from` that nobody has filled yet. */
 uint64_t log_first_unfilled(const struct log *log, uint32_t group, uint64_t from);
-/* Gives a payload back, if the entry is a hole of this term, size and checksum; copied. False: it is not. */
+/* Gives a payload back, if the entry is a hole of this term, size and checksum; copied. False: it is not, or there
+ * is no memory. */
 bool log_fill(struct log *log, uint32_t group, uint64_t index, uint64_t term, struct span payload);
 
 /* Entries below log_start (with the term of log_start - 1) are not needed any more; segments holding nothing needed are

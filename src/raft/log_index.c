@@ -24,9 +24,13 @@ void log_index_fini(struct log_index *index)
     mem_free(index->runs);
 }
 
-static void ring_resize(struct log_index *index, uint32_t capacity)
+/* False: there is no memory. */
+static bool ring_resize(struct log_index *index, struct mem_gate *gate, uint32_t capacity)
 {
-    struct log_slot *slots = mem_alloc((size_t)capacity * sizeof *slots);
+    struct log_slot *slots = mem_try_alloc(gate, (size_t)capacity * sizeof *slots);
+    if (!slots) {
+        return false;
+    }
     uint64_t count = index->last_index - index->log_start + 1;
     CHECK(count <= capacity);
     for (uint64_t i = 0; i < count; i++) {
@@ -36,15 +40,41 @@ static void ring_resize(struct log_index *index, uint32_t capacity)
     index->slots = slots;
     index->capacity = capacity;
     index->head = 0;
+    return true;
+}
+
+static bool ring_reserve(struct log_index *index, struct mem_gate *gate, uint32_t more)
+{
+    uint64_t needed = index->last_index - index->log_start + 1 + more;
+    uint32_t capacity = index->capacity ? index->capacity : CAPACITY_MIN;
+    CHECK(needed <= 1u << 30);
+    while (capacity < needed) {
+        capacity *= 2;
+    }
+    return capacity == index->capacity || ring_resize(index, gate, capacity);
+}
+
+static bool runs_reserve(struct log_index *index, struct mem_gate *gate, uint32_t more)
+{
+    if (index->run_count + more <= index->run_capacity) {
+        return true;
+    }
+    size_t capacity = mem_try_grow(gate, &index->runs, index->run_capacity, index->run_count + more,
+                                   sizeof *index->runs);
+    index->run_capacity = capacity ? (uint32_t)capacity : index->run_capacity;
+    return capacity != 0;
+}
+
+bool log_index_reserve(struct log_index *index, struct mem_gate *gate, uint32_t count,
+                       uint32_t runs)
+{
+    return ring_reserve(index, gate, count) && runs_reserve(index, gate, runs);
 }
 
 struct log_slot *log_index_push(struct log_index *index)
 {
-    uint64_t count = index->last_index - index->log_start + 1;
-    if (count == index->capacity) {
-        CHECK(index->capacity < 1u << 30);
-        ring_resize(index, index->capacity ? index->capacity * 2 : CAPACITY_MIN);
-    }
+    bool has_room = ring_reserve(index, NULL, 1);
+    CHECK(has_room);
     index->last_index++;
     struct log_slot *slot = log_index_at(index, index->last_index);
     *slot = (struct log_slot){ 0 };
@@ -58,10 +88,8 @@ void log_index_push_term(struct log_index *index, uint64_t term)
     if (index->run_count && term == last) {
         return;
     }
-    if (index->run_count == index->run_capacity) {
-        index->run_capacity = index->run_capacity ? index->run_capacity * 2 : 4;
-        index->runs = mem_realloc(index->runs, index->run_capacity * sizeof *index->runs);
-    }
+    bool has_room = runs_reserve(index, NULL, 1);
+    CHECK(has_room);
     index->runs[index->run_count++] = (struct raft_run){ index->last_index, term };
 }
 
@@ -91,7 +119,7 @@ static void ring_shrink(struct log_index *index)
 {
     uint64_t count = index->last_index - index->log_start + 1;
     if (index->capacity > 1024 && count < index->capacity / 8) {
-        ring_resize(index, index->capacity / 4);
+        ring_resize(index, NULL, index->capacity / 4); /* or later */
     }
 }
 

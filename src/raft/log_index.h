@@ -46,6 +46,8 @@ static inline struct log_slot *log_index_at(const struct log_index *index, uint6
 {
     return &index->slots[(index->head + (uint32_t)(i - index->log_start)) & (index->capacity - 1)];
 }
+/* Room for `count` more entries in `runs` runs of one term each: pushing them needs no memory then. False: there is none. */
+bool log_index_reserve(struct log_index *index, struct mem_gate *gate, uint32_t count, uint32_t runs);
 /* Adds a zeroed slot at last_index + 1. */
 struct log_slot *log_index_push(struct log_index *index);
 /* Notes the term of the entry just pushed. */

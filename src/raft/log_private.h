@@ -28,6 +28,7 @@ enum {
     LOG_NUMBERED_MIN = 256,
     /* A segment that could not be made for want of space is tried again after. */
     LOG_SPARE_RETRY_US = 1000000,
+    LOG_MEMORY_RETRY_US = 10000,
 };
 
 struct log_group {
@@ -129,6 +130,7 @@ struct log_reading {
     uint64_t first;
     struct log_item *items;
     uint32_t count, capacity;
+    uint32_t ready; /* once it is read: fewer than count if there was no memory for more */
     bool goes_on; /* behind damage */
     void (*finish)(struct log_reading *reading); /* on the loop; reading is freed afterwards */
     void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count);
@@ -168,6 +170,8 @@ struct log {
     uint64_t next_number;
     struct log_keeper keeper;
     struct env_timer retry;
+    struct mem_gate *gate;         /* NULL until the log is recovered */
+    struct env_timer memory_retry; /* a batch that found no memory is begun again */
 
     struct log_pendings pending, moves;
     uint32_t serial; /* of pending entries */

@@ -1350,6 +1350,7 @@ int log_open(const struct log_config *config, struct log **out, struct err *err)
     }
     LOG_INFO(log->config.logger, "event=log_open groups=%zu segments=%zu sequence=%llu",
              log->group_count, log->chain_count, (unsigned long long)log->sequence);
+    log->gate = env_gate(config->env, MEM_LOG);
     log_keeper_step(log);
     *out = log;
     return 0;

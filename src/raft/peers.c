@@ -28,7 +28,7 @@ void peer_fini(struct peer *peer)
     mem_free(peer->pieces);
     mem_free(peer->received);
     mem_free(peer->payloads);
-    *peer = (struct peer){ 0 };
+    *peer = (struct peer){ .gate = peer->gate };
 }
 
 static void peer_reset(struct peer *peer, struct conn *conn)
@@ -50,27 +50,32 @@ void peer_down(struct peer *peer)
     peer_reset(peer, NULL);
 }
 
-static void peer_grow_entries(struct peer *peer, size_t more)
+/* Room for one more message with its entries. False: there is no memory. */
+static bool peer_reserve(struct peer *peer, size_t entries)
 {
-    if (peer->entry_count + more > peer->entry_capacity) {
-        peer->entry_capacity = (peer->entry_count + more) * 2;
-        peer->entries = mem_realloc(peer->entries, peer->entry_capacity * sizeof *peer->entries);
+    size_t capacity = mem_try_grow(peer->gate, &peer->messages, peer->message_capacity,
+                                   peer->message_count + 1, sizeof *peer->messages);
+    if (!capacity) {
+        return false;
     }
+    peer->message_capacity = capacity;
+    if (peer->entry_count + entries <= peer->entry_capacity) {
+        return true;
+    }
+    capacity = mem_try_grow(peer->gate, &peer->entries, peer->entry_capacity,
+                            peer->entry_count + entries, sizeof *peer->entries);
+    peer->entry_capacity = capacity ? capacity : peer->entry_capacity;
+    return capacity != 0;
 }
 
 void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms,
                struct blob *const *payloads)
 {
-    if (!peer->conn || conn_out_bytes(peer->conn) > LIMIT_CONN_OUT_BYTES) {
+    if (!peer->conn || conn_out_bytes(peer->conn) > LIMIT_CONN_OUT_BYTES ||
+        !peer_reserve(peer, message->count)) {
         return; /* Raft repeats what gets lost */
     }
-    if (peer->message_count == peer->message_capacity) {
-        peer->message_capacity = peer->message_capacity ? peer->message_capacity * 2 : 64;
-        peer->messages =
-            mem_realloc(peer->messages, peer->message_capacity * sizeof *peer->messages);
-    }
     peer->messages[peer->message_count++] = *message;
-    peer_grow_entries(peer, message->count);
     for (uint32_t i = 0; i < message->count; i++) {
         peer->entries[peer->entry_count++] = (struct peer_entry){ terms[i], blob_ref(payloads[i]) };
     }
@@ -179,12 +184,16 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
     };
 }
 
+/* NULL: there is no memory. */
 static struct conn_piece *peer_pieces(struct peer *peer, size_t count)
 {
     if (count > peer->pieces_capacity) {
-        mem_free(peer->pieces);
-        peer->pieces_capacity = count * 2;
-        peer->pieces = mem_alloc(peer->pieces_capacity * sizeof *peer->pieces);
+        size_t capacity = mem_try_grow(peer->gate, &peer->pieces, peer->pieces_capacity, count,
+                                       sizeof *peer->pieces);
+        if (!capacity) {
+            return NULL;
+        }
+        peer->pieces_capacity = capacity;
     }
     return peer->pieces;
 }
@@ -209,14 +218,18 @@ static void scratch_shrink(struct peer *peer)
     }
 }
 
-/* Sends messages [first, last), records_bytes packed, with their entries [entry_first, entry_last) as
- * one frame. */
-static void send_part(struct peer *peer, size_t first, size_t last, size_t records_bytes,
-                      size_t entry_first, size_t entry_last, uint64_t epoch, uint64_t time)
+/* Packs messages [first, last), records_bytes packed, with their entries [entry_first, entry_last)
+ * and sends them as one frame. False: there is no memory. */
+static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t records_bytes,
+                          size_t entry_first, size_t entry_last, uint64_t epoch, uint64_t time)
 {
     size_t count = last - first, entry_count = entry_last - entry_first;
     size_t head_bytes = PEER_HEAD_BYTES + records_bytes + entry_count * PEER_ENTRY_BYTES;
+    struct conn_piece *pieces = peer_pieces(peer, entry_count + 1);
     buf_clear(&peer->head);
+    if (!pieces || !buf_try_reserve(&peer->head, peer->gate, head_bytes)) {
+        return false;
+    }
     uint8_t *head = buf_extend(&peer->head, head_bytes);
     put_u64(head, peer->round_opened ? peer->round_sent : 0);
     put_u64(head + 8, peer->round_to_answer);
@@ -226,7 +239,6 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t recor
     for (size_t i = first; i < last; i++) {
         at = pack_message(at, &peer->messages[i]);
     }
-    struct conn_piece *pieces = peer_pieces(peer, entry_count + 1);
     pieces[0] = (struct conn_piece){ span_of(head, head_bytes), NULL };
     for (size_t i = 0; i < entry_count; i++, at += PEER_ENTRY_BYTES) {
         const struct peer_entry *entry = &peer->entries[entry_first + i];
@@ -236,9 +248,17 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t recor
         pieces[i + 1] = (struct conn_piece){ blob_span(entry->payload), entry->payload };
     }
     struct frame frame = { .type = FRAME_RAFT, .epoch = epoch, .time = time };
-    conn_send_pieces(peer->conn, &frame, pieces, entry_count + 1);
-    peer->frames_sent++;
-    peer->messages_sent += count;
+    return conn_try_send_pieces(peer->conn, &frame, pieces, entry_count + 1);
+}
+
+/* A frame that finds no memory is lost, as any may be; so is the round that it asks or answers. */
+static void send_part(struct peer *peer, size_t first, size_t last, size_t records_bytes,
+                      size_t entry_first, size_t entry_last, uint64_t epoch, uint64_t time)
+{
+    if (pack_and_send(peer, first, last, records_bytes, entry_first, entry_last, epoch, time)) {
+        peer->frames_sent++;
+        peer->messages_sent += last - first;
+    }
     peer->round_opened = false;
     peer->round_to_answer = 0;
 }
@@ -315,15 +335,19 @@ static size_t check_messages(struct span payload, uint32_t message_count, uint32
     return sum == entry_count ? at : 0;
 }
 
-static void receive_room(struct peer *peer, size_t count)
+/* False: there is no memory. */
+static bool receive_room(struct peer *peer, size_t count)
 {
-    if (count > peer->received_capacity) {
-        mem_free(peer->received);
-        mem_free(peer->payloads);
-        peer->received_capacity = count * 2;
-        peer->received = mem_alloc(peer->received_capacity * sizeof *peer->received);
-        peer->payloads = mem_alloc(peer->received_capacity * sizeof *peer->payloads);
+    if (count <= peer->received_capacity) {
+        return !mem_gate_refuses(peer->gate);
     }
+    mem_free(peer->received);
+    mem_free(peer->payloads);
+    peer->received = mem_try_alloc(peer->gate, 2 * count * sizeof *peer->received);
+    peer->payloads = mem_try_alloc(peer->gate, 2 * count * sizeof *peer->payloads);
+    bool has_room = peer->received && peer->payloads;
+    peer->received_capacity = has_room ? 2 * count : 0;
+    return has_room;
 }
 
 int peer_receive(struct peer *peer, struct span payload,
@@ -343,7 +367,9 @@ int peer_receive(struct peer *peer, struct span payload,
     if (heads_at == 0 || heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size) {
         return ERR_PROTOCOL;
     }
-    receive_room(peer, (size_t)entry_count + 1);
+    if (!receive_room(peer, (size_t)entry_count + 1)) {
+        return ERR_NO_MEMORY;
+    }
     struct raft_entry *entries = peer->received;
     struct span *payloads = peer->payloads;
     if (!parse_entries(payload, heads_at, entry_count, entries, payloads)) {

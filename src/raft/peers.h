@@ -27,6 +27,7 @@ enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 40, PEER_HEAD_BYTES = 24, PE
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {
     struct conn *conn; /* NULL: down; messages are dropped then */
+    struct mem_gate *gate; /* the owner's to set; where memory is refused, messages and frames are dropped: Raft repeats them */
     struct raft_message *messages;
     size_t message_count, message_capacity;
     struct peer_entry {
@@ -68,7 +69,7 @@ struct peer_message {
 };
 /* Takes a received frame apart and calls each() for every message, and before it ahead() with the group of the next one, so that what
  * belongs to that may be fetched into the processor's cache meanwhile; NULL allowed. Notes rounds asked and answered: *round_answered is set when a
- * round of ours came back. ERR_PROTOCOL for anything malformed: nothing was called then. */
+ * round of ours came back. ERR_PROTOCOL for anything malformed, ERR_NO_MEMORY: nothing was called then. */
 int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message),
                  void (*ahead)(void *ctx, uint32_t group), void *ctx, bool *round_answered);
 

@@ -382,12 +382,10 @@ static struct raft_message *emit(struct raft *raft, uint8_t type, uint64_t to)
         bool full = p->held_count == LIMIT_RAFT_HELD_MESSAGES;
         message = full ? &p->dropped : &p->held[p->held_count++];
     } else {
-        if (out->message_count == out->message_capacity) {
-            out->message_capacity = out->message_capacity ? out->message_capacity * 2 : 16;
-            out->messages =
-                mem_realloc(out->messages, out->message_capacity * sizeof(*out->messages));
-        }
-        message = &out->messages[out->message_count++];
+        size_t capacity = mem_try_grow(raft->config.gate, &out->messages, out->message_capacity,
+                                       out->message_count + 1, sizeof(*out->messages));
+        out->message_capacity = capacity ? capacity : out->message_capacity;
+        message = capacity ? &out->messages[out->message_count++] : &p->dropped;
     }
     *message = (struct raft_message){ .type = type,
                                       .group = raft->config.group,

@@ -111,6 +111,7 @@ struct raft_config {
     uint32_t inflight_messages_max;
     uint32_t append_bytes_max;              /* of one message; a single larger entry goes alone */
     uint32_t append_entries_max;
+    struct mem_gate *gate;                  /* NULL as a rule (base/mem.h); a message that finds no memory is dropped */
     /* How many entries from `first` on (at most `count_max`) the driver can send from memory within bytes_max, at least one if
      * the first is in memory; sets *bytes. 0: not in memory, see RAFT_EFFECT_FETCH. A pure query. */
     uint32_t (*entries_in_memory)(void *ctx, uint64_t first, uint32_t count_max, uint32_t bytes_max, uint32_t *bytes);

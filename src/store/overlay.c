@@ -66,15 +66,20 @@ struct overlay {
     uint32_t leaves_capacity;
 };
 
-static void *generation_alloc(struct generation *generation, size_t size)
+/* From what overlay_reserve found. */
+static void *generation_take(struct generation *generation, size_t size)
 {
     generation->bytes += size;
-    return arena_alloc(&generation->arena, size);
+    return arena_take(&generation->arena, size);
 }
 
-struct generation *generation_new(void)
+struct generation *generation_new(struct mem_gate *gate)
 {
-    struct generation *generation = MEM_NEW(struct generation);
+    struct generation *generation = MEM_TRY_NEW(gate, struct generation);
+    if (!generation) {
+        return NULL;
+    }
+    generation->arena.gate = gate;
     generation->overlays_end = &generation->overlays;
     generation->arena.is_large = true;
     return generation;
@@ -111,7 +116,10 @@ void generation_free(struct generation *generation)
 
 struct overlay *overlay_new(struct generation *generation)
 {
-    struct overlay *overlay = generation_alloc(generation, sizeof *overlay);
+    if (!arena_try_reserve(&generation->arena, sizeof(struct overlay), 1)) {
+        return NULL;
+    }
+    struct overlay *overlay = generation_take(generation, sizeof *overlay);
     *overlay = (struct overlay){ .generation = generation };
     *generation->overlays_end = overlay;
     generation->overlays_end = &overlay->next;
@@ -224,9 +232,14 @@ static void run_insert(struct run *run, uint32_t slot, struct overlay_node *node
 
 static struct leaf *leaf_new(struct overlay *overlay)
 {
-    struct leaf *leaf = generation_alloc(overlay->generation, sizeof *leaf);
+    struct leaf *leaf = generation_take(overlay->generation, sizeof *leaf);
     leaf->run = (struct run){ .digests = leaf->digests, .nodes = leaf->nodes };
     return leaf;
+}
+
+static uint32_t directory_grown(const struct overlay *overlay)
+{
+    return overlay->leaves_capacity ? overlay->leaves_capacity * 2 : DIRECTORY_LEAVES_MIN;
 }
 
 /* Twice the room for the directory; the old arrays stay in the arena. */
@@ -234,12 +247,10 @@ static void directory_grow(struct overlay *overlay)
 {
     struct generation *generation = overlay->generation;
     struct run *directory = &overlay->directory;
-    uint32_t capacity =
-                 overlay->leaves_capacity ? overlay->leaves_capacity * 2 : DIRECTORY_LEAVES_MIN,
-             count = directory->count;
-    uint64_t *digests = generation_alloc(generation, capacity * sizeof *digests);
-    struct overlay_node **nodes = generation_alloc(generation, capacity * sizeof *nodes);
-    struct leaf **leaves = generation_alloc(generation, capacity * sizeof *leaves);
+    uint32_t capacity = directory_grown(overlay), count = directory->count;
+    uint64_t *digests = generation_take(generation, capacity * sizeof *digests);
+    struct overlay_node **nodes = generation_take(generation, capacity * sizeof *nodes);
+    struct leaf **leaves = generation_take(generation, capacity * sizeof *leaves);
     if (count > 0) {
         memcpy(digests, directory->digests, count * sizeof *digests);
         memcpy(nodes, directory->nodes, count * sizeof *nodes);
@@ -359,12 +370,28 @@ static void make_room(struct overlay *overlay, struct overlay_place *place,
     }
 }
 
+bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place, struct span key)
+{
+    enum { PIECES = 6 }; /* node, attributes, leaf, the directory's three arrays */
+    size_t bytes = sizeof(struct overlay_node) + key.size + sizeof(struct attributes);
+    bool is_new = place->node == NULL;
+    if (is_new &&
+        (overlay->directory.count == 0 || overlay->leaves[place->leaf]->run.count == LEAF_NODES)) {
+        bytes += sizeof(struct leaf);
+        if (overlay->directory.count == overlay->leaves_capacity) {
+            bytes += directory_grown(overlay) *
+                     (sizeof(uint64_t) + sizeof(struct overlay_node *) + sizeof(struct leaf *));
+        }
+    }
+    return arena_try_reserve(&overlay->generation->arena, bytes, PIECES);
+}
+
 struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *where,
                                     struct span key)
 {
     CHECK(where->node == NULL && key.size > 0 && key.size <= LIMIT_KEY_BYTES);
     struct overlay_place place = *where;
-    struct overlay_node *node = generation_alloc(overlay->generation, sizeof *node + key.size);
+    struct overlay_node *node = generation_take(overlay->generation, sizeof *node + key.size);
     memset(node, 0, sizeof *node);
     node->key_size = (uint16_t)key.size;
     memcpy(node->key, key.data, key.size);
@@ -406,7 +433,7 @@ struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
     node->entry.attributes = NULL;
     if (attributes->mask != 0) {
         if (!node->attributes_room) {
-            node->attributes_room = generation_alloc(generation, sizeof *attributes);
+            node->attributes_room = generation_take(generation, sizeof *attributes);
         }
         *node->attributes_room = *attributes;
         node->entry.attributes = node->attributes_room;

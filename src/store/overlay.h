@@ -42,14 +42,15 @@ struct generation {
  * pages of small ones are seldom full. */
 uint64_t overlay_padding(size_t value_size);
 
-struct generation *generation_new(void);
+/* NULL: there is no memory. gate: for what it will hold, NULL as a rule. */
+struct generation *generation_new(struct mem_gate *gate);
 /* Drops up to `limit` entries' blobs; when none is left, frees the generation and returns true.
  * Freeing a large generation at once would stall the loop. The generation must not be used
  * otherwise any more. */
 bool generation_release(struct generation *generation, size_t limit);
 void generation_free(struct generation *generation); /* all at once; NULL allowed */
 
-/* An empty overlay in the generation's arena; lives as long as the generation. */
+/* An empty overlay in the generation's arena; lives as long as the generation. NULL: there is no memory. */
 struct overlay *overlay_new(struct generation *generation);
 
 /* Where a key stands or would stand. Good until the next overlay_insert. */
@@ -58,6 +59,8 @@ struct overlay_place {
     uint32_t leaf, slot;
 };
 void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place);
+/* Room for what overlay_insert (where the place has no node) and overlay_set will add at the place. False: there is no memory. */
+bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place, struct span key);
 /* Adds a key that overlay_seek did not find; its entry is zeroed, the caller fills it with
  * overlay_set. The key is copied. */
 struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *place,

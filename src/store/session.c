@@ -37,6 +37,7 @@ enum {
     SESSION_FORMAT = 1,
     SESSION_HEAD_BYTES = 24,
     SESSION_RESULT_BYTES = 32,
+    RESULTS_MIN = 4,
 };
 
 struct session {
@@ -80,9 +81,53 @@ static struct session *find(struct session_table *table, struct session_id id)
     return session;
 }
 
+static void free_session(struct session *session)
+{
+    if (session) {
+        mem_free(session->results);
+        mem_free(session);
+    }
+}
+
+/* Room for one more result behind the last, moving the live ones to the front when half of the
+ * array is free. False: there is no memory. */
+static bool reserve_result(struct session *session, struct mem_gate *gate)
+{
+    if (session->first + session->count < session->capacity) {
+        return !mem_gate_refuses(gate);
+    }
+    if (session->first > session->count) {
+        memmove(session->results, session->results + session->first,
+                session->count * sizeof session->results[0]);
+        session->first = 0;
+        return true;
+    }
+    size_t capacity = session->capacity ? session->capacity * 2 : RESULTS_MIN;
+    struct session_result *results =
+        mem_try_realloc(gate, session->results, capacity * sizeof *results);
+    if (!results) {
+        return false;
+    }
+    session->results = results;
+    session->capacity = (uint32_t)capacity;
+    return true;
+}
+
+/* A spare session with room for a result, and for it in the table. False: there is no memory. */
+static bool reserve_session(struct session_table *table)
+{
+    if (!table->spare) {
+        table->spare = MEM_TRY_NEW(table->gate, struct session);
+    }
+    return table->spare && reserve_result(table->spare, table->gate) &&
+           hashtab_try_reserve(&table->by_id, table->gate);
+}
+
+/* reserve_session made it. */
 static struct session *add(struct session_table *table, struct session_id id)
 {
-    struct session *session = MEM_NEW(struct session);
+    struct session *session = table->spare;
+    table->spare = NULL;
     session->id = id;
     session->next_in_chain = hashtab_put(&table->by_id, hash_id(id), session);
     list_append(&table->by_use, &session->by_use);
@@ -90,10 +135,10 @@ static struct session *add(struct session_table *table, struct session_id id)
     return session;
 }
 
-static void free_session(struct session *session)
+bool session_reserve(struct session_table *table, const struct command *command)
 {
-    mem_free(session->results);
-    mem_free(session);
+    struct session *session = find(table, command->session);
+    return session ? reserve_result(session, table->gate) : reserve_session(table);
 }
 
 void session_table_fini(struct session_table *table)
@@ -102,6 +147,7 @@ void session_table_fini(struct session_table *table)
     while ((link = list_take_first(&table->by_use)) != NULL) {
         free_session(container_of(link, struct session, by_use));
     }
+    free_session(table->spare);
     hashtab_fini(&table->by_id);
     buf_fini(&table->removed);
 }
@@ -135,8 +181,12 @@ static void pack_id(struct session_id id, uint8_t *out)
     put_u64(out + 8, __builtin_bswap64(id.low));
 }
 
-static void forget(struct session_table *table, struct session *session)
+/* False: there is no memory to note it. */
+static bool forget(struct session_table *table, struct session *session)
 {
+    if (!buf_try_reserve(&table->removed, table->gate, SESSION_ID_BYTES)) {
+        return false;
+    }
     pack_id(session->id, buf_extend(&table->removed, SESSION_ID_BYTES));
     unchain(table, session);
     list_remove(&session->by_use);
@@ -144,17 +194,21 @@ static void forget(struct session_table *table, struct session *session)
     table->count--;
     table->recent = NULL;
     free_session(session);
+    return true;
 }
 
-void session_table_expire(struct session_table *table, uint64_t time)
+bool session_table_expire(struct session_table *table, uint64_t time)
 {
     while (!list_is_empty(&table->by_use)) {
         struct session *oldest = container_of(table->by_use.next, struct session, by_use);
         if (time <= oldest->last_time || time - oldest->last_time < hlc_from_us(SESSION_KEEP_US)) {
-            return;
+            return true;
         }
-        forget(table, oldest);
+        if (!forget(table, oldest)) {
+            return false;
+        }
     }
+    return true;
 }
 
 /* Position of the first result whose number is >= number. New numbers belong at the end nearly
@@ -223,28 +277,11 @@ int session_admit(struct session_table *table, const struct command *command,
     return session->count >= LIMIT_SESSION_RESULTS ? ERR_BUSY : 0;
 }
 
-/* Makes room for one more result behind the last, moving the live ones to the front when half of
- * the array is free. */
-static void reserve_result(struct session *session)
-{
-    if (session->first + session->count < session->capacity) {
-        return;
-    }
-    if (session->first > session->count) {
-        memmove(session->results, session->results + session->first,
-                session->count * sizeof session->results[0]);
-        session->first = 0;
-        return;
-    }
-    session->capacity = session->capacity ? session->capacity * 2 : 4;
-    session->results =
-        mem_realloc(session->results, session->capacity * sizeof session->results[0]);
-}
-
+/* reserve_result made room. */
 static void insert_result(struct session *session, const struct session_result *result)
 {
     uint32_t at = position_of(session, result->number);
-    reserve_result(session);
+    CHECK(session->first + session->count < session->capacity);
     struct session_result *place = &session->results[session->first + at];
     memmove(place + 1, place, (session->count - at) * sizeof *place);
     *place = *result;
@@ -288,10 +325,15 @@ void session_record(struct session_table *table, const struct command *command,
     mark_dirty(table, session);
 }
 
+static size_t packed_bytes(const struct session *session)
+{
+    return SESSION_HEAD_BYTES + (size_t)session->count * SESSION_RESULT_BYTES;
+}
+
 /* A change in the buffer: id 16, value size 4, value. */
 static void pack_session(const struct session *session, struct buf *changes)
 {
-    size_t size = SESSION_HEAD_BYTES + (size_t)session->count * SESSION_RESULT_BYTES;
+    size_t size = packed_bytes(session);
     uint8_t *at = buf_extend(changes, SESSION_ID_BYTES + 4 + size);
     pack_id(session->id, at);
     put_u32(at + SESSION_ID_BYTES, (uint32_t)size);
@@ -326,6 +368,17 @@ uint64_t session_table_digest(const struct session_table *table)
     return digest;
 }
 
+size_t session_table_pack_bytes(const struct session_table *table)
+{
+    enum { CHANGE_BYTES = SESSION_ID_BYTES + 4 };
+    size_t bytes = table->removed.size / SESSION_ID_BYTES * CHANGE_BYTES;
+    LIST_FOR(link, &table->dirty)
+    {
+        bytes += CHANGE_BYTES + packed_bytes(container_of(link, struct session, dirty));
+    }
+    return bytes;
+}
+
 void session_table_pack(struct session_table *table, struct buf *changes)
 {
     /* Removals first: a forgotten session may have come back since. */
@@ -352,7 +405,7 @@ bool session_change_next(struct reader *reader, struct session_change *change)
     return true;
 }
 
-static int load_results(struct session *session, struct reader *reader)
+static int load_results(struct session *session, struct reader *reader, struct mem_gate *gate)
 {
     while (reader->left > 0) {
         struct session_result result = { .number = reader_u64(reader),
@@ -366,6 +419,9 @@ static int load_results(struct session *session, struct reader *reader)
         if (reader->bad || !is_ascending || result.number < session->lowest ||
             session->count == LIMIT_SESSION_RESULTS) {
             return ERR_CORRUPT;
+        }
+        if (!reserve_result(session, gate)) {
+            return ERR_NO_MEMORY;
         }
         insert_result(session, &result);
     }
@@ -390,12 +446,18 @@ int session_table_load(struct session_table *table, struct span id, struct span 
     if (find(table, session_id) || table->count == LIMIT_SESSIONS) {
         return err_set(err, ERR_CORRUPT, "stored session: too many, or twice");
     }
+    if (!reserve_session(table)) {
+        return err_set(err, ERR_NO_MEMORY, "no memory for a stored session");
+    }
     struct session *session = add(table, session_id);
     struct reader reader = reader_of(span_of(value.data + 8, value.size - 8));
     session->last_time = reader_u64(&reader);
     session->lowest = reader_u64(&reader);
-    if (load_results(session, &reader) != 0) {
-        return err_set(err, ERR_CORRUPT, "stored session: malformed results");
+    int rc = load_results(session, &reader, table->gate);
+    if (rc != 0) {
+        return err_set(err, rc,
+                       rc == ERR_NO_MEMORY ? "no memory for a stored session"
+                                           : "stored session: malformed results");
     }
     return 0;
 }

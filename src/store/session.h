@@ -36,14 +36,18 @@ struct session_table {
     struct list dirty;    /* changed since session_table_pack */
     struct buf removed;   /* ids (16 bytes each) forgotten since then */
     size_t count;
+    struct session *spare;  /* made by session_reserve for a session that is new */
+    struct mem_gate *gate;  /* the owner's to set, NULL as a rule */
 };
 
 void session_table_init(struct session_table *table);
 void session_table_fini(struct session_table *table);
 
 /* Forgets the sessions whose last write is older than SESSION_KEEP_US at this log time. Costs only
- * what it forgets. */
-void session_table_expire(struct session_table *table, uint64_t time);
+ * what it forgets. False: there is no memory to note that; some are left, call it again. */
+bool session_table_expire(struct session_table *table, uint64_t time);
+/* Room for what session_record adds for this command (number != 0). False: there is no memory. */
+bool session_reserve(struct session_table *table, const struct command *command);
 
 /* May the command (number != 0) be applied?
  *   0                    yes; then session_record with what it gave
@@ -56,10 +60,12 @@ void session_table_expire(struct session_table *table, uint64_t time);
  * Results below the command's lowest unanswered number are dropped. */
 int session_admit(struct session_table *table, const struct command *command,
                   struct session_result *known);
-/* Remembers the result of an admitted command. */
+/* Remembers the result of an admitted command; needs no memory after session_reserve. */
 void session_record(struct session_table *table, const struct command *command,
                     const struct session_result *result);
 
+/* How many bytes session_table_pack appends. */
+size_t session_table_pack_bytes(const struct session_table *table);
 /* Appends all changes since the last call to *changes (read them with session_change_next) and
  * starts anew. */
 void session_table_pack(struct session_table *table, struct buf *changes);
@@ -77,7 +83,7 @@ struct session_change {
 /* False at the end. */
 bool session_change_next(struct reader *reader, struct session_change *change);
 
-/* Puts a stored session back; in any order. ERR_CORRUPT, ERR_FORMAT. Afterwards
+/* Puts a stored session back; in any order. ERR_CORRUPT, ERR_FORMAT, ERR_NO_MEMORY. Afterwards
  * session_table_load_end sorts by use. */
 int session_table_load(struct session_table *table, struct span id, struct span value,
                        struct err *err);

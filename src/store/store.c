@@ -287,11 +287,7 @@ static void retire(struct store *store, struct blob *blob)
         blob_unref(blob);
         return;
     }
-    if (store->retired_count == store->retired_capacity) {
-        store->retired_capacity = store->retired_capacity ? store->retired_capacity * 2 : 64;
-        store->retired =
-            mem_realloc(store->retired, store->retired_capacity * sizeof store->retired[0]);
-    }
+    CHECK(store->retired_count < store->retired_capacity);
     store->retired[store->retired_count++] = blob;
 }
 
@@ -304,6 +300,18 @@ static bool leave_mark(struct store_replica *replica, const struct overlay_node 
     }
     replica->mark.replaced += store_entry_digest(node);
     return true;
+}
+
+/* Room for all that set_entry adds. False: there is no memory; nothing has changed. */
+static bool reserve_entry(struct store_replica *replica, const struct overlay_place *place,
+                          struct span key)
+{
+    struct store *store = replica->store;
+    struct mem_gate *gate = env_gate(store->config.env, MEM_STORE);
+    size_t capacity = mem_try_grow(gate, &store->retired, store->retired_capacity,
+                                   store->retired_count + 1, sizeof store->retired[0]);
+    store->retired_capacity = capacity ? capacity : store->retired_capacity;
+    return capacity != 0 && overlay_reserve(replica->active, place, key);
 }
 
 static void set_entry(struct store_replica *replica, const struct overlay_place *place,
@@ -339,7 +347,8 @@ static void apply_put(struct store_replica *replica, uint64_t index, const struc
     replica->blind += present->is_blind;
 }
 
-static void apply_setattr(struct store_replica *replica, uint64_t index,
+/* False: there is no memory for the value. */
+static bool apply_setattr(struct store_replica *replica, uint64_t index,
                           const struct command *command, const struct overlay_place *place,
                           const struct present *present)
 {
@@ -350,13 +359,18 @@ static void apply_setattr(struct store_replica *replica, uint64_t index,
         entry.blob = blob_ref(present->entry->blob);
         entry.value = present->value;
     } else if (present->value.size > 0) {
-        entry.blob = blob_new(present->value.size);
+        entry.blob =
+            blob_try_new(env_gate(replica->store->config.env, MEM_STORE), present->value.size);
+        if (!entry.blob) {
+            return false;
+        }
         memcpy(entry.blob->data, present->value.data, present->value.size);
         entry.value = blob_span(entry.blob);
     }
     struct attributes attributes;
     attributes_for_setattr(&present->attributes, present->time, &command->attributes, &attributes);
     set_entry(replica, place, command, &entry, &attributes);
+    return true;
 }
 
 static void apply_delete(struct store_replica *replica, uint64_t index,
@@ -374,7 +388,12 @@ static bool owns_key(const struct store_replica *replica, struct span key)
            (hash_key(replica->hash_seed, key) ^ replica->prefix) >> (64 - replica->bits) == 0;
 }
 
-/* The command itself, without its session. Changes nothing unless result->status is 0. */
+static int refuse_starved(struct err *err)
+{
+    return err_set(err, ERR_NO_MEMORY, "no memory to apply an entry");
+}
+
+/* The command itself, without its session. Changes nothing unless it returns 0 with result->status 0. */
 static int apply_command(struct store_replica *replica, uint64_t index,
                          const struct command *command, struct blob *payload,
                          struct store_result *result, struct err *err)
@@ -395,11 +414,17 @@ static int apply_command(struct store_replica *replica, uint64_t index,
     if (!replica->active) {
         replica->active = overlay_new(replica->store->active);
     }
+    if (!replica->active) {
+        return refuse_starved(err);
+    }
     struct overlay_place place;
     struct present present;
     int rc = find_present(replica, command, &place, &present, err);
     if (rc != 0) {
         return rc;
+    }
+    if (!reserve_entry(replica, &place, command->key)) {
+        return refuse_starved(err);
     }
     result->existed = command->type == COMMAND_DELETE &&
                       present.exists; /* else it would depend on the flushes: I5 */
@@ -416,8 +441,7 @@ static int apply_command(struct store_replica *replica, uint64_t index,
         apply_put(replica, index, command, payload, &place, &present);
         break;
     case COMMAND_SETATTR:
-        apply_setattr(replica, index, command, &place, &present);
-        break;
+        return apply_setattr(replica, index, command, &place, &present) ? 0 : refuse_starved(err);
     default:
         result->version = present.version;
         if (present.exists) {
@@ -489,7 +513,10 @@ int store_apply(struct store_replica *replica, uint64_t index, struct blob *payl
                        (unsigned long long)index);
     }
     answer.time = command.time;
-    session_table_expire(replica->sessions, command.time);
+    if (!session_table_expire(replica->sessions, command.time) ||
+        (command.number != 0 && !session_reserve(replica->sessions, &command))) {
+        return refuse_starved(err);
+    }
     if (command.number == 0 || !answer_from_session(replica, &command, &answer)) {
         rc = apply_command(replica, index, &command, payload, &answer, err);
         if (rc != 0) {

@@ -139,10 +139,11 @@ uint64_t store_unflushed_bytes(const struct store *store);
 uint64_t store_used_bytes(const struct store *store);
 bool store_is_flushing(const struct store *store); /* a frozen generation exists */
 /* Freezes the active generation; CHECKs that none is frozen. Then, for each replica, store_replica_frozen is the index that the frozen
- * generation reaches; the node calls store_flush_start only when its log is durable to there for every replica. */
-void store_freeze(struct store *store);
+ * generation reaches; the node calls store_flush_start only when its log is durable to there for every replica. Both: false when there is
+ * no memory, nothing has changed. */
+bool store_freeze(struct store *store);
 uint64_t store_replica_frozen(const struct store_replica *replica);
-void store_flush_start(struct store *store);
+bool store_flush_start(struct store *store);
 
 /* --- Images: what LMDB holds of a replica at its flushed index, as a stream of checked chunks. What was applied since then isn't in
  * it: the log still holds all of that, and follows the image.

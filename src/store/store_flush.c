@@ -389,7 +389,7 @@ static void flush_succeeded(struct store *store)
 static void flush_failed(struct store *store)
 {
     struct flush *flush = store->flush;
-    if (!is_out_of_room(flush->status)) {
+    if (!is_out_of_room(flush->status) && flush->status != ERR_NO_MEMORY) {
         LOG_ERROR(store->logger, "store: flush failed: %s", flush->err.text);
         if (flush->status == ERR_CORRUPT) {
             store_condemn(store, &flush->err);
@@ -437,11 +437,31 @@ void store_flush_again(struct env_timer *timer)
     flush_queue(store->flush);
 }
 
-void store_freeze(struct store *store)
+/* Room for the sessions' changes of all replicas. */
+static bool reserve_changes(struct store *store, struct mem_gate *gate)
 {
+    LIST_FOR(link, &store->replicas)
+    {
+        struct store_replica *replica = container_of(link, struct store_replica, link);
+        if (!buf_try_reserve(&replica->frozen_sessions, gate,
+                             session_table_pack_bytes(replica->sessions))) {
+            return false;
+        }
+    }
+    return true;
+}
+
+bool store_freeze(struct store *store)
+{
+    struct mem_gate *gate = env_gate(store->config.env, MEM_STORE);
     CHECK(!store_is_flushing(store) && store->flush == NULL); /* I1, I8 */
+    struct generation *fresh = generation_new(gate);
+    if (!fresh || !reserve_changes(store, gate)) {
+        generation_free(fresh);
+        return false;
+    }
     store->frozen = store->active;
-    store->active = generation_new();
+    store->active = fresh;
     LIST_FOR(link, &store->replicas)
     {
         struct store_replica *replica = container_of(link, struct store_replica, link);
@@ -458,6 +478,7 @@ void store_freeze(struct store *store)
         replica->sessions_packed = replica->sessions->count;
         session_table_pack(replica->sessions, &replica->frozen_sessions);
     }
+    return true;
 }
 
 static void make_item(struct store_replica *replica, struct flush_item *item)
@@ -478,10 +499,23 @@ static void make_item(struct store_replica *replica, struct flush_item *item)
                                       .has_attributes = replica->frozen_has_attributes };
 }
 
-void store_flush_start(struct store *store)
+bool store_flush_start(struct store *store)
 {
+    struct mem_gate *gate = env_gate(store->config.env, MEM_STORE);
     CHECK(store->frozen != NULL && store->flush == NULL);
-    struct flush *flush = MEM_NEW(struct flush);
+    size_t count = 0;
+    LIST_FOR(link, &store->replicas)
+    {
+        count++;
+    }
+    struct flush *flush = MEM_TRY_NEW(gate, struct flush);
+    struct flush_item *items = mem_try_zalloc(gate, count * sizeof *items);
+    if (!flush || !items) {
+        mem_free(flush);
+        mem_free(items);
+        return false;
+    }
+    flush->items = items;
     store_job_init(&flush->job, store);
     flush->job.work = flush_work;
     flush->job.done = flush_done;
@@ -491,12 +525,6 @@ void store_flush_start(struct store *store)
     flush->meta = store->meta;
     flush->sessions = store->sessions;
     flush->bytes = store->frozen->bytes;
-    size_t count = 0;
-    LIST_FOR(link, &store->replicas)
-    {
-        count++;
-    }
-    flush->items = mem_zalloc(count * sizeof flush->items[0]);
     LIST_FOR(link, &store->replicas)
     {
         struct store_replica *replica = container_of(link, struct store_replica, link);
@@ -506,4 +534,5 @@ void store_flush_start(struct store *store)
     }
     store->flush = flush;
     flush_queue(flush);
+    return true;
 }

@@ -53,7 +53,8 @@ struct store_image {
     MDB_dbi data, sessions;
     const struct store_map *map;
     struct store_meta meta;
-    bool is_damaged; /* a read found that */
+    struct mem_gate *gate; /* for a piece */
+    bool is_damaged;       /* a read found that */
 };
 
 int store_snapshot(struct store_replica *replica, MDB_txn **out, struct store_meta *meta,
@@ -101,7 +102,13 @@ int store_image_open(struct store_replica *replica, struct store_image **out, st
     if (rc != 0) {
         return rc;
     }
-    struct store_image *image = MEM_NEW(struct store_image);
+    struct store_image *image =
+        MEM_TRY_NEW(env_gate(store->config.env, MEM_IMAGE), struct store_image);
+    if (!image) {
+        mdb_txn_abort(txn);
+        return err_set(err, ERR_NO_MEMORY, "no memory for an image");
+    }
+    image->gate = env_gate(store->config.env, MEM_IMAGE);
     image->replica = replica;
     image->name = store_replica_name(replica);
     image->txn = txn;
@@ -192,16 +199,29 @@ static void set_next(struct packing *packing, enum store_chunk_kind kind, struct
     packing->next_size = 1 + key.size;
 }
 
-static void add_item(struct packing *packing, enum store_chunk_kind kind, struct span key,
-                     struct span value)
+static int room_for(const struct packing *packing, size_t bytes, struct err *err)
 {
-    uint8_t *at = buf_extend(packing->out, CHUNK_ITEM_BYTES + key.size + value.size);
+    return buf_try_reserve(packing->out, packing->image->gate, bytes)
+               ? 0
+               : err_set(err, ERR_NO_MEMORY, "no memory for a piece of an image");
+}
+
+static int add_item(struct packing *packing, enum store_chunk_kind kind, struct span key,
+                    struct span value, struct err *err)
+{
+    size_t size = CHUNK_ITEM_BYTES + key.size + value.size;
+    int rc = room_for(packing, size, err);
+    if (rc != 0) {
+        return rc;
+    }
+    uint8_t *at = buf_extend(packing->out, size);
     put_u16(at, (uint16_t)kind);
     put_u16(at + 2, (uint16_t)key.size);
     put_u32(at + 4, (uint32_t)value.size);
     memcpy(at + CHUNK_ITEM_BYTES, key.data, key.size);
     memcpy(at + CHUNK_ITEM_BYTES + key.size, value.data, value.size);
     packing->items++;
+    return 0;
 }
 
 /* Takes records from `from` on until the chunk is full: then next is set. */
@@ -227,7 +247,7 @@ static int pack_records(struct packing *packing, struct span from, struct err *e
                          : record_unpack_checked(span_of_val(key), span_of_val(value), &record,
                                                  NULL, err);
         if (code == 0) {
-            add_item(packing, STORE_CHUNK_RECORD, span_of_val(key), span_of_val(value));
+            code = add_item(packing, STORE_CHUNK_RECORD, span_of_val(key), span_of_val(value), err);
         }
     }
     mdb_cursor_close(cursor);
@@ -260,10 +280,11 @@ static int pack_sessions(struct packing *packing, struct span from, struct err *
             break;
         }
         code = session_check(id, span_of_val(value), err);
+        code =
+            code == 0 ? add_item(packing, STORE_CHUNK_SESSION, id, span_of_val(value), err) : code;
         if (code != 0) {
             break;
         }
-        add_item(packing, STORE_CHUNK_SESSION, id, span_of_val(value));
     }
     mdb_cursor_close(cursor);
     if (code != 0) {
@@ -326,9 +347,14 @@ static int read_chunk(const struct store_image *image, struct span position, siz
     struct packing packing = {
         .image = image, .out = out, .begin = out->size, .bytes_max = bytes_max
     };
+    int rc = room_for(&packing, CHUNK_HEAD_BYTES + position.size, err);
+    if (rc != 0) {
+        return rc;
+    }
     buf_extend(out, CHUNK_HEAD_BYTES);
     buf_append_span(out, position);
-    int rc = pack_items(&packing, position, err);
+    rc = pack_items(&packing, position, err);
+    rc = rc == 0 ? room_for(&packing, packing.next_size + CHUNK_TOTALS_BYTES, err) : rc;
     if (rc != 0) {
         out->size = packing.begin;
         return rc;

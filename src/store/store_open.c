@@ -211,7 +211,9 @@ int store_open(const struct store_config *config, struct store **out, struct err
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         list_init(lists[i]);
     }
-    store->active = generation_new();
+    store->active = generation_new(NULL);
+    CHECK(store->active);
+    store->active->arena.gate = env_gate(config->env, MEM_STORE);
     store->blind_seen = store->blind_new = 1;
     store_damage_init(store);
     store->release_timer.fire = store_release_more;
@@ -470,6 +472,7 @@ int store_replica_open(struct store *store, uint32_t group, uint64_t id, uint64_
         store_replica_free(replica);
         return err_prefix(err, "group %u replica %llx", group, (unsigned long long)id), rc;
     }
+    replica->sessions->gate = env_gate(store->config.env, MEM_STORE);
     store_reader_reset(store); /* an older read transaction does not know the new database */
     list_append(&store->replicas, &replica->link);
     store_remove_next(store);

@@ -21,6 +21,7 @@
 
 #include "base/check.h"
 #include "base/hash.h"
+#include "base/limits.h"
 #include "base/logger.h"
 
 struct store_stage {
@@ -98,7 +99,12 @@ int store_stage_open(struct store_replica *replica, uint64_t index, uint64_t ter
         return err_set(err, ERR_BUSY, "%zu images are being received", count);
     }
     CHECK(index > 0);
-    struct store_stage *stage = MEM_NEW(struct store_stage);
+    struct mem_gate *gate = env_gate(store->config.env, MEM_IMAGE);
+    struct store_stage *stage = MEM_TRY_NEW(gate, struct store_stage);
+    if (!stage || !buf_try_reserve(&stage->position, gate, 1 + LIMIT_KEY_BYTES)) {
+        mem_free(stage);
+        return err_set(err, ERR_NO_MEMORY, "no memory for an image");
+    } /* a position is that long at most, so advance() needs no memory */
     store_job_init(&stage->job, store);
     stage->job.free = free_job;
     stage->store = store;
@@ -404,9 +410,14 @@ static void install_work(struct store_job *job)
         stage->status = lmdb_failed(stage, rc, "installing an image");
         return;
     }
-    stage->table = MEM_NEW(struct session_table);
-    session_table_init(stage->table);
-    stage->status = swap(stage, txn);
+    stage->table = MEM_TRY_NEW(env_gate(stage->store->config.env, MEM_IMAGE), struct session_table);
+    if (stage->table) {
+        session_table_init(stage->table);
+        stage->table->gate = env_gate(stage->store->config.env, MEM_IMAGE);
+        stage->status = swap(stage, txn);
+    } else {
+        stage->status = err_set(&stage->err, ERR_NO_MEMORY, "no memory for an image's sessions");
+    }
     if (stage->status != 0) {
         mdb_txn_abort(txn);
     } else if ((rc = mdb_txn_commit(txn)) != 0) {
@@ -478,6 +489,7 @@ static void take_over(struct store_replica *replica, struct store_stage *stage)
     buf_clear(&replica->frozen_sessions);
     free_table(replica->sessions);
     replica->sessions = stage->table;
+    replica->sessions->gate = env_gate(stage->store->config.env, MEM_STORE);
     replica->sessions_packed = meta->sessions;
     stage->table = NULL;
     replica->stage = NULL;

@@ -33,6 +33,7 @@ static struct overlay_node *put(struct overlay *overlay, struct span key, uint64
 {
     struct overlay_place place;
     overlay_seek(overlay, key, &place);
+    assert_true(overlay_reserve(overlay, &place, key));
     struct overlay_node *node = place.node ? place.node : overlay_insert(overlay, &place, key);
     struct overlay_entry entry = { .blob = blob, .version = version };
     entry.value = blob ? blob_span(blob) : entry.value;
@@ -44,7 +45,7 @@ static struct overlay_node *put(struct overlay *overlay, struct span key, uint64
 static void keys_stand_in_order_both_ways(void **state)
 {
     (void)state;
-    struct generation *generation = generation_new();
+    struct generation *generation = generation_new(NULL);
     struct overlay *overlay = overlay_new(generation);
     char room[16];
     for (size_t i = 0; i < KEYS; i++) { /* 7919 and 3000 have no common factor: every key once */
@@ -123,7 +124,7 @@ static void any_keys_are_found(void **state)
         if (order < 2) {
             qsort(keys, COUNT, sizeof keys[0], compare_plain);
         }
-        struct generation *generation = generation_new();
+        struct generation *generation = generation_new(NULL);
         struct overlay *overlay = overlay_new(generation);
         size_t count = 0;
         for (size_t i = 0; i < COUNT; i++) {
@@ -147,7 +148,7 @@ static void any_keys_are_found(void **state)
 static void seeks_find_the_neighbours(void **state)
 {
     (void)state;
-    struct generation *generation = generation_new();
+    struct generation *generation = generation_new(NULL);
     struct overlay *overlay = overlay_new(generation);
     char room[16], between[16];
     assert_null(overlay_first(overlay));
@@ -175,7 +176,7 @@ static void seeks_find_the_neighbours(void **state)
 static void overwrites_give_back_the_old_blob(void **state)
 {
     (void)state;
-    struct generation *generation = generation_new();
+    struct generation *generation = generation_new(NULL);
     struct overlay *overlay = overlay_new(generation);
     struct blob *old = text_blob("old"), *fresh = text_blob("fresh and longer");
     blob_ref(old);
@@ -197,7 +198,7 @@ static void overwrites_give_back_the_old_blob(void **state)
 static void attributes_are_kept_per_key(void **state)
 {
     (void)state;
-    struct generation *generation = generation_new();
+    struct generation *generation = generation_new(NULL);
     struct overlay *overlay = overlay_new(generation);
     struct overlay_node *node = put(overlay, span_of_string("k"), 1, NULL);
     struct overlay_entry entry = { .version = 2 };
@@ -218,7 +219,7 @@ static void attributes_are_kept_per_key(void **state)
 static void a_generation_is_released_in_steps(void **state)
 {
     (void)state;
-    struct generation *generation = generation_new();
+    struct generation *generation = generation_new(NULL);
     struct blob *blob = text_blob("shared");
     char room[16];
     for (size_t replica = 0; replica < 3; replica++) {

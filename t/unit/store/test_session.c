@@ -31,6 +31,7 @@ static void record(struct session_table *table, const struct command *command, i
                                      .time = command->time,
                                      .status = status,
                                      .existed = true };
+    assert_true(session_reserve(table, command));
     session_record(table, command, &result);
 }
 
