@@ -388,7 +388,7 @@ static int make_genesis(struct node *node, struct err *err)
     return status;
 }
 
-static void send_hello(struct node *node, const struct link *link, struct conn *conn, uint8_t type,
+static void send_hello(struct node *node, struct link *link, struct conn *conn, uint8_t type,
                        int status, uint64_t request_id);
 
 /* Saved first: a genesis that others have seen must survive our crash. Forming happens once in a
@@ -435,7 +435,7 @@ static void try_to_found(struct node *node)
 /* --- Greeting */
 
 /* link: who hears it; NULL: somebody who is refused. */
-static void send_hello(struct node *node, const struct link *link, struct conn *conn, uint8_t type,
+static void send_hello(struct node *node, struct link *link, struct conn *conn, uint8_t type,
                        int status, uint64_t request_id)
 {
     struct recall_told told = { 0 };
@@ -454,6 +454,7 @@ static void send_hello(struct node *node, const struct link *link, struct conn *
         hello.epoch = node->topology ? node->topology->epoch : 0;
     }
     if (link && node->log) {
+        link->is_told = true;
         recall_tell(node->recall, link->node_id, &told);
         hello.starts = (ProtobufCBinaryData){ told.starts.size, told.starts.data };
         hello.known_start = told.known_start;
@@ -567,7 +568,8 @@ static void settle_hello(struct node *node, struct link *link, bool was_formed,
         adopt_genesis(node);
         hear_recall(node, link, hello);
     } else if (hear_recall(node, link, hello)) {
-        if (hello->genesis.len == 0 && link->dials) {
+        /* The peer lacks the genesis; or the hello here left before this node had it, and told nothing. */
+        if ((hello->genesis.len == 0 && link->dials) || !link->is_told) {
             send_hello(node, link, link->conn, FRAME_HELLO, 0, 0);
         }
         if (!link->peer.conn) {
@@ -669,7 +671,7 @@ static void link_on_close(void *ctx, struct conn *conn, int status, const char *
     }
     bool was_up = link->peer.conn != NULL;
     link->conn = NULL;
-    link->is_introduced = false;
+    link->is_introduced = link->is_told = false;
     request_origin_gone(&link->origin);
     if (was_up) {
         LOG_INFO(node->logger, "peer=%s connection lost: %s", link->name,

@@ -48,6 +48,7 @@ struct link {
     struct conn *conn;     /* from dialling or accepting on, greeting included */
     bool dials;            /* we dial */
     bool is_introduced;    /* its hello was heard on this connection */
+    bool is_told;          /* what this node remembers was told on it */
     uint64_t boot_id;      /* as heard last */
     bool has_restarted;    /* since the link was last up */
     /* What it remembers of this node was heard since this node's start, and whom it was connected to then. */
