@@ -66,7 +66,6 @@ enum {
     LOOK_EVERY = 64,                 /* steps: what need not be seen at once */
     ABSENCE_MAX_US = 40 * SECOND_US,
     OLD_POLL_US = 20 * 1000,
-    OLD_HEAL_MAX_US = 60 * SECOND_US, /* throttled images of all partitions */
 };
 
 struct world_node {
@@ -1509,6 +1508,21 @@ static bool are_stores_equal(struct world *world, struct err *text)
     return true;
 }
 
+/* How long images of all partitions may take: throttled; and where small pieces meet slow flushes,
+ * each piece waits for the disk, as long again for another flush. */
+static uint64_t images_max_us(const struct world *world)
+{
+    uint64_t pieces = 0, delay_us = 0;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct world_node *node = &world->nodes[i];
+        const struct store *store = node->server ? server_node(node->server)->store : NULL;
+        uint64_t of = store ? store_used_bytes(store) / world->image_chunk_bytes : 0;
+        pieces = of > pieces ? of : pieces;
+        delay_us = node->env->flush_delay_us > delay_us ? node->env->flush_delay_us : delay_us;
+    }
+    return CONVERGE_MAX_US + 2 * pieces * delay_us;
+}
+
 /* Rot in a record that nobody reads is found by comparing replicas, at the latest by a scrub, and
  * repaired by an image: that takes its time. Without rot stores are equal as soon as they
  * have converged. */
@@ -1516,7 +1530,7 @@ static void compare_stores(struct world *world)
 {
     struct err text;
     uint64_t now_us = world->schedule.now_us;
-    uint64_t end_us = now_us + 2000ull * world->scrub_interval_ms + CONVERGE_MAX_US;
+    uint64_t end_us = now_us + 2000ull * world->scrub_interval_ms + images_max_us(world);
     bool is_rotten = world->checker.is_damaged[world->victim];
     while (!are_stores_equal(world, &text)) {
         now_us = world->schedule.now_us;
@@ -2069,7 +2083,7 @@ static bool has_group_to_wait(const struct world *world)
 static bool becomes_writable(struct world *world, uint64_t up_us)
 {
     bool is_done = run_until(world, up_us + WRITABLE_MAX_US, is_writable);
-    uint64_t end_us = world->schedule.now_us + CONVERGE_MAX_US;
+    uint64_t end_us = world->schedule.now_us + images_max_us(world);
     while (!is_done && has_group_to_wait(world) && world->schedule.now_us < end_us) {
         is_done = run_until(world, world->schedule.now_us + WRITABLE_MAX_US, is_writable);
     }
@@ -2153,7 +2167,7 @@ static void live(struct world *world)
                  schedule->now_us + random_delay(&world->nemesis, world->fault_interval_us));
     run_until(world, schedule->now_us + world->trouble_us, NULL);
     schedule_remove(schedule, &world->strike);
-    expect(world, run_until(world, schedule->now_us + OLD_HEAL_MAX_US, is_old_over),
+    expect(world, run_until(world, schedule->now_us + images_max_us(world), is_old_over),
            "a node whose disk was put back is not made whole");
     end_old_image(world);
     heal(world);
@@ -2165,7 +2179,7 @@ static void live(struct world *world)
     }
     expect(world, run_until(world, schedule->now_us + ANSWERS_MAX_US, is_all_read),
            "keys cannot be read after healing");
-    expect(world, run_until(world, schedule->now_us + CONVERGE_MAX_US, has_converged),
+    expect(world, run_until(world, schedule->now_us + images_max_us(world), has_converged),
            "replicas do not converge");
     if (world->report->violations == 0) {
         compare_stores(world);
