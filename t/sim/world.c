@@ -1925,10 +1925,13 @@ static void tell_replicas(struct world *world)
                 const struct raft *raft = partition_raft(of);
                 LOG_INFO(&world->logger,
                          "group=%u %s: %s term=%lu leader=%lu log=%lu..%lu durable=%lu commit=%lu "
-                         "applied=%lu (committed anywhere: %lu)",
+                         "applied=%lu flushed=%lu mark=%lu compared=%lu,%lu,%lu "
+                         "(committed anywhere: %lu)",
                          i, node->name, raft_role_name(raft->role), raft->term, raft->leader,
                          raft->log_start, raft->last_index, raft->durable_index, raft->commit,
-                         partition_applied(of), world->checker.groups[i].committed);
+                         partition_applied(of), raft->flushed, raft->marks[0].index,
+                         raft->progress[0].compared, raft->progress[1].compared,
+                         raft->progress[2].compared, world->checker.groups[i].committed);
             }
         }
     }
@@ -2100,8 +2103,9 @@ static bool are_compared(struct world *world)
         }
         const struct raft *raft = partition_raft(node_find_partition(server_node(node->server), i));
         for (int j = 0; j < raft->config.replica_count; j++) {
-            if (raft->config.replicas[j] != raft->config.self &&
-                raft->progress[j].compared < world->checker.groups[i].compare_from) {
+            const struct raft_progress *peer = &raft->progress[j];
+            if (peer->id != raft->config.self && peer->state != RAFT_IMAGING &&
+                peer->compared < world->checker.groups[i].compare_from) {
                 return false;
             }
         }
@@ -2116,8 +2120,9 @@ static void expect_compared(struct world *world)
     uint64_t flush_ms = world->scrub_interval_ms / 16;
     flush_ms = flush_ms < world->flush_idle_ms ? world->flush_idle_ms : flush_ms;
     if (world->scrub_interval_ms > COMPARE_ROUND_MAX_MS ||
-        world->checker.is_damaged[world->victim] || world->report->violations > 0) {
-        return;
+        world->checker.is_damaged[world->victim] || world->report->violations > 0 ||
+        !is_formed(world) || !are_replicas_whole(world)) {
+        return; /* who gets an image is compared behind it */
     }
     for (uint32_t i = 0; i < world->checker.group_count; i++) {
         world->checker.groups[i].compare_from = world->checker.groups[i].committed;
