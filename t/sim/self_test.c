@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "sim/env_sim.h"
 #include "sim/linear.h"
+#include "sim/memory_test.h"
 
 struct tally {
     int count, failed;
@@ -987,6 +988,11 @@ static void test_generated_conditions(struct tally *tally)
     mem_free(ops);
 }
 
+static void tell(void *ctx, bool passed, const char *name)
+{
+    ok(ctx, passed, name);
+}
+
 int self_test(void)
 {
     struct tally tally = { 0 };
@@ -1005,6 +1011,7 @@ int self_test(void)
     test_stories(&tally);
     test_generated(&tally);
     test_generated_conditions(&tally);
+    memory_test(tell, &tally);
     printf("1..%d\n", tally.count);
     return tally.failed > 0;
 }

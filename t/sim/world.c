@@ -1716,7 +1716,7 @@ static void bend_run(struct world *world, struct random *draw)
         allow_only(world, random_u64(draw) &
                               (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK | 1ull << FAULT_CRASH |
                                1ull << FAULT_POWER | 1ull << FAULT_REIGNS | 1ull << FAULT_SPLIT |
-                               1ull << FAULT_FRAME_LOST));
+                               1ull << FAULT_FRAME_LOST | 1ull << FAULT_NO_MEMORY));
         world->may_strike[FAULT_ABSENCE] = world->may_strike[FAULT_SWAP] = true;
         world->mix &= ~(1u << WORKLOAD_LARGE);
         world->mix |= 1u << (random_percent(draw, 50) ? WORKLOAD_SET : WORKLOAD_SCAN);
@@ -1730,7 +1730,8 @@ static void bend_run(struct world *world, struct random *draw)
     case BIAS_SCANS:
         allow_only(world, random_u64(draw) &
                               (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK | 1ull << FAULT_CRASH |
-                               1ull << FAULT_PAUSE | 1ull << FAULT_CRASH_ALL));
+                               1ull << FAULT_PAUSE | 1ull << FAULT_CRASH_ALL |
+                               1ull << FAULT_NO_MEMORY));
         world->may_strike[FAULT_RESTART] = true;
         world->mix = 1u << WORKLOAD_SCAN;
         world->scans_large = random_percent(draw, 60);

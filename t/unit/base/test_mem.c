@@ -135,6 +135,77 @@ static void a_gate_refuses_the_nth_attempt_only(void **state)
     arena_fini(&arena);
 }
 
+static void a_gate_goes_on_refusing_for_a_while(void **state)
+{
+    struct mem_gate gate = { .refuse_in = 2, .refuse_more = 2 };
+    bool is_given[6];
+
+    (void)state;
+    for (size_t i = 0; i < 6; i++) {
+        void *memory = mem_try_zalloc(&gate, 8);
+        is_given[i] = memory != NULL;
+        mem_free(memory);
+    }
+    const bool expected[6] = { true, false, false, false, true, true };
+    assert_memory_equal(is_given, expected, sizeof expected);
+    assert_int_equal(gate.refused, 3);
+    assert_int_equal(gate.attempts, 6);
+}
+
+static void what_is_refused_stays_as_it_was(void **state)
+{
+    struct mem_gate gate = { 0 };
+    struct buf buf = { 0 };
+    uint32_t *array = NULL;
+
+    (void)state;
+    size_t capacity = mem_try_grow(&gate, &array, 0, 10, sizeof *array);
+    assert_true(capacity >= 10);
+    array[9] = 99;
+    gate.refuse_in = 1;
+    assert_int_equal(mem_try_grow(&gate, &array, capacity, 10 * capacity, sizeof *array), 0);
+    assert_int_equal(array[9], 99);
+    assert_int_equal(mem_try_grow(&gate, &array, capacity, capacity, sizeof *array), capacity);
+    capacity = mem_try_grow(&gate, &array, capacity, 10 * capacity, sizeof *array);
+    assert_true(capacity >= 100 && array[9] == 99);
+    mem_free(array);
+
+    buf_append(&buf, "abc", 3);
+    gate.refuse_in = 1;
+    assert_false(buf_try_reserve(&buf, &gate, 1 << 20));
+    assert_true(span_equal(buf_span(&buf), span_of_string("abc")));
+    assert_true(buf_try_reserve(&buf, &gate, 1 << 20));
+    const uint8_t *before = buf.data;
+    for (int i = 0; i < 1 << 20; i++) {
+        buf_append(&buf, "d", 1);
+    }
+    assert_ptr_equal(buf.data, before); /* no more memory was needed */
+    buf_fini(&buf);
+}
+
+/* Whatever stands in the arena, what was reserved is there, in as many pieces. */
+static void an_arena_gives_what_it_reserved(void **state)
+{
+    struct mem_gate gate = { 0 };
+    struct arena arena = { .gate = &gate };
+
+    (void)state;
+    gate.refuse_in = 1;
+    assert_false(arena_try_reserve(&arena, 100, 1));
+    assert_true(arena.has_refused);
+    for (size_t size = 1; size < 300000; size = size * 3 + 1) {
+        assert_true(arena_try_reserve(&arena, 7 * size, 7));
+        gate.refuse_in = 1; /* nobody asks */
+        for (int i = 0; i < 7; i++) {
+            memset(arena_take(&arena, size), i, size);
+        }
+        assert_int_equal(gate.refuse_in, 1);
+        gate.refuse_in = 0;
+        assert_non_null(arena_try_alloc(&arena, 5));
+    }
+    arena_fini(&arena);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -143,6 +214,9 @@ int main(void)
         cmocka_unit_test(so_does_one_for_much),
         cmocka_unit_test(a_reset_arena_starts_anew),
         cmocka_unit_test(a_gate_refuses_the_nth_attempt_only),
+        cmocka_unit_test(a_gate_goes_on_refusing_for_a_while),
+        cmocka_unit_test(what_is_refused_stays_as_it_was),
+        cmocka_unit_test(an_arena_gives_what_it_reserved),
         cmocka_unit_test(a_blob_lives_until_the_last_reference_goes),
     };
     return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
