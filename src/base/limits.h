@@ -45,6 +45,14 @@ enum {
     /* The log: segment size, soft size of a batch (one entry may exceed it). */
     LIMIT_LOG_SEGMENT_BYTES = 32 << 20,
     LIMIT_LOG_BATCH_BYTES = 1 << 20,
+    /* The log, in percent of its budget (--log-bytes, at least ten segments), see docs/decisions/011. At the first ordinary writes are
+     * slowed and a replica takes only trifles of other primaries' entries; at the second ordinary writes get ERR_BUSY, at the third
+     * deletes too. The first lies so high that a log which is flushed in time never meets it, and one flush's writes apart from the last. */
+    LIMIT_LOG_SLOW_PERCENT = 200,
+    LIMIT_LOG_REFUSE_PERCENT = 250,
+    LIMIT_LOG_HARD_PERCENT = 300,
+    /* A trifle: payload of an append that a replica takes though its log waits for a flush, one each heartbeat. No-ops, deletes. */
+    LIMIT_RAFT_TRIFLE_BYTES = 4 << 10,
     /* Images that are read at the same time: each pins old pages of LMDB. More: ERR_BUSY. */
     LIMIT_STORE_IMAGES = 4,
     /* Images that are received at the same time: each is one more LMDB database, and a chunk in memory. More: ERR_BUSY. */

@@ -261,25 +261,50 @@ uint64_t node_log_budget(const struct node *node)
 
 /* A log that outgrows its budget though the store was flushed is pinned by replicas that are dead
  * or far behind. They are spared as long as there is room: an image costs more than entries. Half a
- * budget above it only the own store counts, and with twice the budget no image on its way either:
- * so the log is bounded whatever the others do. On a full disk there is no room to spare anybody:
- * deletes must go on. */
+ * budget above it only the own store counts, and half way between the lines where writes are slowed
+ * and where they are refused no image on its way either: so an image is given up only where writes
+ * go on though they are slowed, and none can hold them up for long. On a full disk there is no room
+ * to spare anybody: deletes must go on. */
 static enum raft_cut cut_level_of(const struct node *node)
 {
     uint64_t live = log_live_bytes(node->log), budget = node_log_budget(node);
     if (reserve_is_spent(node->reserve)) {
         return log_admit_vital(node->log, 0) == ERR_DISK_FULL ? RAFT_CUT_ALL : RAFT_CUT_OWN;
     }
+    uint64_t none = budget / 200 * (LIMIT_LOG_SLOW_PERCENT + LIMIT_LOG_REFUSE_PERCENT);
     return live <= budget           ? RAFT_CUT_SPARING
            : live <= budget / 2 * 3 ? RAFT_CUT_HEARD
-           : live <= budget * 2     ? RAFT_CUT_OWN
+           : live <= none           ? RAFT_CUT_OWN
                                     : RAFT_CUT_ALL;
+}
+
+/* What the log may take until the next look. */
+static void look_at_budget(struct node *node)
+{
+    struct budget_view view = {
+        .load = log_load_bytes(node->log),
+        .budget = node_log_budget(node),
+        .node_count = node->topology->node_count,
+        .may_shrink = node->flush_is_waiting || store_is_flushing(node->store) ||
+                      store_active_operations(node->store) > 0,
+    };
+    bool was_refusing = node->is_refusing;
+    budget_look(&node->budget, &view);
+    node->is_refusing = budget_admit(&node->budget, false) != 0;
+    if (node->is_refusing && !was_refusing) {
+        node->counters.log_refusals++;
+        LOG_WARN(node->logger,
+                 "event=log_refuses log=%lu budget=%lu flushes are slower than writes: these are "
+                 "refused until the next has ended",
+                 view.load, view.budget);
+    }
 }
 
 /* Groups at rest have no turns of their own. */
 static void consider_cut(struct node *node)
 {
     node->cut_level = cut_level_of(node);
+    log_tighten(node->log, node->cut_level >= RAFT_CUT_OWN);
     if (node->cut_level == RAFT_CUT_SPARING || node->ticks % NODE_CUT_TICKS != 0) {
         return;
     }
@@ -480,6 +505,7 @@ static int open_partitions(struct node *node, struct err *err)
         .log = node->log,
         .store = node->store,
         .reserve = node->reserve,
+        .budget = &node->budget,
         .scratch = node->scratch,
         .hash_seed = node->topology->hash_seed,
         .feature_level = node->topology->feature_level,
@@ -659,6 +685,7 @@ int node_open_cluster(struct node *node, struct err *err)
         status = open_log(node, err);
     }
     if (status == 0) {
+        look_at_budget(node);
         status = open_partitions(node, err);
     }
     recall_sleep(node->recall);
@@ -997,6 +1024,7 @@ static void node_tick(struct env_timer *timer)
     node->ticks++;
     env_timer_start(node->env, &node->tick, NODE_TICK_US);
     if (node->log) {
+        look_at_budget(node);
         recall_tick(node->recall);
         if (!recall_is_asleep(node->recall)) {
             tick_partitions(node);

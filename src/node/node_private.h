@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "base/version.h"
 #include "cluster/topology.h"
+#include "node/budget.h"
 #include "node/images.h"
 #include "node/node.h"
 #include "node/partition.h"
@@ -119,6 +120,8 @@ struct node {
     struct images *images;
     struct scrub *scrub;
     enum raft_cut cut_level;
+    struct budget budget;
+    bool is_refusing; /* ordinary writes, for the log's sake */
 
     bool is_stopping, is_stopped, has_failed;
     uint64_t stop_deadline_us;
@@ -135,7 +138,7 @@ bool node_take_topology(struct node *node, struct span packed, bool is_to_save);
 struct partition *node_find_partition(struct node *node, uint32_t group);
 /* Node id that leads a group as far as is known here, 0 = unknown. */
 uint64_t node_leader_of(struct node *node, uint32_t group);
-/* What the log may take before others' needs count less; it is never let grow beyond twice of that. */
+/* What the log may take before others' needs count less; it is never let grow beyond three times that (node/budget.h). */
 uint64_t node_log_budget(const struct node *node);
 void node_hear_time(struct node *node, uint64_t time);
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame);

@@ -24,7 +24,10 @@
  *    has given it back: any message that brings the same (index, term, size, checksum) does.
  *
  * I7 Read rounds make no turn of their own. A reading group's messages wait for nothing: what
- *    promises a term or a vote is held by the core until that is durable. */
+ *    promises a term or a vote is held by the core until that is durable.
+ *
+ * I8 Writes that the log's budget lets wait (node/budget.h) stay in `queued`, in order, and are
+ *    looked at again with the ticks: an event does not make room. */
 #include "node/partition.h"
 
 #include <stddef.h>
@@ -64,6 +67,9 @@ struct partition {
     bool has_holes;     /* perhaps: ask the log */
     bool is_damaged;    /* the store of this replica is */
     bool failed;
+    bool is_held; /* I8 */
+    uint64_t
+        unapplied; /* bytes proposed in this reign and not applied; part of budget->unapplied */
     struct list queued;                  /* writes not proposed yet */
     struct list inflight;                /* writes by index */
     struct list acking;                  /* applied, by index; replicas within reach lack them */
@@ -370,7 +376,12 @@ void partition_close(struct partition *partition)
 }
 
 /* Deletes make room, and the control group's entries are few and needed: they pass where an
- * ordinary write is refused because store or disk are full. */
+ * ordinary write is refused because store, disk or log are full. */
+static bool is_vital(const struct partition *partition, const struct partition_write *write)
+{
+    return write->payload->data[0] == COMMAND_DELETE || partition->group.group == 0;
+}
+
 static int admit_vital(struct partition *partition, size_t bytes)
 {
     int status = store_admit(partition->host.store, 0);
@@ -384,14 +395,21 @@ static int admit_ordinary(struct partition *partition, size_t bytes)
     return status ? status : reserve_admit(partition->host.reserve, bytes);
 }
 
+static int admit(struct partition *partition, const struct partition_write *write)
+{
+    size_t bytes = write->payload->size;
+    bool vital = is_vital(partition, write);
+    int status =
+        is_at_a_loss(partition) ? ERR_CORRUPT : budget_admit(partition->host.budget, vital);
+    return status != 0 ? status
+           : vital     ? admit_vital(partition, bytes)
+                       : admit_ordinary(partition, bytes);
+}
+
 void partition_write(struct partition *partition, struct partition_write *write)
 {
     list_append(&partition->queued, &write->link);
-    size_t bytes = write->payload->size;
-    bool is_vital = write->payload->data[0] == COMMAND_DELETE || partition->group.group == 0;
-    int status = is_at_a_loss(partition) ? ERR_CORRUPT
-                 : is_vital              ? admit_vital(partition, bytes)
-                                         : admit_ordinary(partition, bytes);
+    int status = admit(partition, write);
     if (status != 0) {
         finish_write(partition, write, status);
     }
@@ -506,10 +524,15 @@ static void append_received(struct partition *partition)
 {
     const struct raft_effects *out = &partition->raft.out;
     const struct partition_scratch *scratch = partition->host.scratch;
+    uint64_t bytes = 0;
     drop_replaced(partition, out->append_first);
     log_append(partition->host.log, partition->group.group, out->append_first,
                scratch->terms + out->append_skip, scratch->blobs + out->append_skip,
                out->append_count);
+    for (uint32_t i = 0; i < out->append_count; i++) {
+        bytes += scratch->blobs[out->append_skip + i]->size;
+    }
+    budget_took(partition->host.budget, bytes, out->append_count);
 }
 
 /* Before an event whose time counts, outside turns and frames: ticks may be rare. */
@@ -549,8 +572,8 @@ static bool has_work(const struct partition *partition)
 /* Who waits for all replicas may outwait one that is out of reach: then every tick counts. */
 static void note_quiet(struct partition *partition)
 {
-    partition->quiet_until_ms =
-        list_is_empty(&partition->acking) ? raft_quiet_until(&partition->raft) : 0;
+    bool is_awaited = !list_is_empty(&partition->acking) || partition->is_held;
+    partition->quiet_until_ms = is_awaited ? 0 : raft_quiet_until(&partition->raft);
 }
 
 /* After every event but a proposal (I1). is_append: a message with entries was stepped. */
@@ -606,7 +629,8 @@ void partition_tick(struct partition *partition, uint64_t now_ms)
         return;
     }
     raft_tick(&partition->raft, now_ms);
-    if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking)) {
+    if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking) ||
+        partition->is_held) {
         settle(partition);
     } else {
         note_quiet(partition);
@@ -658,6 +682,7 @@ void partition_message(struct partition *partition, const struct raft_message *m
         return;
     }
     raft_clock(&partition->raft, *partition->host.now_ms);
+    raft_take(&partition->raft, budget_room(partition->host.budget, partition->is_damaged));
     raft_step(&partition->raft, message, entries);
     if ((message->type == RAFT_READ || message->type == RAFT_READ_REPLY) &&
         settle_round(partition)) {
@@ -778,9 +803,18 @@ void partition_suspect(struct partition *partition)
 
 /* --- The end of the turn */
 
+/* Bytes of the own proposals, all the node's (budget.c, B2). */
+static void count_unapplied(struct partition *partition, uint64_t added, uint64_t applied)
+{
+    applied = applied < partition->unapplied ? applied : partition->unapplied;
+    partition->unapplied += added - applied;
+    partition->host.budget->unapplied += added - applied;
+}
+
 static void propose_queued(struct partition *partition)
 {
     struct raft *raft = &partition->raft;
+    partition->is_held = false;
     if (raft->role != RAFT_LEADER) {
         finish_all_writes(partition, &partition->queued, ERR_NOT_PRIMARY);
         return;
@@ -796,12 +830,20 @@ static void propose_queued(struct partition *partition)
             break;
         }
         struct partition_write *write = container_of(node, struct partition_write, link);
+        if (!budget_propose(partition->host.budget, write->payload->size,
+                            is_vital(partition, write))) {
+            partition->is_held = true;
+            break;
+        }
         sizes[count] = write->payload->size;
         partition->host.scratch->blobs[count] = write->payload;
         partition->host.scratch->terms[count] = raft->term;
         count++;
     }
     uint64_t first;
+    if (count == 0) {
+        return;
+    }
     if (log_reserve(partition->host.log, partition->group.group, count, 1) != 0) {
         finish_all_writes(partition, &partition->queued, ERR_NO_MEMORY);
         return;
@@ -823,13 +865,14 @@ static void propose_queued(struct partition *partition)
         command_set_time(write->payload, partition->last_time);
         write->index = first + i;
         write->term = raft->term;
+        count_unapplied(partition, sizes[i] + BUDGET_ENTRY_BYTES, 0);
         list_append(&partition->inflight, &write->link);
     }
     log_append(partition->host.log, partition->group.group, first, partition->host.scratch->terms,
                partition->host.scratch->blobs, count);
     raft_effects_clear_log(raft);
     partition->stats.proposals += count;
-    if (!list_is_empty(&partition->queued)) {
+    if (!list_is_empty(&partition->queued) && !partition->is_held) {
         partition_wake(partition);
     }
 }
@@ -852,6 +895,8 @@ static bool apply_entry(struct partition *partition, uint64_t index, struct blob
     }
     partition->applied = index;
     partition->stats.applied++;
+    /* From its no-op on a primary applies what it proposed (I3); else there is nothing to count. */
+    count_unapplied(partition, 0, payload->size + BUDGET_ENTRY_BYTES);
     if (partition->host.observe) {
         partition->host.observe(partition->host.ctx, partition->group.group, index,
                                 raft_term_at(&partition->raft, index), blob_span(payload));
@@ -1173,6 +1218,7 @@ void partition_cut_log(struct partition *partition)
 static void note_role(struct partition *partition)
 {
     struct raft *raft = &partition->raft;
+    count_unapplied(partition, 0, partition->unapplied);
     if (raft->role == RAFT_LEADER) {
         partition->stats.elections++;
     }
@@ -1242,7 +1288,7 @@ void partition_turn(struct partition *partition)
     tell_done(partition);
     want_round(partition);
     if (!list_is_empty(&partition->queued) && raft->role == RAFT_LEADER && raft->transfer_to == 0 &&
-        partition->applied >= raft->noop_index) {
+        partition->applied >= raft->noop_index && !partition->is_held) {
         partition_wake(partition);
     }
     partition_cut_log(partition);
@@ -1403,7 +1449,7 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
     CHECK(progress);
     bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
     if (progress->heard_ms + partition->host.election_timeout_ms < now_ms || awaits_image ||
-        progress->match + PREFER_CAUGHT_UP < raft->last_index) {
+        progress->is_full || progress->match + PREFER_CAUGHT_UP < raft->last_index) {
         return false;
     }
     tell_time(partition);

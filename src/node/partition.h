@@ -11,6 +11,7 @@
 #define NODE_PARTITION_H
 
 #include "cluster/topology.h"
+#include "node/budget.h"
 #include "node/reserve.h"
 #include "raft/log.h"
 #include "raft/raft.h"
@@ -53,6 +54,7 @@ struct partition_host {
     struct log *log;
     struct store *store;
     struct reserve *reserve;
+    struct budget *budget; /* of the log; the partition counts what it takes and proposes */
     uint64_t hash_seed;
     uint32_t feature_level;
     uint32_t election_timeout_ms, heartbeat_ms;

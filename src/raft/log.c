@@ -1514,6 +1514,16 @@ static void move_finish(struct log_reading *reading)
     }
 }
 
+/* Whether much of the log holds nothing that is needed, and can't go before what is older. */
+static bool is_mostly_dead(const struct log *log)
+{
+    size_t dead = 0;
+    for (size_t i = 0; i + 1 < log->chain_count; i++) {
+        dead += log->chain[i]->live_count == 0;
+    }
+    return dead * 4 >= log->chain_count;
+}
+
 static void move_step(struct log *log)
 {
     const struct log_segment *oldest = log->chain[0];
@@ -1522,8 +1532,9 @@ static void move_step(struct log *log)
         oldest->live_count == 0) {
         return;
     }
-    if (!is_damaged && (log->chain_count <= LOG_CHAIN_MAX ||
-                        oldest->live_bytes >= log->config.segment_bytes / 4)) {
+    bool is_worth_it = oldest->live_bytes < log->config.segment_bytes / 4 ||
+                       (log->is_tight && is_mostly_dead(log));
+    if (!is_damaged && (log->chain_count <= LOG_CHAIN_MAX || !is_worth_it)) {
         return;
     }
     for (size_t i = 0; i < log->group_count; i++) {
@@ -1601,6 +1612,22 @@ uint64_t log_live_bytes(const struct log *log)
         sum += (uint64_t)log->chain[i]->used * LOG_RECORD_SECTOR;
     }
     return sum;
+}
+
+uint64_t log_load_bytes(const struct log *log)
+{
+    uint64_t in_flight =
+        log->is_in_flight ? (uint64_t)log->batch.head.sectors * LOG_RECORD_SECTOR : 0;
+    uint64_t headers = (log->pending.count + log->moves.count) * 2 * LOG_RECORD_HEADER;
+    return log_live_bytes(log) + in_flight + log->pending.bytes + log->moves.bytes + headers;
+}
+
+void log_tighten(struct log *log, bool is_tight)
+{
+    log->is_tight = is_tight;
+    if (is_tight && !log->is_in_flight) {
+        move_step(log); /* no batch may come: writes wait for what this frees */
+    }
 }
 
 uint64_t log_live_bytes_least(const struct log *log)

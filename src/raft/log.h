@@ -129,6 +129,11 @@ void log_reset(struct log *log, uint32_t group, uint64_t start_index, uint64_t s
 void log_keep_bytes(struct log *log, uint64_t bytes);
 /* Bytes on disk in segments that hold something needed; the node flushes the store when this passes its limit. */
 uint64_t log_live_bytes(const struct log *log);
+/* The same with what is on its way there: gathered, or in the batch in flight. */
+uint64_t log_load_bytes(const struct log *log);
+/* There is little room: what pins segments is written again as soon as a quarter of the log waits behind it with nothing that is
+ * needed. Else that is done only for what is little. */
+void log_tighten(struct log *log, bool is_tight);
 /* So much it may take though hardly an entry is needed: what quiet groups hold is moved only beyond some segments. */
 uint64_t log_live_bytes_least(const struct log *log);
 /* Room left: ERR_DISK_FULL when appending another `bytes` could fail for want of space (a segment stays in reserve for what must

@@ -167,6 +167,7 @@ struct log {
     struct log_segment **freed;
     size_t freed_count, freed_capacity;
     uint64_t keep_bytes; /* log_keep_bytes */
+    bool is_tight;       /* log_tighten */
     uint64_t next_number;
     struct log_keeper keeper;
     struct env_timer retry;

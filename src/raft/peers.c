@@ -145,7 +145,8 @@ static uint8_t *pack_message(uint8_t *at, const struct raft_message *message)
     put_u64(at + 92, message->echo);
     put_u64(at + 100, message->digest);
     put_u64(at + 108, message->episode);
-    memset(at + 116, 0, PEER_MESSAGE_BYTES - 116);
+    at[116] = message->is_full;
+    memset(at + 117, 0, PEER_MESSAGE_BYTES - 117);
     return at + PEER_MESSAGE_BYTES;
 }
 
@@ -181,6 +182,7 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
         .echo = get_u64(at + 92),
         .digest = get_u64(at + 100),
         .episode = get_u64(at + 108),
+        .is_full = at[116] != 0,
     };
 }
 

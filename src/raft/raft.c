@@ -79,6 +79,11 @@
  *       memory (raft_suspect) falls under I14, and hears every other member's term first: it may
  *       have voted in any term that somebody has entered.
  *
+ *   I18 A log without room takes no entries, yet what it says and hears goes on: it follows,
+ *       acknowledges what it has, learns what is committed (which is what makes room), votes. What
+ *       it holds already, and no-ops, it always takes. A leader sends such a follower one trifle a
+ *       heartbeat, and the payload of a hole.
+ *
  *   I16 Entries from the first hole (raft_holes) on are not acknowledged or counted for this
  *       replica; votes are compared by the true last (index, term), holes or not, so that an entry
  *       lives while its header is on a majority and its payload anywhere. A hole is erased only by
@@ -653,6 +658,12 @@ static bool has_room(const struct raft *raft, const struct raft_progress *peer)
            (peer->inflight_messages == 0 || peer->inflight_bytes < raft->config.inflight_bytes_max);
 }
 
+/* I18: nothing of what it asked for either, that is. */
+static bool is_held_back(const struct raft_progress *peer)
+{
+    return peer->is_full && peer->resume == 0;
+}
+
 static void fetch_begin(struct raft *raft, struct raft_progress *peer)
 {
     struct raft_effects *out = &raft->out;
@@ -672,31 +683,55 @@ static void fetch_begin(struct raft *raft, struct raft_progress *peer)
     peer->state = RAFT_FETCHING;
 }
 
-/* Sends what is new and fits (I7). True when something was sent. */
-static bool stream_entries(struct raft *raft, struct raft_progress *peer)
+/* How many entries at `next` can be sent from memory in one message; *bytes of them. At least one if
+ * it is there, however large. */
+static uint32_t entries_at_hand(const struct raft *raft, const struct raft_progress *peer,
+                                uint32_t bytes_max, uint32_t *bytes)
 {
     const struct raft_config *config = &raft->config;
-    bool sent = false;
-    while (peer->next <= raft->last_index && has_room(raft, peer)) {
-        uint32_t room = config->inflight_bytes_max - peer->inflight_bytes;
-        uint32_t bytes_max = (uint32_t)min_u64(room, config->append_bytes_max);
-        uint32_t count_max =
-            (uint32_t)min_u64(raft->last_index - peer->next + 1, config->append_entries_max);
+    uint32_t room = config->inflight_bytes_max - peer->inflight_bytes;
+    uint32_t count_max =
+        (uint32_t)min_u64(raft->last_index - peer->next + 1, config->append_entries_max);
+    uint32_t count = config->entries_in_memory(config->ctx, peer->next, count_max,
+                                               (uint32_t)min_u64(room, bytes_max), bytes);
+    CHECK(count <= count_max);
+    return count;
+}
+
+/* One large entry goes when nothing else is in flight. */
+static bool has_to_wait(const struct raft *raft, const struct raft_progress *peer, uint32_t bytes)
+{
+    return peer->inflight_messages > 0 &&
+           bytes > raft->config.inflight_bytes_max - peer->inflight_bytes;
+}
+
+/* Sends what is new and fits (I7). */
+static void stream_entries(struct raft *raft, struct raft_progress *peer)
+{
+    while (peer->next <= raft->last_index && has_room(raft, peer) && !is_held_back(peer)) {
         uint32_t bytes = 0;
-        uint32_t count =
-            config->entries_in_memory(config->ctx, peer->next, count_max, bytes_max, &bytes);
-        CHECK(count <= count_max);
+        uint32_t count = entries_at_hand(raft, peer, raft->config.append_bytes_max, &bytes);
         if (count == 0) {
             fetch_begin(raft, peer);
             break;
         }
-        if (bytes > room && peer->inflight_messages > 0) {
-            break; /* one large entry: it goes when nothing else is in flight */
+        if (has_to_wait(raft, peer, bytes)) {
+            break;
         }
         entries_emit(raft, peer, count, bytes);
-        sent = true;
     }
-    return sent;
+}
+
+/* I18: an election behind which all waits, a delete. */
+static void stream_trifle(struct raft *raft, struct raft_progress *peer)
+{
+    uint32_t bytes = 0, count = 0;
+    if (peer->next <= raft->last_index && has_room(raft, peer)) {
+        count = entries_at_hand(raft, peer, LIMIT_RAFT_TRIFLE_BYTES, &bytes);
+    }
+    if (count > 0 && bytes <= LIMIT_RAFT_TRIFLE_BYTES && !has_to_wait(raft, peer, bytes)) {
+        entries_emit(raft, peer, count, bytes);
+    }
 }
 
 /* Tries `next` as the place where the logs meet. */
@@ -762,8 +797,11 @@ static void flush_peer(struct raft *raft, struct raft_progress *peer)
         }
         break;
     case RAFT_STREAM:
-        stream_entries(raft,
-                       peer); /* the news of a commit rides along, or with the next heartbeat */
+        /* the news of a commit rides along, or with the next heartbeat */
+        stream_entries(raft, peer);
+        if (peer->heartbeat_due && is_held_back(peer)) {
+            stream_trifle(raft, peer);
+        }
         break;
     case RAFT_FETCHING:
     case RAFT_IMAGING:
@@ -841,6 +879,7 @@ static void flush_ack(struct raft *raft)
     reply->log_term = raft_term_at(raft, p->acked);
     tell_flushed(raft, reply);
     reply->needs_image = raft->needs_image;
+    reply->is_full = raft->room != RAFT_ROOM_ANY;
     reply->sequence = p->ack_sequence;
     reply->hint = raft->unfilled <= p->verified ? raft->unfilled : 0;
     reply->episode = raft->episode;
@@ -872,7 +911,8 @@ static bool peer_has_news(const struct raft *raft, const struct raft_progress *p
 {
     return peer->heartbeat_due || wants_image(peer) ||
            (peer->state == RAFT_PROBE && !peer->probe_sent) ||
-           (peer->state == RAFT_STREAM && peer->next <= raft->last_index && has_room(raft, peer));
+           (peer->state == RAFT_STREAM && peer->next <= raft->last_index && has_room(raft, peer) &&
+            !is_held_back(peer));
 }
 
 bool raft_has_news(const struct raft *raft)
@@ -987,6 +1027,7 @@ static void append_refuse(struct raft *raft, const struct raft_message *m)
     tell_flushed(raft, reply);
     reply->episode = raft->episode;
     reply->needs_image = raft->needs_image;
+    reply->is_full = raft->room != RAFT_ROOM_ANY;
     reply->sequence = m->sequence;
     reply->echo = raft->lease.append_ms; /* refused, but followed */
 }
@@ -1049,10 +1090,30 @@ static void consider_heal(struct raft *raft, const struct raft_message *m)
     raft->out.heal = true;
 }
 
-static void step_append(struct raft *raft, const struct raft_message *m,
+/* How many of the entries the log has room for (I18). */
+static uint32_t entries_taken(const struct raft *raft, const struct raft_message *m,
+                              const struct raft_entry *entries)
+{
+    uint64_t bytes = 0, bytes_max = raft->room == RAFT_ROOM_SMALL ? LIMIT_RAFT_TRIFLE_BYTES : 0;
+    uint64_t held = raft->last_index - min_u64(m->index, raft->last_index);
+    for (uint32_t i = 0; i < m->count && raft->room != RAFT_ROOM_ANY; i++) {
+        bytes += entries[i].size;
+    }
+    return bytes <= bytes_max ? m->count : (uint32_t)min_u64(m->count, held);
+}
+
+void raft_take(struct raft *raft, enum raft_room room)
+{
+    raft->room = room;
+}
+
+static void step_append(struct raft *raft, const struct raft_message *message,
                         const struct raft_entry *entries)
 {
     struct raft_private *p = raft->private;
+    struct raft_message taken = *message;
+    const struct raft_message *m = &taken;
+    taken.count = entries_taken(raft, message, entries);
     if (!follow(raft, m->from)) {
         return;
     }
@@ -1074,8 +1135,8 @@ static void step_append(struct raft *raft, const struct raft_message *m,
     uint64_t end = m->index + m->count;
     p->verified = max_u64(p->verified, end);
     p->ack_sequence = max_u64(p->ack_sequence, m->sequence);
-    /* New entries are answered when the disk has them, what adds nothing now. */
-    if (m->count == 0 || end <= raft->durable_index) {
+    /* New entries are answered when the disk has them, what adds nothing now, or was cut short. */
+    if (m->count == 0 || end <= raft->durable_index || m->count < message->count) {
         p->ack_due = true;
     }
     uint64_t commit = min_u64(m->commit, end); /* I2 */
@@ -1369,6 +1430,7 @@ static void step_append_reply(struct raft *raft, const struct raft_message *m)
         return;
     }
     peer->heard_ms = raft->private->now_ms;
+    peer->is_full = m->is_full;
     note_episode(raft, peer, m->episode);
     if (!peer->episode) {
         lease_heard_reply(&raft->lease, (int)(peer - raft->progress), m->stamp, m->echo,
@@ -1761,7 +1823,7 @@ bool raft_fetched(struct raft *raft, uint64_t to, uint64_t first, uint32_t count
         return false;
     }
     peer->state = RAFT_STREAM;
-    if (count == 0) {
+    if (count == 0 || is_held_back(peer)) {
         peer->fetch_after_ms = raft->private->now_ms + raft->config.heartbeat_ms;
         peer->next = max_u64(peer->next, peer->resume); /* it will say again what it lacks */
         peer->resume = 0;
@@ -2146,7 +2208,8 @@ static struct raft_progress *transfer_choose(struct raft *raft)
     struct raft_progress *best = NULL;
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
-        if (i != raft->private->self && is_heard_lately(raft, peer->heard_ms) &&
+        bool waits = peer->is_full && peer->match < raft->last_index;
+        if (i != raft->private->self && is_heard_lately(raft, peer->heard_ms) && !waits &&
             !wants_image(peer) && !peer->episode && (!best || peer->match > best->match)) {
             best = peer;
         }

@@ -68,6 +68,7 @@ struct raft_message {
     bool granted;  /* *_VOTE_REPLY: yes; APPEND_REPLY: prev matched; READ_REPLY: confirmed; IMAGE_REPLY: no need (any more) */
     bool transfer; /* VOTE, PRE_VOTE: by order of the leader, stickiness does not apply */
     bool needs_image; /* APPEND_REPLY, IMAGE_REPLY: the sender's log is good, its store is not; APPEND: the receiver's is not */
+    bool is_full;     /* APPEND_REPLY: the sender takes no entries for now, but trifles */
     uint32_t group;
     uint64_t from, to;  /* replica ids */
     uint64_t term;      /* sender's term; PRE_VOTE: the term it would campaign in, echoed by a granted PRE_VOTE_REPLY */
@@ -90,6 +91,13 @@ struct raft_message {
                            raft/lease.h */
     uint64_t episode;   /* APPEND_REPLY, IMAGE_REPLY: the sender is suspect, and this numbers its suspicion (0: it is not);
                            APPEND: this suspicion is over */
+};
+
+/* What the driver's log has room for, of other leaders' entries. */
+enum raft_room {
+    RAFT_ROOM_ANY,
+    RAFT_ROOM_SMALL, /* appends of at most LIMIT_RAFT_TRIFLE_BYTES */
+    RAFT_ROOM_NONE,  /* no-ops */
 };
 
 /* What an entry is to the core. size in bytes, as logged. */
@@ -228,6 +236,7 @@ struct raft_progress {
     uint64_t read_sent_ms;
     uint64_t image_sent_ms;      /* when the image was last offered, or asked of the driver */
     bool heartbeat_due;
+    bool is_full;                /* it takes only trifles for now */
     uint64_t episode;            /* of its suspicion; 0: it counts */
     uint64_t heal_index;         /* ends the suspicion when it is committed and held there */
     uint64_t resume;             /* where to go on behind a hole that is filled, 0: none is */
@@ -254,6 +263,7 @@ struct raft {
     uint64_t read_confirmed;          /* newest read round that a majority confirmed */
     uint64_t transfer_to;             /* leader: successor, 0 = none; proposals are refused meanwhile */
     bool needs_image;                 /* own store is damaged: see raft_need_image */
+    enum raft_room room;              /* see raft_take */
     struct raft_digest digests[RAFT_DIGESTS]; /* of the own store where flushes ended, newest first */
     struct raft_digest marks[RAFT_MARKS];     /* of the own store at marks, newest first */
     uint64_t digests_compared, digests_differed;
@@ -277,6 +287,9 @@ void raft_tick(struct raft *raft, uint64_t now_ms);
 uint64_t raft_quiet_until(const struct raft *raft);
 /* The time, before an event that carries none. No timer fires. */
 void raft_clock(struct raft *raft, uint64_t now_ms);
+/* What of the next appends may be taken, RAFT_ROOM_ANY at first. Entries that there is no room for are left out, as if the message
+ * had not brought them; all else that it says counts. The leader hears of it, and sends only what has room until it hears otherwise. */
+void raft_take(struct raft *raft, enum raft_room room);
 /* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
  * id or group are the driver's to drop; malformed ones (count without entries, unknown type) are ignored here. */
 void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);

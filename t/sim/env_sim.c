@@ -43,7 +43,7 @@ struct env_sim *env_sim_new(struct schedule *schedule, struct network *network, 
     env->random = random_stream(seed, 0x1000 + machine);
     env->timing = random_stream(seed, 0x2000 + machine);
     env->is_dead = true;
-    env->slow_factor = 1;
+    env->slow_factor = env->flush_factor = 1;
     env->log_delay_us = 150;
     env->flush_delay_us = 5000;
     env->read_delay_us = 100;
@@ -263,7 +263,11 @@ static uint64_t draw_job_delay(struct env_sim *env, int class)
                        : class == ENV_JOB_FLUSH ? env->flush_delay_us
                                                 : env->read_delay_us;
     uint64_t delay = random_delay(&env->timing, typical);
-    return (random_one_in(&env->timing, 200) ? delay * 20 : delay) * env->slow_factor;
+    uint64_t factor = env->slow_factor;
+    if (class == ENV_JOB_FLUSH && env->flush_factor > factor) {
+        factor = env->flush_factor;
+    }
+    return (random_one_in(&env->timing, 200) ? delay * 20 : delay) * factor;
 }
 
 void env_sim_hang_disk(struct env_sim *env, uint64_t until_us)
@@ -273,7 +277,7 @@ void env_sim_hang_disk(struct env_sim *env, uint64_t until_us)
 
 void env_sim_heal_disk(struct env_sim *env)
 {
-    env->slow_factor = 1;
+    env->slow_factor = env->flush_factor = 1;
     env->hangs_until_us = 0;
     for (int i = 0; i < ENV_JOB_CLASSES; i++) {
         if (schedule_is_waiting(&env->jobs[i].work)) {

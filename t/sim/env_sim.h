@@ -47,6 +47,7 @@ struct env_sim {
     uint32_t slow_factor;   /* of the disk; 1: as it should be */
     uint64_t hangs_until_us; /* the disk: jobs that have not begun wait until then */
     uint32_t log_delay_us, flush_delay_us, read_delay_us; /* typical */
+    uint32_t flush_factor; /* of flush_delay_us, where greater than slow_factor */
     struct list deferred;
     struct env_sim_jobs jobs[ENV_JOB_CLASSES];
     struct list conns, listeners;

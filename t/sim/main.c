@@ -1,7 +1,7 @@
 /* The simulator's command: runs seeds, each in a process of its own, and sums up.
  *
  *   sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]
- *       [--cpu SECONDS] [--patience SECONDS] [--bias none|reigns|leaders|images|scans|disks|cutoff]
+ *       [--cpu SECONDS] [--patience SECONDS] [--bias none|reigns|leaders|images|scans|disks|cutoff|logs]
  *       [--twice] [--trouble SECONDS] [--least SECONDS] [--damage] [--break-sync] [--expect-violation]
  *   sim --self-test
  *
@@ -299,7 +299,7 @@ static int usage(void)
     fprintf(stderr,
             "usage: sim [--seed N [--trace]] [--seeds N] [--seconds N] [--first N] [--jobs N]\n"
             "           [--cpu SECONDS] [--patience SECONDS] [--bias "
-            "none|reigns|leaders|images|scans|disks|cutoff]\n"
+            "none|reigns|leaders|images|scans|disks|cutoff|logs]\n"
             "           [--twice] [--trouble SECONDS] [--least SECONDS] [--damage] [--break-sync] "
             "[--expect-violation]\n"
             "       sim --self-test\n");

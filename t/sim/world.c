@@ -62,6 +62,8 @@ enum {
     OVERLAY_BYTES = 32 << 20,
     DISK_BYTES = 1 << 30,
     LOG_PERCENT_MAX = 250,
+    LOG_SLACK_SEGMENTS =
+        2, /* beyond LIMIT_LOG_HARD_PERCENT: a batch, a checkpoint, no-ops, votes */
     LOG_OVER_US_MAX = SECOND_US / 2, /* a tick of the node's, and a flush's end */
     LOOK_EVERY = 64,                 /* steps: what need not be seen at once */
     ABSENCE_MAX_US = 40 * SECOND_US,
@@ -179,6 +181,7 @@ static const char *const fault_names[FAULT_COUNT] = {
     NAME(FAULT_ONE_WAY, "one-way link"),
     NAME(FAULT_BREAK, "broken connection"),
     NAME(FAULT_SLOW_DISK, "slow disk"),
+    NAME(FAULT_SLOW_FLUSH, "slow flush"),
     NAME(FAULT_DISK_FULL, "full disk"),
     NAME(FAULT_WRITE_FAILS, "failed write"),
     NAME(FAULT_SYNC_FAILS, "failed sync"),
@@ -204,7 +207,7 @@ static const char *const fault_names[FAULT_COUNT] = {
 const char *world_bias_name(enum world_bias bias)
 {
     static const char *const names[BIAS_COUNT] = { "none",  "reigns", "leaders", "images",
-                                                   "scans", "disks",  "cutoff" };
+                                                   "scans", "disks",  "cutoff",  "logs" };
     return names[bias];
 }
 
@@ -404,7 +407,7 @@ static void run_start(struct schedule_event *event)
 static void run_relief(struct schedule_event *event)
 {
     struct world_node *node = container_of(event, struct world_node, relief);
-    node->env->slow_factor = 1;
+    node->env->slow_factor = node->env->flush_factor = 1;
     disk_set_capacity(node->disk, DISK_BYTES);
 }
 
@@ -623,6 +626,23 @@ static bool strike_disk(struct world *world, enum world_fault fault)
     }
     schedule_add(&world->schedule, &node->relief,
                  world->schedule.now_us + 200000 + random_below(&world->nemesis, 4 * SECOND_US));
+    return true;
+}
+
+/* Each flush takes a second or more, for some time. */
+static bool strike_slow_flush(struct world *world)
+{
+    struct world_node *one = draw_node(world);
+    bool is_all = random_percent(&world->nemesis, 30);
+    uint64_t typical_us = random_between(&world->nemesis, SECOND_US / 2, 4 * SECOND_US);
+    uint64_t for_us = SECOND_US + random_below(&world->nemesis, 10 * SECOND_US);
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct world_node *node = &world->nodes[i];
+        if (node == one || is_all) {
+            node->env->flush_factor = (uint32_t)(typical_us / node->env->flush_delay_us) + 1;
+            schedule_add(&world->schedule, &node->relief, world->schedule.now_us + for_us);
+        }
+    }
     return true;
 }
 
@@ -1211,6 +1231,8 @@ static bool strike(struct world *world, enum world_fault fault)
         return strike_all(world, ENV_SIM_CRASH);
     case FAULT_POWER_ALL:
         return strike_all(world, ENV_SIM_POWER_LOSS);
+    case FAULT_SLOW_FLUSH:
+        return strike_slow_flush(world);
     case FAULT_ABSENCE:
         return strike_absence(world);
     case FAULT_RESTART:
@@ -1300,7 +1322,14 @@ static void look_at_log(struct world_node *node)
     if (!of->log) {
         return;
     }
-    uint64_t percent = log_live_bytes(of->log) * 100 / node_log_budget(of);
+    uint64_t live = log_live_bytes(of->log), budget = node_log_budget(of);
+    uint64_t percent = live * 100 / budget;
+    if (live > budget / 100 * LIMIT_LOG_HARD_PERCENT + LOG_SLACK_SEGMENTS * world->segment_bytes) {
+        char text[100];
+        snprintf(text, sizeof text, "%s: the log takes %lu bytes, %lu %% of its budget", node->name,
+                 live, percent);
+        on_violation(world, text);
+    }
     uint64_t *most = &world->report->log_percent_max;
     *most = percent > *most ? percent : *most;
     uint64_t now_us = world->schedule.now_us;
@@ -1674,8 +1703,8 @@ static uint32_t draw_mix(struct random *draw)
 static enum world_bias draw_bias(struct random *draw)
 {
     static const uint32_t percents[BIAS_COUNT] = {
-        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6,
-        [BIAS_SCANS] = 4,  [BIAS_DISKS] = 6,   [BIAS_CUTOFF] = 4
+        [BIAS_REIGNS] = 6, [BIAS_LEADERS] = 6, [BIAS_IMAGES] = 6, [BIAS_SCANS] = 4,
+        [BIAS_DISKS] = 6,  [BIAS_CUTOFF] = 4,  [BIAS_LOGS] = 4
     };
     uint32_t left = (uint32_t)random_below(draw, 100);
     int bias = BIAS_COUNT - 1;
@@ -1756,6 +1785,19 @@ static void bend_run(struct world *world, struct random *draw)
         world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
         world->fault_interval_us = (uint32_t)random_between(draw, 300000, 2 * SECOND_US);
         world->hurry_percent = (uint32_t)random_between(draw, 50, 100);
+        return;
+    case BIAS_LOGS:
+        allow_only(world,
+                   random_u64(draw) &
+                       (1ull << FAULT_ISOLATE | 1ull << FAULT_CRASH | 1ull << FAULT_POWER |
+                        1ull << FAULT_CRASH_ALL | 1ull << FAULT_REIGNS | 1ull << FAULT_ABSENCE |
+                        1ull << FAULT_SLOW_DISK | 1ull << FAULT_PAUSE | 1ull << FAULT_FRAME_LOST));
+        world->may_strike[FAULT_SLOW_FLUSH] = true;
+        world->mix &= ~(1u << WORKLOAD_LARGE);
+        world->mix |= 1u << (random_percent(draw, 50) ? WORKLOAD_SET : WORKLOAD_MULTI);
+        world->segment_bytes = 1 << 16;
+        world->log_bytes = 4 * world->segment_bytes * (world->partitions / LIMIT_PARTITIONS_MIN);
+        world->fault_interval_us = (uint32_t)random_between(draw, SECOND_US, 4 * SECOND_US);
         return;
     default:
         return;

@@ -21,6 +21,7 @@ enum world_fault {
     FAULT_ONE_WAY,       /* one direction between two nodes is clogged */
     FAULT_BREAK,         /* a connection breaks */
     FAULT_SLOW_DISK,
+    FAULT_SLOW_FLUSH,    /* of one node, now and then of all; the logs are as quick as ever */
     FAULT_DISK_FULL,
     FAULT_WRITE_FAILS,
     FAULT_SYNC_FAILS,
@@ -53,6 +54,7 @@ enum world_bias {
     BIAS_SCANS,   /* scans in many pages while leadership moves */
     BIAS_DISKS,   /* disks are put back after changes of leadership that others are to remember */
     BIAS_CUTOFF,  /* leaders are cut off while their disks hang, or before clients rest; clients in a hurry fill their logs */
+    BIAS_LOGS,    /* short logs, many writes, slow flushes */
     BIAS_COUNT,
     BIAS_DRAWN = BIAS_COUNT /* as option: each run draws its own */
 };

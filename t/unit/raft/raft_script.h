@@ -412,7 +412,8 @@ static inline void world_step(struct world *world, const struct world_packet *pa
     uint32_t count = packet->message.count;
     struct raft_entry *entries = count ? calloc(count, sizeof(*entries)) : NULL;
     for (uint32_t i = 0; i < count; i++) {
-        entries[i] = (struct raft_entry){ packet->entries[i].term, WORLD_ENTRY_BYTES };
+        entries[i] = (struct raft_entry){ packet->entries[i].term,
+                                          packet->entries[i].value ? WORLD_ENTRY_BYTES : 0 };
     }
     raft_clock(&node->raft, node->now_ms);
     raft_step(&node->raft, &packet->message, entries);

@@ -601,6 +601,127 @@ static void an_old_ack_does_not_pass_for_a_probes_answer(void **state)
     world_free(w);
 }
 
+/* I18. Each heartbeat offers it what it might take; nothing else is sent. */
+static void a_log_without_room_follows_and_learns_what_is_committed(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    struct raft *leader = world_raft(w, 1), *full = world_raft(w, 3);
+    world_propose(w, 1, 2);
+    w->nodes[3].manual_disk = true;
+    world_pass(w, 1, 3, RAFT_APPEND); /* taken, but not known to be committed */
+    world_settle(w);
+    raft_take(full, RAFT_ROOM_NONE);
+    world_sync(w, 3);
+    world_propose(w, 1, 50);
+    world_settle(w);
+    assert_int_equal(leader->commit, 53); /* the others do without it */
+    assert_int_equal(full->last_index, 3);
+    assert_true(leader->progress[2].is_full);
+    for (int i = 0; i < 20; i++) {
+        world_propose(w, 1, 1);
+        assert_int_equal(world_count(w, 1, 3, RAFT_APPEND), 0);
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        assert_int_equal(world_count(w, 1, 3, RAFT_APPEND), 1);
+        world_tick(w, 3, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+        assert_int_equal(full->role, RAFT_FOLLOWER);
+        assert_int_equal(full->last_index, 3);
+    }
+    assert_int_equal(full->commit, 3);
+    assert_int_equal(leader->role, RAFT_LEADER);
+    world_free(w);
+}
+
+static void a_log_with_little_room_takes_a_trifle_a_heartbeat(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    struct raft *leader = world_raft(w, 1), *full = world_raft(w, 3);
+    raft_take(full, RAFT_ROOM_SMALL);
+    world_propose(w, 1, 300);
+    world_settle(w);
+    assert_int_equal(full->last_index, 1);
+    uint64_t last = 1;
+    for (int i = 0; i < 4; i++) {
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+        assert_true(full->last_index <= last + LIMIT_RAFT_TRIFLE_BYTES / WORLD_ENTRY_BYTES);
+        last = full->last_index;
+    }
+    assert_in_range(last, 41, 161);
+    /* The end of a flush is told with the next answer, and all the rest comes at once. */
+    world_propose(w, 1, 100);
+    raft_take(full, RAFT_ROOM_ANY);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    assert_int_equal(full->last_index, leader->last_index);
+    assert_false(leader->progress[2].is_full);
+    world_free(w);
+}
+
+/* Else no election could end while logs are full, and nothing would be known to be committed. */
+static void a_no_op_needs_no_room(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    world_propose(w, 1, 5);
+    world_settle(w);
+    for (int id = 1; id <= 3; id++) {
+        raft_take(world_raft(w, id), RAFT_ROOM_NONE);
+    }
+    world_elect(w, 2);
+    world_tick(w, 2, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    assert_int_equal(world_raft(w, 2)->noop_index, 7);
+    assert_int_equal(world_raft(w, 2)->commit, 7);
+    world_free(w);
+}
+
+/* It is where room is missing that it may take what replaces its own. */
+static void what_a_log_without_room_holds_is_replaced(void **state)
+{
+    struct world *w = world_new(3);
+    const uint64_t old[] = { 1, 1, 1, 1 }, new[] = { 1, 2, 2, 2, 2 };
+    world_set_log(w, 3, 1, old, 4);
+    world_set_log(w, 1, 2, new, 5);
+    world_set_log(w, 2, 2, new, 5);
+    for (int id = 1; id <= 3; id++) {
+        world_restart(w, id);
+    }
+    raft_take(world_raft(w, 3), RAFT_ROOM_NONE);
+    world_elect(w, 1);
+    for (int i = 0; i < 4; i++) {
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    assert_int_equal(world_raft(w, 3)->last_index, 4);
+    assert_int_equal(raft_term_at(world_raft(w, 3), 4), 2);
+    assert_int_equal(world_raft(w, 3)->commit, 4);
+    world_free(w);
+}
+
+static void leadership_does_not_go_where_entries_have_no_room(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    world_isolate(w, 2, true);
+    raft_take(world_raft(w, 3), RAFT_ROOM_NONE);
+    world_propose(w, 1, 2);
+    world_settle(w);
+    for (int i = 0; i < WORLD_T_MS / WORLD_HEARTBEAT_MS; i++) { /* the other is not heard */
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    assert_int_equal(raft_transfer(world_raft(w, 1), 0), ERR_UNAVAILABLE);
+    raft_take(world_raft(w, 3), RAFT_ROOM_ANY);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    assert_int_equal(raft_transfer(world_raft(w, 1), 0), 0);
+    assert_int_equal(world_raft(w, 1)->transfer_to, 3);
+    world_free(w);
+}
+
 /* Entries on disk. */
 
 static void a_laggard_is_served_from_disk(void **state)
@@ -926,6 +1047,11 @@ int main(void)
         cmocka_unit_test(heartbeats_go_only_where_nothing_else_went),
         cmocka_unit_test(a_lost_append_is_found_by_the_next_heartbeat),
         cmocka_unit_test(an_old_ack_does_not_pass_for_a_probes_answer),
+        cmocka_unit_test(a_log_without_room_follows_and_learns_what_is_committed),
+        cmocka_unit_test(a_log_with_little_room_takes_a_trifle_a_heartbeat),
+        cmocka_unit_test(a_no_op_needs_no_room),
+        cmocka_unit_test(what_a_log_without_room_holds_is_replaced),
+        cmocka_unit_test(leadership_does_not_go_where_entries_have_no_room),
         cmocka_unit_test(a_laggard_is_served_from_disk),
         cmocka_unit_test(who_lacks_what_was_cut_needs_an_image),
         cmocka_unit_test(the_cut_is_what_every_store_has_flushed),

@@ -1,7 +1,7 @@
 /* Shows that groups of three and five replicas keep Raft's promises under random schedules: packets
  * lost, repeated and reordered, disks that lag, crashes that lose what was not synced (and keep any
  * part of what was on its way), cut links, transfers, logs cut below and above what others need,
- * images, stores that are damaged, entries that must be fetched from disk, clocks that drift apart.
+ * images, logs without room, stores that are damaged, entries that must be fetched from disk, clocks that drift apart.
  * After every step it checks:
  *
  *   election safety       one leader a term
@@ -531,6 +531,14 @@ static void do_memory(struct model *m, int id)
     world_fetch(m->world, id, (uint32_t)draw(m, 5));
 }
 
+/* Its log has outgrown its budget, or a flush has ended. */
+static void do_room(struct model *m, int id)
+{
+    if (m->world->nodes[id].is_up) {
+        raft_take(&m->world->nodes[id].raft, (enum raft_room)draw(m, RAFT_ROOM_NONE + 1));
+    }
+}
+
 static void random_step(struct model *m)
 {
     uint64_t choice = draw(m, 1000);
@@ -564,6 +572,8 @@ static void random_step(struct model *m)
         do_links(m);
     } else if (choice < 997) {
         do_order(m);
+    } else if (choice < 999) {
+        do_room(m, draw_node(m));
     } else {
         turn(m, draw_node(m));
     }
@@ -601,6 +611,7 @@ static void heal(struct model *m)
             world_tick(w, id, 10);
             world_fetch(w, id, 16);
             world_flush_store(w, id);
+            raft_take(&w->nodes[id].raft, RAFT_ROOM_ANY);
             do_image(m, id);
         }
         world_settle(w);
