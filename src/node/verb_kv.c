@@ -613,7 +613,9 @@ static bool take_record(struct operation *operation, const OperationResult *from
     if (!copy) {
         return false;
     }
-    memcpy(copy, value.data, value.size);
+    if (value.size > 0) {
+        memcpy(copy, value.data, value.size);
+    }
     record->value = span_of(copy, value.size);
     if (operation->kind == CAIRN__V1__OPERATION__KIND__GET_META && from->meta) {
         record->value.size = from->meta->size; /* only the size is of interest, see kv_make_meta */

@@ -321,7 +321,9 @@ static bool take_page(struct request *request, struct scan_source *source,
     if (!page) {
         return false;
     }
-    memcpy(page, frame->payload.data, frame->payload.size);
+    if (frame->payload.size > 0) {
+        memcpy(page, frame->payload.data, frame->payload.size);
+    }
     source->page = source->rest = span_of(page, frame->payload.size);
     return true;
 }

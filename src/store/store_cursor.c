@@ -91,7 +91,9 @@ int store_cursor_open(struct store_replica *replica, struct span from, struct sp
     cursor->replica = replica;
     cursor->reverse = reverse;
     cursor->has_end = end.size > 0;
-    memcpy(cursor->end_bytes, end.data, end.size);
+    if (end.size > 0) {
+        memcpy(cursor->end_bytes, end.data, end.size);
+    }
     cursor->end = span_of(cursor->end_bytes, end.size);
     rc = mdb_cursor_open(store->reader, replica->dbi, &cursor->lmdb);
     if (rc != 0) {
