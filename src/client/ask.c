@@ -69,6 +69,11 @@ static int ask_answered(struct core *core, struct question *question, const stru
         ask_finish(core, ask, frame->status);
         return 0;
     }
+    if (!buf_try_reserve(&ask->bytes, core->gate, frame->message.size + frame->payload.size)) {
+        snprintf(core->trouble, sizeof core->trouble, "no memory for an answer");
+        ask_finish(core, ask, ERR_NO_MEMORY);
+        return 0;
+    }
     buf_append_span(&ask->bytes, frame->message);
     buf_append_span(&ask->bytes, frame->payload);
     ask->frame = *frame;
@@ -108,7 +113,10 @@ static void ask_start(struct core *core, struct ask *ask)
     }
     struct link *link = link_get(core, address);
     ask->is_asked = true;
-    if (link_is_usable(link)) {
+    if (!link) {
+        snprintf(core->trouble, sizeof core->trouble, "no memory for a connection");
+        ask_finish(core, ask, ERR_NO_MEMORY);
+    } else if (link_is_usable(link)) {
         question_ask(core, &ask->question, link);
     } else {
         ask_finish(core, ask, ERR_UNAVAILABLE); /* core->trouble says why the link is down */
@@ -123,9 +131,10 @@ int core_ask(struct core *core, const char *node, uint16_t verb, core_asked done
         char **list;
         size_t count;
         struct err err;
-        if (core_parse_endpoints(node, &list, &count, &err)) {
+        int status = core_parse_endpoints(node, &list, &count, &err);
+        if (status) {
             snprintf(core->last_error, sizeof core->last_error, "%s", err.text);
-            return ERR_USAGE;
+            return status;
         }
         mem_free(list);
         if (count != 1) {
@@ -135,9 +144,20 @@ int core_ask(struct core *core, const char *node, uint16_t verb, core_asked done
     if (now_us > core->now_us) {
         core->now_us = now_us;
     }
-    struct ask *ask = MEM_NEW(struct ask);
+    size_t node_size = node ? strlen(node) + 1 : 0;
+    struct ask *ask = MEM_TRY_NEW(core->gate, struct ask);
+    char *target = ask && node ? mem_try_alloc(core->gate, node_size) : NULL;
+    if (!ask || (node && !target) || !timers_reserve(core, 1)) {
+        mem_free(target);
+        mem_free(ask);
+        core_set_error(core, ERR_NO_MEMORY, NULL);
+        return ERR_NO_MEMORY;
+    }
+    if (node) {
+        memcpy(target, node, node_size);
+    }
     ask->id = core->next_call++;
-    ask->target = node ? mem_strdup(node) : NULL;
+    ask->target = target;
     ask->verb = verb;
     ask->done = done;
     ask->arg = arg;
@@ -174,8 +194,9 @@ void ask_topology_came(struct core *core)
     }
 }
 
-static void ask_free(struct ask *ask)
+static void ask_free(struct core *core, struct ask *ask)
 {
+    timers_release(core, 1);
     list_remove(&ask->node);
     buf_fini(&ask->bytes);
     mem_free(ask->target);
@@ -222,7 +243,7 @@ int ask_callbacks(struct core *core)
             ask->done(ask->arg, ask->status, ask->status ? NULL : &ask->frame);
             calls++;
         }
-        ask_free(ask);
+        ask_free(core, ask);
     }
     return calls;
 }

@@ -78,16 +78,26 @@ static uint8_t *operation_init(struct core *core, struct call *call, struct oper
     return bytes + request->value_size;
 }
 
-/* Zeroed but for the bytes of keys and values. */
+/* Zeroed but for the bytes of keys and values. NULL: there is no memory. */
 static struct call *call_new(struct core *core, size_t count, size_t bytes)
 {
-    size_t head = sizeof(struct call) +
-                  count * (sizeof(struct operation) + sizeof(struct cairn_result));
+    size_t head =
+        sizeof(struct call) + count * (sizeof(struct operation) + sizeof(struct cairn_result));
     bool is_small = count == 1 && bytes <= CALL_SMALL_BYTES;
     struct list *kept = is_small ? list_take_first(&core->free_calls) : NULL;
-    struct call *call = kept ? container_of(kept, struct call, node)
-                             : mem_alloc(head + (is_small ? CALL_SMALL_BYTES : bytes));
+    struct call *call =
+        kept ? container_of(kept, struct call, node)
+             : mem_try_alloc(core->gate, head + (is_small ? CALL_SMALL_BYTES : bytes));
     core->free_call_count -= kept != NULL;
+    if (!call || !timers_reserve(core, count)) {
+        mem_free(call);
+        return NULL;
+    }
+    if (!hashtab_try_reserve(&core->calls, core->gate)) {
+        timers_release(core, count);
+        mem_free(call);
+        return NULL;
+    }
     memset(call, 0, head);
     call->is_small = is_small;
     return call;
@@ -109,6 +119,10 @@ static int call_submit(struct core *core, const struct cairn_request *requests, 
         core->now_us = now_us;
     }
     struct call *call = call_new(core, count, bytes);
+    if (!call) {
+        core_set_error(core, ERR_NO_MEMORY, NULL);
+        return ERR_NO_MEMORY;
+    }
     size_t head = sizeof *call + count * sizeof call->operations[0];
     call->id = core->next_call++;
     call->count = call->left = count;
@@ -202,6 +216,7 @@ void call_cancel_all(struct core *core)
 static void call_free(struct core *core, struct call *call)
 {
     hashtab_take(&core->calls, call->id);
+    timers_release(core, call->count);
     for (size_t i = 0; i < call->count; i++) {
         free((void *)(uintptr_t)call->results[i].value);
     }

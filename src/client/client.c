@@ -89,7 +89,13 @@ static int open_parts(struct cairn *cairn, const struct cairn_options *options, 
 int cairn_open(const struct cairn_options *options, struct cairn **out, char *error_text)
 {
     struct err err = { 0 };
-    struct cairn *cairn = MEM_NEW(struct cairn);
+    struct cairn *cairn = MEM_TRY_NEW(NULL, struct cairn);
+    if (!cairn) {
+        if (error_text) {
+            snprintf(error_text, sizeof err.text, "out of memory");
+        }
+        return ERR_NO_MEMORY;
+    }
     cairn->timeout_ms = options && options->timeout_ms ? options->timeout_ms : TIMEOUT_DEFAULT_MS;
     cairn->wait = options ? options->wait : NULL;
     cairn->wait_ctx = options ? options->wait_ctx : NULL;
@@ -309,7 +315,11 @@ int cairn_scan_open(struct cairn *cairn, const struct cairn_scan_options *option
     if (status) {
         return status;
     }
-    *out = MEM_NEW(struct cairn_scan);
+    *out = MEM_TRY_NEW(NULL, struct cairn_scan);
+    if (!*out) {
+        core_scan_close(scan);
+        return ERR_NO_MEMORY;
+    }
     (*out)->cairn = cairn;
     (*out)->scan = scan;
     return 0;

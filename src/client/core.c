@@ -20,7 +20,7 @@
 
 static void *core_arena_alloc(void *arena, size_t size)
 {
-    return arena_alloc(arena, size);
+    return arena_try_alloc(arena, size);
 }
 
 static void core_arena_free(void *arena, void *memory)
@@ -60,7 +60,10 @@ int core_parse_endpoints(const char *text, char ***list, size_t *count, struct e
     if (pieces > CORE_SEEDS_MAX) {
         return err_set(err, ERR_USAGE, "more than %d endpoints", CORE_SEEDS_MAX);
     }
-    char **made = mem_alloc(pieces * sizeof *made + strlen(text) + 1);
+    char **made = mem_try_alloc(NULL, pieces * sizeof *made + strlen(text) + 1);
+    if (!made) {
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
     char *copy = (char *)(made + pieces);
     strcpy(copy, text);
     size_t found = 0;
@@ -93,13 +96,23 @@ int core_open(const struct core_options *options, const struct core_transport *t
     if (status) {
         return status;
     }
-    struct core *core = MEM_NEW(struct core);
+    size_t program_size = strlen(options->program) + 1;
+    struct core *core = MEM_TRY_NEW(options->gate, struct core);
+    char *program = mem_try_alloc(options->gate, program_size);
+    if (!core || !program) {
+        mem_free(core);
+        mem_free(program);
+        mem_free(seeds);
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
+    memcpy(program, options->program, program_size);
+    core->gate = core->arena.gate = options->gate;
     core->transport = transport;
     core->transport_ctx = ctx;
     core->now_us = now_us;
     core->random = options->seed[2] ^ options->seed[3];
     core->replica_bias = core_random(core);
-    core->program = mem_strdup(options->program);
+    core->program = program;
     core->timeout_ms = options->timeout_ms;
     core->session.id_high = options->seed[0];
     core->session.id_low = options->seed[1];
@@ -116,10 +129,19 @@ int core_open(const struct core_options *options, const struct core_transport *t
     list_init(&core->asks);
     list_init(&core->asks_done);
     list_init(&core->streams);
-    for (size_t i = 0; i < seed_count; i++) {
-        link_get(core, seeds[i])->is_seed = true;
+    bool has_memory = timers_reserve(core, 1); /* topology_timer */
+    for (size_t i = 0; i < seed_count && has_memory; i++) {
+        struct link *link = link_get(core, seeds[i]);
+        has_memory = link != NULL;
+        if (link) {
+            link->is_seed = true;
+        }
     }
     mem_free(seeds);
+    if (!has_memory) {
+        core_close(core);
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
     *out = core;
     return 0;
 }
@@ -263,14 +285,30 @@ static void timer_sift(struct core *core, struct timer *timer, size_t at)
     timer_place(core, timer, at);
 }
 
+bool timers_reserve(struct core *core, size_t count)
+{
+    size_t needed = core->timer_owners + count;
+    size_t capacity = mem_try_grow(core->gate, &core->timers, core->timer_capacity, needed + 1,
+                                   sizeof(struct timer *));
+    if (!capacity) {
+        return false;
+    }
+    core->timer_capacity = capacity;
+    core->timer_owners = needed;
+    return true;
+}
+
+void timers_release(struct core *core, size_t count)
+{
+    CHECK(count <= core->timer_owners);
+    core->timer_owners -= count;
+}
+
 void timer_set(struct core *core, struct timer *timer, uint64_t due_us)
 {
     timer->due_us = due_us;
     if (!timer->slot) {
-        if (core->timer_count == core->timer_capacity) {
-            core->timer_capacity = core->timer_capacity ? core->timer_capacity * 2 : 64;
-            core->timers = mem_realloc(core->timers, core->timer_capacity * sizeof(struct timer *));
-        }
+        CHECK(core->timer_count < core->timer_owners);
         timer_place(core, timer, core->timer_count++);
     }
     timer_sift(core, timer, timer->slot - 1);

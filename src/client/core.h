@@ -41,9 +41,14 @@ struct core_options {
     const char *program;   /* name told to the servers */
     uint32_t timeout_ms;   /* longest wait without progress of one request */
     uint64_t seed[4];      /* random: the session's id and the jitter */
+    struct mem_gate *gate; /* NULL as a rule (base/mem.h) */
 };
 
-/* Everything is copied. ERR_USAGE: malformed endpoints. */
+/* Everything is copied. ERR_USAGE: malformed endpoints. ERR_NO_MEMORY.
+ *
+ * Without memory a submission is refused with ERR_NO_MEMORY. What is found to be missing later
+ * breaks the connection, as if it had been lost: the request goes on from there, and has its
+ * deadline. A value that finds no room ends its request with ERR_NO_MEMORY. */
 int core_open(const struct core_options *options, const struct core_transport *transport, void *ctx,
               uint64_t now_us, struct core **out, struct err *err);
 /* Ends every request with ERR_CANCELLED (called back here), closes the links, frees. Scans must be

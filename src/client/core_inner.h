@@ -61,6 +61,9 @@ struct timer {
     size_t slot; /* position in the heap plus 1; 0: not armed */
     void (*fire)(struct core *core, struct timer *timer);
 };
+/* Who owns timers says so, so that setting one needs no memory. False: there is none. */
+bool timers_reserve(struct core *core, size_t count);
+void timers_release(struct core *core, size_t count);
 void timer_set(struct core *core, struct timer *timer, uint64_t due_us);
 void timer_clear(struct core *core, struct timer *timer);
 
@@ -89,6 +92,7 @@ struct link {
     struct buf out;     /* heads and small values that wait for the step's end */
     struct link_part *parts;
     size_t part_count, part_capacity;
+    bool is_starved;        /* there was no memory for what was to be sent: its flush fails it */
     struct hashtab flights; /* by request id */
     struct list sent;       /* the same, in order */
     struct list queue;      /* operations to send when READY */
@@ -123,6 +127,7 @@ struct question {
 /* Finds the link with this address, or makes one. */
 void link_on_connected(struct core *core, struct link *link);
 void link_on_bytes(struct core *core, struct link *link, struct span bytes);
+/* NULL: there is no memory. */
 struct link *link_get(struct core *core, const char *address);
 struct link *link_find_number(struct core *core, uint64_t number);
 void link_free(struct core *core, struct link *link);
@@ -141,6 +146,7 @@ void link_send_frame(struct core *core, struct link *link, const struct frame *f
                      size_t payload_count);
 /* The same with a message that is packed already, and a small payload or none. */
 void link_send_packed(struct core *core, struct link *link, const struct frame *frame);
+/* NULL: there is no memory, and the link is starved. */
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count);
 void link_fini(struct core *core);
 void link_flush(struct core *core, struct link *link);
@@ -218,7 +224,7 @@ void operation_hook(struct operation *operation, struct flight *flight, uint32_t
 
 /* exchange.c */
 void exchange_send_queue(struct core *core, struct link *link);
-/* An answer for operations. ERR_PROTOCOL: malformed. */
+/* An answer for operations. ERR_PROTOCOL: malformed; ERR_NO_MEMORY. */
 int exchange_answered(struct core *core, struct flight *flight, const struct frame *frame);
 void exchange_lost(struct core *core, struct flight *flight);
 /* Unpacks the ErrorInfo of a refused frame (in the core's arena; NULL: malformed): its hint is
@@ -313,7 +319,8 @@ struct core {
     uint64_t steps;
 
     struct timer **timers;
-    size_t timer_count, timer_capacity;
+    size_t timer_count, timer_owners, timer_capacity;
+    struct mem_gate *gate;
 
     struct arena arena; /* one frame's messages */
     struct buf scratch;

@@ -119,6 +119,13 @@ static void send_setattr(struct core *core, struct link *link, struct frame *fra
     link_send_frame(core, link, frame, &setattr.base, NULL, 0);
 }
 
+/* For a link that can't send it now. */
+static void exchange_put_back(struct link *link, struct operation *operation)
+{
+    operation->state = OPERATION_QUEUED;
+    list_prepend(&link->queue, &operation->node);
+}
+
 static void exchange_send_one(struct core *core, struct link *link, struct operation *operation)
 {
     static const uint16_t verbs[] = { [CAIRN_GET] = VERB_GET,
@@ -127,6 +134,10 @@ static void exchange_send_one(struct core *core, struct link *link, struct opera
                                       [CAIRN_DELETE] = VERB_DELETE,
                                       [CAIRN_SETATTR] = VERB_SETATTR };
     struct flight *flight = link_add_flight(core, link, verbs[operation->verb], 1);
+    if (!flight) {
+        exchange_put_back(link, operation);
+        return;
+    }
     operation_hook(operation, flight, 0);
     struct frame frame = { .type = FRAME_REQUEST,
                            .verb = flight->verb,
@@ -154,7 +165,7 @@ static void exchange_send_one(struct core *core, struct link *link, struct opera
 }
 
 static void pack_operation(struct core *core, struct operation *operation,
-                           Cairn__V1__Operation *out)
+                           struct packed_write *write, Cairn__V1__Operation *out)
 {
     static const Cairn__V1__Operation__Kind kinds[] = {
         [CAIRN_GET] = CAIRN__V1__OPERATION__KIND__GET,
@@ -173,7 +184,6 @@ static void pack_operation(struct core *core, struct operation *operation,
     out->max_staleness_ms = operation->max_staleness_ms;
     if (operation->is_write) {
         out->ack = (Cairn__V1__Ack)operation->ack;
-        struct packed_write *write = arena_alloc(&core->arena, sizeof *write);
         pack_write(core, operation, write);
         out->session = &write->session;
         out->attributes = write->attributes.mask ? &write->attributes : NULL;
@@ -184,17 +194,25 @@ static void pack_operation(struct core *core, struct operation *operation,
 static void exchange_send_multi(struct core *core, struct link *link, struct operation **operations,
                                 uint32_t count)
 {
-    struct flight *flight = link_add_flight(core, link, VERB_MULTI, count);
     Cairn__V1__MultiRequest request = CAIRN__V1__MULTI_REQUEST__INIT;
-    struct span *payloads = arena_alloc(&core->arena, count * sizeof *payloads);
-    Cairn__V1__Operation *packed = arena_alloc(&core->arena, count * sizeof *packed);
-    request.operations = arena_alloc(&core->arena, count * sizeof *request.operations);
+    struct span *payloads = arena_try_alloc(&core->arena, count * sizeof *payloads);
+    Cairn__V1__Operation *packed = arena_try_alloc(&core->arena, count * sizeof *packed);
+    struct packed_write *writes = arena_try_alloc(&core->arena, count * sizeof *writes);
+    request.operations = arena_try_alloc(&core->arena, count * sizeof *request.operations);
+    link->is_starved = link->is_starved || !payloads || !packed || !writes || !request.operations;
+    struct flight *flight = link_add_flight(core, link, VERB_MULTI, count);
+    if (!flight) {
+        while (count > 0) {
+            exchange_put_back(link, operations[--count]);
+        }
+        return;
+    }
     request.n_operations = count;
     size_t payload_count = 0;
     uint32_t longest_ms = 1;
     for (uint32_t i = 0; i < count; i++) {
         operation_hook(operations[i], flight, i);
-        pack_operation(core, operations[i], &packed[i]);
+        pack_operation(core, operations[i], &writes[i], &packed[i]);
         request.operations[i] = &packed[i];
         if (operations[i]->value.size) {
             payloads[payload_count++] = operations[i]->value;
@@ -215,7 +233,7 @@ void exchange_send_queue(struct core *core, struct link *link)
     uint32_t count = 0;
     size_t bytes = 0;
     struct list *node;
-    while ((node = list_take_first(&link->queue))) {
+    while (!link->is_starved && (node = list_take_first(&link->queue))) {
         struct operation *operation = container_of(node, struct operation, node);
         operation->state = OPERATION_SENT;
         if (operation->call->count == 1 || operation->is_alone) {
@@ -289,7 +307,9 @@ bool exchange_is_retryable(int status)
            status == ERR_UNKNOWN_OUTCOME || status == ERR_LATE;
 }
 
-static void operation_answer(struct operation *operation, const struct outcome *outcome)
+/* False: there is no memory for the value. */
+static bool operation_answer(struct core *core, struct operation *operation,
+                             const struct outcome *outcome)
 {
     struct cairn_result *result =
         &operation->call->results[operation - operation->call->operations];
@@ -302,9 +322,17 @@ static void operation_answer(struct operation *operation, const struct outcome *
         exchange_meta(outcome->meta, &result->meta);
     }
     if (operation->verb == CAIRN_GET && outcome->status == 0) {
-        result->value = mem_dup(outcome->value.data, outcome->value.size);
+        void *value = mem_try_alloc(core->gate, outcome->value.size);
+        if (!value) {
+            return false;
+        }
+        if (outcome->value.size > 0) {
+            memcpy(value, outcome->value.data, outcome->value.size);
+        }
+        result->value = value;
         result->value_size = outcome->value.size;
     }
+    return true;
 }
 
 /* A write was refused as too late: the clock of the node that leads had leapt, and what we knew of
@@ -348,8 +376,8 @@ static void operation_conclude(struct core *core, struct operation *operation,
     int status = outcome->status;
     if (status == 0 || status == ERR_NOT_FOUND || status == ERR_EXISTS ||
         status == ERR_CONDITION_FAILED) {
-        operation_answer(operation, outcome);
-        operation_finish(core, operation, status);
+        bool has_memory = operation_answer(core, operation, outcome);
+        operation_finish(core, operation, has_memory ? status : ERR_NO_MEMORY);
     } else if (exchange_is_retryable(status)) {
         operation_refused(core, operation, flight->link, status);
     } else if (flight->verb == VERB_MULTI &&
@@ -495,7 +523,10 @@ static void exchange_note_trouble(struct core *core, const struct link *link,
 
 int exchange_answered(struct core *core, struct flight *flight, const struct frame *frame)
 {
-    struct outcome *outcomes = arena_alloc(&core->arena, flight->count * sizeof *outcomes);
+    struct outcome *outcomes = arena_try_alloc(&core->arena, flight->count * sizeof *outcomes);
+    if (!outcomes) {
+        return ERR_NO_MEMORY;
+    }
     memset(outcomes, 0, flight->count * sizeof *outcomes);
     int status = 0;
     if (flight->verb == VERB_MULTI && frame->status == 0) {

@@ -44,8 +44,16 @@ struct link *link_get(struct core *core, const char *address)
             return link;
         }
     }
-    struct link *link = MEM_NEW(struct link);
-    link->address = mem_strdup(address);
+    size_t size = strlen(address) + 1;
+    struct link *link = MEM_TRY_NEW(core->gate, struct link);
+    char *copy = mem_try_alloc(core->gate, size);
+    if (!link || !copy || !timers_reserve(core, 1)) {
+        mem_free(link);
+        mem_free(copy);
+        return NULL;
+    }
+    memcpy(copy, address, size);
+    link->address = copy;
     link->timer.fire = link_timer_fired;
     list_init(&link->sent);
     list_init(&link->queue);
@@ -74,6 +82,7 @@ void link_free(struct core *core, struct link *link)
     CHECK(list_is_empty(&link->queue) && list_is_empty(&link->questions) &&
           list_is_empty(&link->sent));
     timer_clear(core, &link->timer);
+    timers_release(core, 1);
     list_remove(&link->node);
     hashtab_fini(&link->flights);
     buf_fini(&link->in);
@@ -189,6 +198,7 @@ static void link_forget_bytes(struct link *link)
 {
     buf_clear(&link->out);
     link->part_count = 0;
+    link->is_starved = false;
     buf_fini(&link->in);
     memset(&link->in, 0, sizeof link->in);
 }
@@ -202,6 +212,9 @@ void link_fail(struct core *core, struct link *link, const char *reason)
         link->number = 0;
     }
     bool was_ready = link->state == LINK_READY;
+    int status = link->is_starved    ? ERR_NO_MEMORY
+                 : core->was_reached ? ERR_UNAVAILABLE
+                                     : ERR_CONNECT;
     link->state = LINK_BACKOFF;
     link_forget_bytes(link);
     timer_set(core, &link->timer,
@@ -226,7 +239,7 @@ void link_fail(struct core *core, struct link *link, const char *reason)
     while (!list_is_empty(&link->queue)) {
         struct operation *operation = container_of(link->queue.next, struct operation, node);
         operation->avoid = link->node_id;
-        operation_retry(core, operation, core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT, true);
+        operation_retry(core, operation, status, true);
     }
 }
 
@@ -299,6 +312,7 @@ static ssize_t link_take_frames(struct core *core, struct link *link, struct spa
             return (ssize_t)done;
         }
         int status = size < 0 ? (int)size : link_on_frame(core, link, &frame);
+        status = status && core->arena.has_refused ? ERR_NO_MEMORY : status;
         arena_reset(&core->arena);
         if (status && link->number == number) {
             link_fail(core, link, size < 0 ? err.text : err_info(status)->text);
@@ -308,6 +322,16 @@ static ssize_t link_take_frames(struct core *core, struct link *link, struct spa
         }
         done += (size_t)size;
     }
+}
+
+/* Room for what arrives; without memory the link fails. */
+static bool link_in_reserve(struct core *core, struct link *link, size_t more)
+{
+    if (!buf_try_reserve(&link->in, core->gate, more)) {
+        link_fail(core, link, "no memory for an answer");
+        return false;
+    }
+    return true;
 }
 
 /* Frames are read where they arrived; only the beginning of one that isn't complete is kept, in
@@ -320,6 +344,9 @@ void link_on_bytes(struct core *core, struct link *link, struct span bytes)
         int64_t known = frame_parse(buf_span(&link->in), &probe, &need, NULL);
         size_t missing = known == 0 && need > link->in.size ? need - link->in.size : 1;
         size_t more = missing < bytes.size ? missing : bytes.size;
+        if (!link_in_reserve(core, link, missing)) {
+            return;
+        }
         buf_append(&link->in, bytes.data, more);
         bytes = span_of(bytes.data + more, bytes.size - more);
         struct buf whole = link->in; /* link_fail clears link->in: the frame must outlive that */
@@ -341,20 +368,32 @@ void link_on_bytes(struct core *core, struct link *link, struct span bytes)
         return;
     }
     ssize_t taken = link_take_frames(core, link, bytes, &need);
-    if (taken >= 0 && (size_t)taken < bytes.size) {
-        buf_reserve(&link->in, need);
+    if (taken >= 0 && (size_t)taken < bytes.size && link_in_reserve(core, link, need)) {
         buf_append(&link->in, bytes.data + taken, bytes.size - (size_t)taken);
     }
 }
 
 /* --- Frames out */
 
+/* Room for a frame. Without memory the link is starved: nothing more is packed, and its flush fails
+ * it. */
+static bool link_out_reserve(struct core *core, struct link *link, size_t bytes)
+{
+    enum { PARTS = 2 };
+    size_t capacity = link->is_starved
+                          ? 0
+                          : mem_try_grow(core->gate, &link->parts, link->part_capacity,
+                                         link->part_count + PARTS, sizeof *link->parts);
+    link->part_capacity = capacity ? capacity : link->part_capacity;
+    if (!capacity || !buf_try_reserve(&link->out, core->gate, bytes)) {
+        link->is_starved = true;
+    }
+    return !link->is_starved;
+}
+
 static void link_add_part(struct link *link, const void *bytes, size_t offset, size_t size)
 {
-    if (link->part_count == link->part_capacity) {
-        link->part_capacity = link->part_capacity ? link->part_capacity * 2 : 16;
-        link->parts = mem_realloc(link->parts, link->part_capacity * sizeof *link->parts);
-    }
+    CHECK(link->part_count < link->part_capacity);
     link->parts[link->part_count++] = (struct link_part){ bytes, offset, size };
 }
 
@@ -373,6 +412,11 @@ static void link_send_whole(struct core *core, struct link *link, struct frame *
                             bool is_copied)
 {
     size_t before = link->out.size;
+    if (!link_out_reserve(core, link,
+                          FRAME_HEADER_BYTES + frame->message.size +
+                              (is_copied ? frame->payload.size : 0))) {
+        return;
+    }
     frame->epoch = core->topology ? core->topology->epoch : 0;
     frame->time = core->time;
     frame_pack_head(frame, &link->out);
@@ -398,6 +442,11 @@ void link_send_frame(struct core *core, struct link *link, const struct frame *f
     }
     bool is_copied = payload_count > 1 || payload_size <= CORE_COPY_BYTES;
     CHECK(packed_size <= LIMIT_MESSAGE_BYTES && packed_size + payload_size <= LIMIT_FRAME_BYTES);
+    size_t scratch_size = packed_size + (payload_count > 1 ? payload_size : 0);
+    if (!buf_try_reserve(&core->scratch, core->gate, scratch_size)) {
+        link->is_starved = true;
+        return;
+    }
     message_pack(message, buf_extend(&core->scratch, packed_size));
     struct frame whole = *frame;
     whole.message = span_of(NULL, packed_size);
@@ -423,10 +472,10 @@ static struct flight *flight_new(struct core *core, uint32_t count)
 {
     struct list *kept = count <= 1 ? list_take_first(&core->free_flights) : NULL;
     size_t size = sizeof(struct flight) + (count > 0 ? count : 1) * sizeof(struct operation *);
-    struct flight *flight = kept ? container_of(kept, struct flight, node) : mem_alloc(size);
+    struct flight *flight =
+        kept ? container_of(kept, struct flight, node) : mem_try_alloc(core->gate, size);
     core->free_flight_count -= kept != NULL;
-    memset(flight, 0, size);
-    return flight;
+    return flight ? memset(flight, 0, size) : NULL;
 }
 
 static void flight_free(struct core *core, struct flight *flight)
@@ -450,7 +499,12 @@ void link_fini(struct core *core)
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count)
 {
     CHECK(link->state == LINK_READY);
-    struct flight *flight = flight_new(core, count);
+    bool has_room = !link->is_starved && hashtab_try_reserve(&link->flights, core->gate);
+    struct flight *flight = has_room ? flight_new(core, count) : NULL;
+    if (!flight) {
+        link->is_starved = true;
+        return NULL;
+    }
     flight->link = link;
     flight->id = core->next_request++;
     flight->verb = verb;
@@ -469,6 +523,10 @@ static void link_send_questions(struct core *core, struct link *link)
     while ((node = list_take_first(&link->questions))) {
         struct question *question = container_of(node, struct question, node);
         struct flight *flight = link_add_flight(core, link, 0, 0);
+        if (!flight) {
+            list_prepend(&link->questions, node);
+            return;
+        }
         flight->question = question;
         question->flight = flight;
         question->send(core, question, flight->id);
@@ -478,10 +536,15 @@ static void link_send_questions(struct core *core, struct link *link)
 /* Hands everything that was packed to the transport, in one call. */
 void link_flush(struct core *core, struct link *link)
 {
-    if (!link->part_count) {
+    if (!link->part_count && !link->is_starved) {
         return;
     }
-    struct span *spans = arena_alloc(&core->arena, link->part_count * sizeof *spans);
+    struct span *spans = arena_try_alloc(&core->arena, link->part_count * sizeof *spans);
+    if (!spans || link->is_starved) {
+        link->is_starved = true;
+        link_fail(core, link, "no memory for what was to be sent");
+        return;
+    }
     for (size_t i = 0; i < link->part_count; i++) {
         const struct link_part *part = &link->parts[i];
         spans[i] = span_of(part->bytes ? part->bytes : link->out.data + part->offset, part->size);

@@ -160,21 +160,33 @@ static struct link *adopt_find_link(struct core *core, const struct topology_nod
     return link_get(core, node->address);
 }
 
-static void adopt_links(struct core *core, const struct topology *topology)
+/* The links to the topology's nodes, by index. NULL: there is no memory. */
+static struct link **find_links(struct core *core, const struct topology *topology)
+{
+    struct link **links = mem_try_zalloc(core->gate, topology->node_count * sizeof *links);
+    for (size_t i = 0; links && i < topology->node_count; i++) {
+        links[i] = adopt_find_link(core, &topology->nodes[i]);
+        if (!links[i]) {
+            mem_free(links);
+            links = NULL;
+        }
+    }
+    core->has_strays = true;
+    return links;
+}
+
+static void adopt_links(struct core *core, const struct topology *topology, struct link **links)
 {
     LIST_FOR(at, &core->links)
     {
         container_of(at, struct link, node)->is_member = false;
     }
     mem_free(core->node_links);
-    core->node_links = mem_zalloc(topology->node_count * sizeof *core->node_links);
+    core->node_links = links;
     for (size_t i = 0; i < topology->node_count; i++) {
-        struct link *link = adopt_find_link(core, &topology->nodes[i]);
-        link->is_member = true;
-        link->node_id = topology->nodes[i].id;
-        core->node_links[i] = link;
+        links[i]->is_member = true;
+        links[i]->node_id = topology->nodes[i].id;
     }
-    core->has_strays = true;
 }
 
 /* Links to nodes that left. Not while adopting: the answer that is being read may have come over
@@ -194,11 +206,11 @@ static void links_sweep(struct core *core)
     }
 }
 
-/* The primaries known so far, by the new topology's indexes. */
+/* The primaries known so far, by the new topology's indexes. NULL: there is no memory. */
 static int32_t *adopt_primaries(const struct core *core, const struct topology *topology)
 {
-    int32_t *primaries = mem_alloc(topology->partition_count * sizeof *primaries);
-    for (size_t i = 0; i < topology->partition_count; i++) {
+    int32_t *primaries = mem_try_alloc(core->gate, topology->partition_count * sizeof *primaries);
+    for (size_t i = 0; primaries && i < topology->partition_count; i++) {
         primaries[i] = -1;
         size_t before = core->topology ? route_find_group(core, topology->partitions[i].group) : 0;
         int32_t node = before ? core->primaries[before] : -1;
@@ -211,9 +223,16 @@ static int32_t *adopt_primaries(const struct core *core, const struct topology *
     return primaries;
 }
 
-static void topology_adopt(struct core *core, struct topology *topology)
+/* False: there is no memory; all is as it was, but that the topology is given back. */
+static bool topology_adopt(struct core *core, struct topology *topology)
 {
     int32_t *primaries = adopt_primaries(core, topology);
+    struct link **links = primaries ? find_links(core, topology) : NULL;
+    if (!links) {
+        mem_free(primaries);
+        topology_unref(topology);
+        return false;
+    }
     mem_free(core->primaries);
     core->primaries = primaries;
     struct topology *before = core->topology;
@@ -221,10 +240,11 @@ static void topology_adopt(struct core *core, struct topology *topology)
     memcpy(core->cluster_id, topology->cluster_id, sizeof core->cluster_id);
     core->has_cluster = true;
     core->stats.topology_updates++;
-    adopt_links(core, topology);
+    adopt_links(core, topology, links);
     topology_unref(before);
     ask_topology_came(core);
     stream_topology_came(core);
+    return true;
 }
 
 /* 0: the answer was used; ERR_PROTOCOL: malformed; others: of no use now. */
@@ -252,8 +272,9 @@ static int topology_use(struct core *core, const struct frame *frame)
         bool is_newer = !core->topology || topology->epoch > core->topology->epoch;
         if (is_other || !is_newer) {
             topology_unref(topology);
-        } else {
-            topology_adopt(core, topology);
+        } else if (!topology_adopt(core, topology)) {
+            snprintf(core->trouble, sizeof core->trouble, "no memory for the topology");
+            return ERR_NO_MEMORY;
         }
         if (is_other) {
             return ERR_PROTOCOL;

@@ -87,7 +87,10 @@ static void set_free(struct sockets_set *set)
 
 static int set_new(struct sockets_set **out, struct err *err)
 {
-    struct sockets_set *set = MEM_NEW(struct sockets_set);
+    struct sockets_set *set = MEM_TRY_NEW(NULL, struct sockets_set);
+    if (!set) {
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
     list_init(&set->members);
     list_init(&set->touched);
     set->next_event = 1;
@@ -111,7 +114,13 @@ int sockets_open(struct sockets *beside, struct sockets **out, struct err *err)
     if (status) {
         return status;
     }
-    struct sockets *sockets = MEM_NEW(struct sockets);
+    struct sockets *sockets = MEM_TRY_NEW(NULL, struct sockets);
+    if (!sockets) {
+        if (!beside) {
+            set_free(set);
+        }
+        return err_set(err, ERR_NO_MEMORY, "out of memory");
+    }
     sockets->set = set;
     list_init(&sockets->socks);
     list_append(&set->members, &sockets->in_set);
@@ -249,7 +258,11 @@ static void sock_break(struct sock *sock, int error)
 static void sockets_connect(void *ctx, uint64_t number, const char *address)
 {
     struct sockets *sockets = ctx;
-    struct sock *sock = MEM_NEW(struct sock);
+    struct sock *sock =
+        hashtab_try_reserve(&sockets->set->table, NULL) ? MEM_TRY_NEW(NULL, struct sock) : NULL;
+    if (!sock) {
+        return; /* the core waits so long for a connection, and then tries another */
+    }
     sock->sockets = sockets;
     sock->number = number;
     sock->event = sockets->set->next_event++;
@@ -263,8 +276,13 @@ static void sockets_connect(void *ctx, uint64_t number, const char *address)
     sock_watch(sock, EPOLL_CTL_ADD, true);
 }
 
-static void sock_keep(struct sock *sock, const struct iovec *parts, size_t count, size_t sent)
+static void sock_keep(struct sock *sock, const struct iovec *parts, size_t count, size_t sent,
+                      size_t rest)
 {
+    if (!buf_try_reserve(&sock->unsent, NULL, rest)) {
+        sock_break(sock, ENOMEM);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         size_t skip = sent < parts[i].iov_len ? sent : parts[i].iov_len;
         sent -= skip;
@@ -290,7 +308,7 @@ static void sock_send(struct sock *sock, struct iovec *parts, size_t count)
         sent = sent < 0 ? 0 : sent;
     }
     if ((size_t)sent < size) {
-        sock_keep(sock, parts, count, (size_t)sent);
+        sock_keep(sock, parts, count, (size_t)sent, size - (size_t)sent);
     }
     if (sock->unsent.size && !sock->wants_out) {
         sock_watch(sock, EPOLL_CTL_MOD, true);

@@ -16,6 +16,7 @@
  *   M3  An entry that was handed out stays until the next call on the scan: its page is only
  *       retired.
  *   M4  Every page without entries moves the source's range: a scan ends. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/hlc.h"
@@ -163,15 +164,35 @@ static void source_continue(struct source *source, struct span key)
 
 /* --- Sources */
 
+/* Room for any bound that range_set and range_after_… make of it. */
+static bool range_reserve(struct core *core, struct buf *buf)
+{
+    return buf_try_reserve(buf, core->gate, LIMIT_KEY_BYTES + 2);
+}
+
+/* NULL: there is no memory. */
 static struct source *source_new(struct core_scan *scan, struct span from, struct span to)
 {
-    struct source *source = MEM_NEW(struct source);
+    struct core *core = scan->core;
+    struct source *source = MEM_TRY_NEW(core->gate, struct source);
+    if (!source) {
+        return NULL;
+    }
+    source->groups =
+        mem_try_alloc(core->gate, core->topology->partition_count * sizeof *source->groups);
+    if (!source->groups || !range_reserve(core, &source->from) ||
+        !range_reserve(core, &source->to) || !timers_reserve(core, 1)) {
+        buf_fini(&source->from);
+        buf_fini(&source->to);
+        mem_free(source->groups);
+        mem_free(source);
+        return NULL;
+    }
     source->scan = scan;
     source->question.send = source_send;
     source->question.answered = source_answered;
     source->timer.fire = source_timer_fired;
     source->page_entries = scan->page_entries;
-    source->groups = mem_alloc(scan->core->topology->partition_count * sizeof *source->groups);
     range_set(&source->from, from);
     range_set(&source->to, to);
     list_append(&scan->sources, &source->node);
@@ -184,6 +205,7 @@ static void source_free(struct core_scan *scan, struct source *source)
 {
     question_withdraw(&source->question);
     timer_clear(scan->core, &source->timer);
+    timers_release(scan->core, 1);
     page_retire(scan, source->current);
     page_free(source->next);
     buf_fini(&source->from);
@@ -202,16 +224,40 @@ static size_t scan_home(const struct core_scan *scan, uint32_t group)
                                             : route_preferred(scan->core, partition);
 }
 
-/* Deals groups out to one new source a node, all with this range. */
+static void scan_fail(struct core_scan *scan, int status)
+{
+    if (!scan->status) {
+        scan->status = status;
+        scan->core->streams_dirty = true;
+        core_set_error(scan->core, status, scan->core->trouble);
+    }
+}
+
+static void scan_starve(struct core_scan *scan)
+{
+    snprintf(scan->core->trouble, sizeof scan->core->trouble, "no memory for a scan");
+    scan_fail(scan, ERR_NO_MEMORY);
+}
+
+/* Deals groups out to one new source a node, all with this range. Without memory the scan fails. */
 static void sources_deal(struct core_scan *scan, const uint32_t *groups, size_t count,
                          struct span from, struct span to)
 {
     struct core *core = scan->core;
-    struct source **by_node = mem_zalloc(core->topology->node_count * sizeof *by_node);
+    struct source **by_node =
+        mem_try_zalloc(core->gate, core->topology->node_count * sizeof *by_node);
+    if (!by_node) {
+        scan_starve(scan);
+        return;
+    }
     for (size_t i = 0; i < count; i++) {
         size_t node = scan_home(scan, groups[i]);
         if (!by_node[node]) {
             by_node[node] = source_new(scan, from, to);
+        }
+        if (!by_node[node]) {
+            scan_starve(scan);
+            break;
         }
         by_node[node]->groups[by_node[node]->group_count++] = groups[i];
     }
@@ -238,6 +284,13 @@ static void scan_build(struct core_scan *scan)
     scan->is_built = true;
     scan->signature = topology_signature(core->topology);
     struct buf from = { 0 };
+    size_t count = core->topology->partition_count - 1;
+    uint32_t *groups = mem_try_alloc(core->gate, count * sizeof *groups);
+    if (!groups || !range_reserve(core, &from)) {
+        mem_free(groups);
+        scan_starve(scan);
+        return;
+    }
     range_set(&from, buf_span(&scan->from));
     struct span to = buf_span(&scan->to);
     bool is_over = range_is_empty(&scan->from, &scan->to);
@@ -248,24 +301,13 @@ static void scan_build(struct core_scan *scan)
         is_over = is_over || !range_after_key(&from);
     }
     if (!is_over) {
-        size_t count = core->topology->partition_count - 1;
-        uint32_t *groups = mem_alloc(count * sizeof *groups);
         for (size_t i = 0; i < count; i++) {
             groups[i] = core->topology->partitions[i + 1].group;
         }
         sources_deal(scan, groups, count, buf_span(&from), to);
-        mem_free(groups);
     }
+    mem_free(groups);
     buf_fini(&from);
-}
-
-static void scan_fail(struct core_scan *scan, int status)
-{
-    if (!scan->status) {
-        scan->status = status;
-        scan->core->streams_dirty = true;
-        core_set_error(scan->core, status, scan->core->trouble);
-    }
 }
 
 /* --- Asking for a page */
@@ -381,20 +423,27 @@ static int source_resume(struct source *source, struct span resume)
     return 0;
 }
 
-static void page_take(struct source *source, struct span bytes, size_t count)
+/* NULL: there is no memory. */
+static struct page *page_new(struct core *core, struct span bytes, size_t count)
 {
-    struct page *page = MEM_NEW(struct page);
-    page->bytes = mem_dup(bytes.data, bytes.size);
+    struct page *page = MEM_TRY_NEW(core->gate, struct page);
+    uint8_t *copy = page ? mem_try_alloc(core->gate, bytes.size) : NULL;
+    if (!copy) {
+        mem_free(page);
+        return NULL;
+    }
+    memcpy(copy, bytes.data, bytes.size);
+    page->bytes = copy;
     page->rest = span_of(page->bytes, bytes.size);
     page->count = count;
     bool has_entry = scan_page_next(&page->rest, &page->head);
     CHECK(has_entry);
-    *(source->current ? &source->next : &source->current) = page;
+    return page;
 }
 
 static int source_take_page(struct core *core, struct source *source, const struct frame *frame)
 {
-    struct arena arena = { 0 };
+    struct arena arena = { .gate = core->gate };
     ProtobufCAllocator allocator = { core->allocator.alloc, core->allocator.free, &arena };
     Cairn__V1__ScanResponse *response =
         message_unpack(&cairn__v1__scan_response__descriptor, &allocator, frame->message);
@@ -402,6 +451,10 @@ static int source_take_page(struct core *core, struct source *source, const stru
     struct span last = { 0 };
     int status = response ? page_check(source, frame->payload, &count, &last) : ERR_PROTOCOL;
     bool has_more = frame->flags & FRAME_MORE;
+    struct page *page = status == 0 && count ? page_new(core, frame->payload, count) : NULL;
+    if ((!response && arena.has_refused) || (status == 0 && count && !page)) {
+        status = ERR_NO_MEMORY; /* nothing was taken: the page is asked for again */
+    }
     if (status == 0) {
         for (size_t i = 0; i < response->n_hints; i++) {
             route_learn(core, response->hints[i]);
@@ -416,8 +469,9 @@ static int source_take_page(struct core *core, struct source *source, const stru
         }
         source->is_done = source->is_done || !has_more;
     }
-    if (status == 0 && count) {
-        page_take(source, frame->payload, count);
+    if (page) { /* a status other than 0 would be of a page without entries */
+        CHECK(status == 0);
+        *(source->current ? &source->next : &source->current) = page;
     }
     arena_fini(&arena);
     return status;
@@ -459,7 +513,10 @@ static int source_answered(struct core *core, struct question *question, const s
 static void source_split(struct core *core, struct source *source)
 {
     size_t home = scan_home(source->scan, source->groups[0]);
-    uint32_t *others = mem_alloc(source->group_count * sizeof *others);
+    uint32_t *others = mem_try_alloc(core->gate, source->group_count * sizeof *others);
+    if (!others) {
+        return; /* asked in the old way, or the next time */
+    }
     size_t other_count = 0, kept = 0;
     for (size_t i = 0; i < source->group_count; i++) {
         if (scan_home(source->scan, source->groups[i]) == home) {
@@ -543,6 +600,9 @@ static void scan_drive(struct core *core, struct core_scan *scan)
     }
     if (!scan->is_built || scan->signature != topology_signature(core->topology)) {
         scan_build(scan);
+    }
+    if (scan->status) {
+        return;
     }
     LIST_FOR(at, &scan->sources)
     { /* sources that failing makes are appended, and asked in the same walk */
@@ -630,12 +690,12 @@ static int scan_set_range(struct core_scan *scan, const struct cairn_scan_option
     }
     range_set(&scan->from, span_compare(from, prefix) > 0 ? from : prefix);
     range_set(&scan->to, to);
-    struct buf end = { 0 };
+    uint8_t room[LIMIT_KEY_BYTES];
+    struct buf end = { room, 0, sizeof room }; /* on the stack: it only shrinks */
     buf_append_span(&end, prefix);
     if (range_after_prefix(&end) && (to.size == 0 || span_compare(buf_span(&end), to) < 0)) {
         range_set(&scan->to, buf_span(&end));
     }
-    buf_fini(&end);
     return 0;
 }
 
@@ -651,11 +711,19 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
     if (now_us > core->now_us) {
         core->now_us = now_us;
     }
-    struct core_scan *scan = MEM_NEW(struct core_scan);
-    int status = scan_set_range(scan, options);
+    struct core_scan *scan = MEM_TRY_NEW(core->gate, struct core_scan);
+    bool has_memory = scan && range_reserve(core, &scan->from) && range_reserve(core, &scan->to) &&
+                      range_reserve(core, &scan->last);
+    int status = has_memory ? scan_set_range(scan, options) : ERR_NO_MEMORY;
+    if (status == 0 && !timers_reserve(core, 1)) {
+        status = ERR_NO_MEMORY;
+    }
     if (status) {
-        buf_fini(&scan->from);
-        buf_fini(&scan->to);
+        if (scan) {
+            buf_fini(&scan->from);
+            buf_fini(&scan->to);
+            buf_fini(&scan->last);
+        }
         mem_free(scan);
         return status;
     }
@@ -801,6 +869,7 @@ void core_scan_close(struct core_scan *scan)
     }
     scan_free_retired(scan);
     timer_clear(scan->core, &scan->timer);
+    timers_release(scan->core, 1);
     buf_fini(&scan->from);
     buf_fini(&scan->to);
     buf_fini(&scan->last);

@@ -181,7 +181,8 @@ void caller_init(struct caller *caller, const struct caller_config *config)
     caller->due.fire = caller_due;
     struct core_options options = { .endpoints = config->endpoints,
                                     .program = "sim",
-                                    .timeout_ms = config->timeout_ms };
+                                    .timeout_ms = config->timeout_ms,
+                                    .gate = config->gate };
     for (int i = 0; i < 4; i++) {
         options.seed[i] = random_u64(config->random);
     }

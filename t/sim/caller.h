@@ -23,6 +23,7 @@ struct caller_config {
     uint64_t seed;
     const char *endpoints;
     uint32_t timeout_ms;
+    struct mem_gate *gate; /* the core's; NULL: none */
 };
 
 void caller_init(struct caller *caller, const struct caller_config *config);

@@ -20,6 +20,8 @@
 enum {
     NODES = 3,
     CALLER = NODES,
+    CLIENT = MEM_KINDS, /* one more kind: what the client library asks for */
+    KINDS,
     SECOND_US = 1000 * 1000,
     ATTEMPTS_MAX = 400, /* more allocations of a kind than any request's time sees */
     KEYS = 40,
@@ -46,6 +48,7 @@ struct cluster {
         bool has_stopped;
     } nodes[NODES];
     struct caller caller;
+    struct mem_gate client_gate;
     struct schedule_event poke; /* lets the client look at what was submitted */
     /* The request at hand. */
     bool is_answered;
@@ -55,7 +58,7 @@ struct cluster {
     uint8_t *large;
     struct cairn_meta meta;
     int statuses[MULTI];
-    uint64_t refused[MEM_KINDS];
+    uint64_t refused[KINDS];
     /* What the keys must show. */
     uint64_t counter, was_put, was_put_large, was_set, were_put[MULTI];
 };
@@ -168,7 +171,8 @@ static void cluster_begin(struct cluster *cluster)
                                     .machine = CALLER,
                                     .seed = 7,
                                     .endpoints = endpoints,
-                                    .timeout_ms = 5000 };
+                                    .timeout_ms = 5000,
+                                    .gate = &cluster->client_gate };
     caller_init(&cluster->caller, &config);
     cluster->poke = (struct schedule_event){ .run = do_nothing, .owner = cluster->caller.env };
     cluster->large = mem_alloc(LARGE_BYTES);
@@ -205,23 +209,33 @@ static void cluster_end(struct cluster *cluster)
 
 /* --- Gates */
 
+/* The n-th gate of a kind; NULL: there is none more. */
+static struct mem_gate *gate_of(struct cluster *cluster, int kind, uint32_t n)
+{
+    if (kind == CLIENT) {
+        return n == 0 ? &cluster->client_gate : NULL;
+    }
+    return n < NODES ? &cluster->nodes[n].gates.of[kind] : NULL;
+}
+
 static void arm(struct cluster *cluster, int kind, uint64_t n, uint64_t more)
 {
-    for (uint32_t i = 0; i < NODES; i++) {
-        struct mem_gate *gate = &cluster->nodes[i].gates.of[kind];
+    struct mem_gate *gate;
+    for (uint32_t i = 0; (gate = gate_of(cluster, kind, i)) != NULL; i++) {
         gate->refuse_in = n;
         gate->refuse_more = more;
     }
 }
 
-/* Notes what was refused since the last call. */
+/* Returns what was refused since the last call, and notes it. */
 static uint64_t disarm(struct cluster *cluster, int kind)
 {
     uint64_t refused = 0;
+    struct mem_gate *gate;
     arm(cluster, kind, 0, 0);
-    for (uint32_t i = 0; i < NODES; i++) {
-        refused += cluster->nodes[i].gates.of[kind].refused;
-        cluster->nodes[i].gates.of[kind].refused = 0;
+    for (uint32_t i = 0; (gate = gate_of(cluster, kind, i)) != NULL; i++) {
+        refused += gate->refused;
+        gate->refused = 0;
     }
     cluster->refused[kind] += refused;
     return refused;
@@ -404,6 +418,9 @@ static int ask_multi(struct cluster *cluster)
     cluster->is_answered = false;
     int status = core_submit_many(cluster->caller.core, requests, MULTI, on_multi, cluster,
                                   caller_now_us(&cluster->caller), NULL);
+    for (size_t i = 0; i < MULTI; i++) {
+        cluster->statuses[i] = status; /* unless it is on its way */
+    }
     return status ? status : wait_for(cluster);
 }
 
@@ -516,10 +533,10 @@ static const struct verb verbs[] = {
 };
 enum { VERBS = sizeof verbs / sizeof *verbs };
 
-static const char *const kinds[MEM_KINDS] = {
-    [MEM_REQUEST] = "request", [MEM_ANSWER] = "answer", [MEM_SCAN] = "scan",
-    [MEM_CONN] = "connection", [MEM_RAFT] = "raft",     [MEM_LOG] = "log",
-    [MEM_STORE] = "store",     [MEM_IMAGE] = "image",
+static const char *const kinds[KINDS] = {
+    [CLIENT] = "client", [MEM_REQUEST] = "request", [MEM_ANSWER] = "answer",
+    [MEM_SCAN] = "scan", [MEM_CONN] = "connection", [MEM_RAFT] = "raft",
+    [MEM_LOG] = "log",   [MEM_STORE] = "store",     [MEM_IMAGE] = "image",
 };
 
 /* --- Stories */
@@ -558,11 +575,11 @@ static bool storm(struct cluster *cluster, const struct verb *verb)
     if (verb->prepare) {
         verb->prepare(cluster);
     }
-    for (int kind = 0; kind < MEM_KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         arm(cluster, kind, 1, STORM);
     }
     int status = verb->ask(cluster);
-    for (int kind = 0; kind < MEM_KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         disarm(cluster, kind);
     }
     bool is_good = !is_fair(verb, status) || verb->look(cluster, status);
@@ -575,8 +592,8 @@ static bool storm(struct cluster *cluster, const struct verb *verb)
     int after = verb->ask(cluster);
     is_good = is_good && after == 0 && verb->look(cluster, after);
     if (!is_good) {
-        printf("# %s: in a storm: %s, then %s\n", verb->name, err_info(status)->name,
-               err_info(after)->name);
+        printf("# %s: in a storm: %s, then %s\n", verb->name, err_info(status)->text,
+               err_info(after)->text);
     }
     return is_good;
 }
@@ -651,7 +668,7 @@ void memory_test(void (*ok)(void *ctx, bool passed, const char *name), void *ctx
     ok(ctx, is_begun, "memory: a cluster takes writes");
     for (size_t i = 0; i < VERBS; i++) {
         bool is_right = true;
-        for (int kind = 0; kind < MEM_KINDS && is_right; kind++) {
+        for (int kind = 0; kind < KINDS && is_right; kind++) {
             is_right = nth_fails(cluster, &verbs[i], kind);
         }
         snprintf(text, sizeof text, "memory: %s, whatever allocation fails", verbs[i].name);
@@ -670,7 +687,7 @@ void memory_test(void (*ok)(void *ctx, bool passed, const char *name), void *ctx
            nobody_stopped(cluster),
        "memory: then all is there, and no node has stopped");
     bool is_each = true;
-    for (int kind = 0; kind < MEM_KINDS; kind++) {
+    for (int kind = 0; kind < KINDS; kind++) {
         printf("# kind %s: %lu refused\n", kinds[kind], cluster->refused[kind]);
         is_each = is_each && cluster->refused[kind] > 0;
     }
