@@ -46,7 +46,8 @@ bool log_segment_parse(const char *name, uint64_t *number, bool *is_spare)
 
 static int write_zeroes(struct env *env, struct env_file *file, uint64_t bytes, struct err *err)
 {
-    uint8_t *memory = mem_zalloc(ZERO_BYTES + ENV_FILE_DIRECT_ALIGN);
+    uint64_t most = bytes < ZERO_BYTES ? bytes : ZERO_BYTES;
+    uint8_t *memory = mem_zalloc((size_t)most + ENV_FILE_DIRECT_ALIGN);
     const uint8_t *zeroes = env_direct_align(memory);
     int rc = 0;
     for (uint64_t at = 0; rc == 0 && at < bytes; at += ZERO_BYTES) {

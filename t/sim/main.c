@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -30,7 +31,7 @@
 #include "sim/self_test.h"
 #include "sim/world.h"
 
-enum { RUN_SECONDS_MAX = 600, KEEP_BYTES = 1 << 28, JOBS_MAX = 64 };
+enum { RUN_SECONDS_MAX = 600, KEEP_BYTES = 1 << 28, HEAP_BYTES = 1 << 27, JOBS_MAX = 64 };
 
 struct arguments {
     struct world_options world;
@@ -424,6 +425,21 @@ static void fill_in(struct arguments *arguments)
     arguments->jobs = arguments->jobs > JOBS_MAX ? JOBS_MAX : arguments->jobs;
 }
 
+/* What a run gave back it asks for again, so nothing goes back to the system. Each event finds other
+ * parts of the runs' 50 MB than the one before it, and a tenth of the time was spent on page tables:
+ * all of the heap that a run is likely to need stands in one piece of huge pages, where the system
+ * has them, untouched until the runs begin. */
+static void prepare_heap(void)
+{
+    uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)sbrk(0) / page * page;
+    mallopt(M_MMAP_THRESHOLD, HEAP_BYTES / 4); /* the most that it takes */
+    mallopt(M_TRIM_THRESHOLD, KEEP_BYTES);
+    mallopt(M_TOP_PAD, HEAP_BYTES);
+    mem_free(mem_alloc(1 << 20)); /* the heap grows */
+    mallopt(M_TOP_PAD, HEAP_BYTES / 16);
+    madvise((void *)begin, (uintptr_t)sbrk(0) - begin, MADV_HUGEPAGE); /* fails if there are none */
+}
+
 int main(int argc, char **argv)
 {
     struct arguments arguments = { .first = (uint64_t)time(NULL) % 1000000 * 1000,
@@ -439,8 +455,7 @@ int main(int argc, char **argv)
     }
     fill_in(&arguments);
     signal(SIGABRT, on_abort);
-    mallopt(M_TRIM_THRESHOLD, KEEP_BYTES); /* a run is short: what it gave back it asks for again */
-    mallopt(M_MMAP_THRESHOLD, KEEP_BYTES);
+    prepare_heap();
     struct fleet *fleet = MEM_NEW(struct fleet);
     struct report *report = &fleet->report;
     fleet->arguments = &arguments;

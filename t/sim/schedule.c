@@ -1,16 +1,19 @@
 /* Virtual time.
  *
- * A binary heap in one array; an event knows its place, so that it can be moved or taken out in
- * O(log n).
+ * A heap in one array, four children each; an event knows its place, so that it can be moved or
+ * taken out in O(log n). What a move costs is telling the event, which lies anywhere: four children
+ * make half as many moves as two.
  *
  * Invariants
- *   I1  heap[i] <= heap[2i+1], heap[2i+2] by (at_us, sequence); sequences are unique, so the order
+ *   I1  heap[i] <= heap[4i+1] … heap[4i+4] by (at_us, sequence); sequences are unique, so the order
  *       of events is total and does not depend on how the heap came about.
  *   I2  heap[i].event->slot == i + 1. */
 #include "sim/schedule.h"
 
 #include "base/check.h"
 #include "base/mem.h"
+
+enum { CHILDREN = 4 };
 
 void schedule_init(struct schedule *schedule, uint64_t start_us)
 {
@@ -38,7 +41,7 @@ static void put(struct schedule *schedule, uint32_t at, struct schedule_entry en
 static void sift_up(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
 {
     while (at > 0) {
-        uint32_t parent = (at - 1) / 2;
+        uint32_t parent = (at - 1) / CHILDREN;
         if (!is_before(&entry, &schedule->heap[parent])) {
             break;
         }
@@ -51,13 +54,15 @@ static void sift_up(struct schedule *schedule, uint32_t at, struct schedule_entr
 static void sift_down(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
 {
     for (;;) {
-        uint32_t child = 2 * at + 1;
+        uint32_t child = CHILDREN * at + 1;
         if (child >= schedule->count) {
             break;
         }
-        if (child + 1 < schedule->count &&
-            is_before(&schedule->heap[child + 1], &schedule->heap[child])) {
-            child++;
+        uint32_t end = child + CHILDREN < schedule->count ? child + CHILDREN : schedule->count;
+        for (uint32_t other = child + 1; other < end; other++) {
+            if (is_before(&schedule->heap[other], &schedule->heap[child])) {
+                child = other;
+            }
         }
         if (!is_before(&schedule->heap[child], &entry)) {
             break;
@@ -93,7 +98,7 @@ void schedule_remove(struct schedule *schedule, struct schedule_event *event)
     if (at == schedule->count) {
         return;
     }
-    if (at > 0 && is_before(&last, &schedule->heap[(at - 1) / 2])) {
+    if (at > 0 && is_before(&last, &schedule->heap[(at - 1) / CHILDREN])) {
         sift_up(schedule, at, last);
     } else {
         sift_down(schedule, at, last);
@@ -112,7 +117,7 @@ void schedule_remove_owner(struct schedule *schedule, const struct env_sim *owne
         }
     }
     schedule->count = kept;
-    for (uint32_t i = kept / 2; i-- > 0;) {
+    for (uint32_t i = kept; i-- > 0;) {
         sift_down(schedule, i, schedule->heap[i]);
     }
 }
