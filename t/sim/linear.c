@@ -8,13 +8,17 @@
  * Versions grow with every change, so puts whose versions are known take effect in their order; the
  * search never tries another one. An operation that may come next and changes nothing comes next: in
  * any order that has it later it can be moved here, so nothing else needs to be tried in its place.
+ * What was written is there once only: as long as an answer that saw it has no place yet, nothing
+ * that ends it is taken.
  *
- * Unknown outcomes would make the search exponential; three observations keep it small:
+ * Unknown outcomes would make the search exponential; four observations keep it small:
  *   - an unknown put whose value somebody read did happen, before that read's reply, with the version
  * that was read: it is treated so;
  *   - an unknown put that nobody read is left out at first. It can explain something only if an
  * answer speaks of a version that is of no known write, or of a bare presence: then, and only if
  * there is no order without it, a second search takes it in;
+ *   - nobody can tell which of these it was: all of them write the same, and of those with the same
+ * condition the first is taken;
  *   - another unknown operation earns its place only by what comes right after it: if that could
  * have come without it, the unknown one can be moved behind it (it was a read) or left out (it was
  * a write). So whatever follows an unknown operation must be impossible without it. */
@@ -26,6 +30,8 @@
 #include "base/mem.h"
 
 enum { STEPS_MAX_DEFAULT = 2000000 };
+static const uint64_t VALUE_UNREAD = UINT64_MAX; /* what unknown puts write that nobody read */
+static const uint32_t NO_PUT = UINT32_MAX;
 
 struct state {
     uint64_t value;   /* 0: absent */
@@ -44,6 +50,7 @@ struct entry {
 /* Where the search stands: the register, and before an optional operation was taken just now. */
 struct place {
     struct state state, without;
+    uint32_t put; /* that wrote what is there; or NO_PUT */
     bool is_after_optional;
 };
 
@@ -61,6 +68,8 @@ struct sight {
 
 struct search {
     struct linear_op *ops; /* a copy, with versions learned from reads */
+    uint32_t *seen;        /* by operation: the put whose value its answer speaks of; or NO_PUT */
+    uint32_t *sights_left; /* by put: how many required operations that saw it are to come */
     uint32_t *puts;        /* those with known versions, in their order */
     size_t put_count, puts_taken;
     struct entry *entries;
@@ -351,6 +360,14 @@ static bool is_new(struct search *search, const struct place *place)
     return true;
 }
 
+/* The operation comes to stand among those to be taken (1), or does so no more (-1). */
+static void count_sight(struct search *search, uint32_t op, int change)
+{
+    if (search->seen[op] != NO_PUT) {
+        search->sights_left[search->seen[op]] += (uint32_t)change;
+    }
+}
+
 static void take(struct search *search, struct entry *call, const struct place *before,
                  bool is_forced)
 {
@@ -359,6 +376,7 @@ static void take(struct search *search, struct entry *call, const struct place *
     if (call->reply) {
         unlink_entry(call->reply);
         search->required--;
+        count_sight(search, call->op, -1);
     }
     search->puts_taken += is_ordered(&search->ops[call->op]);
     toggle(search, call->op);
@@ -371,8 +389,22 @@ static void untake(struct search *search, struct entry *call)
     if (call->reply) {
         relink_entry(call->reply);
         search->required++;
+        count_sight(search, call->op, 1);
     }
     relink_entry(call);
+}
+
+/* Who wrote what is there, after the operation; false: it ends what another one is still to see. */
+static bool move_put(const struct search *search, const struct entry *entry, struct place *next)
+{
+    const struct linear_op *op = &search->ops[entry->op];
+    uint32_t before = next->put;
+    if (!is_write(op) || op->outcome == LINEAR_REFUSED) {
+        return true;
+    }
+    next->put = op->kind == LINEAR_PUT ? entry->op : NO_PUT;
+    bool is_own = entry->reply && search->seen[entry->op] == before;
+    return before == NO_PUT || search->sights_left[before] == is_own;
 }
 
 /* Where taking the operation leads; false: it can't be taken here. */
@@ -383,55 +415,68 @@ static bool lead(const struct search *search, const struct entry *entry, const s
     if (is_ordered(op) && search->puts[search->puts_taken] != entry->op) {
         return false;
     }
-    *next = (struct place){ .state = place->state, .is_after_optional = entry->is_optional };
+    *next = (struct place){ .state = place->state,
+                            .put = place->put,
+                            .is_after_optional = entry->is_optional };
     if (entry->is_optional) {
         next->without = place->state;
     }
-    if (!step(&next->state, op)) {
+    if (!step(&next->state, op) || !move_put(search, entry, next)) {
         return false;
     }
     struct state without = place->without;
     return !place->is_after_optional || !step(&without, op);
 }
 
-/* Unknown deletes that could be taken here lead to the same place. An EXACT one, whose version is
- * there now, is of no use anywhere else, since versions never repeat; a plain one is as good
- * later as now, and as any other plain one. So one of them is tried: an exact one if there is any,
- * else a plain one. */
-enum delete_class { DELETE_NONE, DELETE_EXACT, DELETE_PLAIN };
+/* Unknown deletes that could be taken here lead to the same place, and so do unknown puts that
+ * nobody read. An EXACT one, whose version is there now, is of no use anywhere else, since versions
+ * never repeat; a plain one is as good later as now, and as any other plain one. So one of them is
+ * tried: an exact one if there is any, else a plain one. Of the puts on a presence, or on an
+ * absence, any is as good as another. */
+enum choice_class {
+    CHOICE_NONE,
+    CHOICE_EXACT,
+    CHOICE_PLAIN,
+    CHOICE_IF_PRESENT,
+    CHOICE_IF_ABSENT,
+};
 
-static enum delete_class classify(const struct search *search, const struct entry *entry,
+static enum choice_class classify(const struct search *search, const struct entry *entry,
                                   const struct state *state)
 {
     const struct linear_op *op = &search->ops[entry->op];
-    if (!entry->is_optional || op->kind != LINEAR_DELETE || state->value == 0) {
-        return DELETE_NONE;
+    bool is_delete = op->kind == LINEAR_DELETE, is_there = state->value != 0;
+    if (!entry->is_optional || (is_delete && !is_there)) {
+        return CHOICE_NONE;
     }
     switch (op->condition) {
     case LINEAR_ALWAYS:
+        return CHOICE_PLAIN;
     case LINEAR_IF_PRESENT:
-        return DELETE_PLAIN;
+        return is_delete ? CHOICE_PLAIN : is_there ? CHOICE_IF_PRESENT : CHOICE_NONE;
     case LINEAR_IF_VERSION:
-        return op->condition_version == state->version ? DELETE_EXACT : DELETE_NONE;
+        return is_there && op->condition_version == state->version ? CHOICE_EXACT : CHOICE_NONE;
     default:
-        return DELETE_NONE;
+        return is_there ? CHOICE_NONE : CHOICE_IF_ABSENT;
     }
 }
 
-/* Is there another unknown delete, to be tried instead of this one? */
+/* Is there another unknown operation, to be tried instead of this one? */
 static bool is_dispensable(const struct search *search, const struct entry *entry,
                            const struct state *state)
 {
-    enum delete_class class = classify(search, entry, state);
-    if (class == DELETE_NONE) {
+    enum choice_class class = classify(search, entry, state);
+    if (class == CHOICE_NONE) {
         return false;
     }
     bool is_before = true;
     for (struct entry *other = search->head.next; other && other->is_call; other = other->next) {
         is_before = is_before && other != entry;
-        enum delete_class of_other = classify(search, other, state);
+        enum choice_class of_other = search->ops[other->op].kind == search->ops[entry->op].kind
+                                         ? classify(search, other, state)
+                                         : CHOICE_NONE;
         if ((of_other == class && is_before) ||
-            (of_other == DELETE_EXACT && class == DELETE_PLAIN)) {
+            (of_other == CHOICE_EXACT && class == CHOICE_PLAIN)) {
             return true;
         }
     }
@@ -498,7 +543,7 @@ static struct frame *retreat(struct search *search)
 
 static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64_t *stuck)
 {
-    struct place place = { 0 };
+    struct place place = { .put = NO_PUT };
     struct entry *from = search->head.next;
     bool is_optional = false;
     uint64_t furthest = 0;
@@ -559,8 +604,11 @@ static size_t make_entries(struct search *search, size_t count, bool with_unread
             continue;
         }
         uint64_t reply_at = find_reply(op, &sights);
-        if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER && !with_unread) {
-            continue;
+        if (op->kind == LINEAR_PUT && reply_at == LINEAR_NEVER) {
+            if (!with_unread) {
+                continue;
+            }
+            op->value = VALUE_UNREAD;
         }
         if (is_ordered(op)) {
             search->puts[search->put_count++] = (uint32_t)i;
@@ -584,6 +632,40 @@ static size_t make_entries(struct search *search, size_t count, bool with_unread
     return made;
 }
 
+/* Which put an operation's answer speaks of: by its value, or by its version. Unknown operations
+ * have no answer. */
+static void find_sights(struct search *search, size_t count)
+{
+    struct hashtab by_value = { 0 }, by_version = { 0 };
+    for (size_t i = 0; i < count; i++) {
+        struct linear_op *op = &search->ops[i];
+        search->seen[i] = NO_PUT;
+        search->sights_left[i] = 0;
+        if (op->kind == LINEAR_PUT && op->outcome != LINEAR_REFUSED &&
+            op->outcome != LINEAR_NOTHING && op->value != VALUE_UNREAD) {
+            hashtab_put(&by_value, op->value, op);
+            if (op->version != 0) {
+                hashtab_put(&by_version, op->version, op);
+            }
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        const struct linear_op *op = &search->ops[i];
+        uint64_t version =
+            is_unknown(op) || op->outcome == LINEAR_NOTHING ? 0 : reported_version(op);
+        const struct linear_op *put = op->kind == LINEAR_GET && op->outcome == LINEAR_OK
+                                          ? hashtab_find(&by_value, op->value)
+                                      : version != 0 ? hashtab_find(&by_version, version)
+                                                     : NULL;
+        if (put) {
+            search->seen[i] = (uint32_t)(put - search->ops);
+            count_sight(search, (uint32_t)i, 1);
+        }
+    }
+    hashtab_fini(&by_value);
+    hashtab_fini(&by_version);
+}
+
 /* Puts came in the order of their calls, which is nearly that of their versions. */
 static void sort_puts(struct search *search)
 {
@@ -604,9 +686,12 @@ static enum linear_verdict check(const struct linear_op *ops, size_t count, bool
     struct search search = { .ops = mem_alloc((count + 1) * sizeof *ops) };
     memcpy(search.ops, ops, count * sizeof *ops);
     search.puts = mem_alloc((count + 1) * sizeof *search.puts);
+    search.seen = mem_alloc((count + 1) * sizeof *search.seen);
+    search.sights_left = mem_alloc((count + 1) * sizeof *search.sights_left);
     search.entries = mem_zalloc((2 * count + 1) * sizeof *search.entries);
     search.stack = mem_alloc((count + 1) * sizeof *search.stack);
     link_entries(&search, make_entries(&search, count, with_unread));
+    find_sights(&search, count);
     sort_puts(&search);
     enum linear_verdict verdict = run(&search, steps_max, stuck);
     hashtab_fini(&search.visited);
@@ -614,6 +699,8 @@ static enum linear_verdict check(const struct linear_op *ops, size_t count, bool
     mem_free(search.entries);
     mem_free(search.stack);
     mem_free(search.puts);
+    mem_free(search.seen);
+    mem_free(search.sights_left);
     mem_free(search.ops);
     return verdict;
 }

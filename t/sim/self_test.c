@@ -972,7 +972,7 @@ static void make_conditional_history(struct random *random, struct linear_op *op
 
 static void test_generated_conditions(struct tally *tally)
 {
-    enum { COUNT = 200, ROUNDS = 100, STEPS_MAX = 100000 };
+    enum { COUNT = 1000, ROUNDS = 100, STEPS_MAX = 20 * COUNT };
     struct linear_op *ops = mem_alloc(COUNT * sizeof *ops);
     int good = 0, undecided = 0;
     for (uint64_t seed = 0; seed < ROUNDS; seed++) {
@@ -984,7 +984,7 @@ static void test_generated_conditions(struct tally *tally)
     }
     printf("# %d good, %d undecided\n", good, undecided);
     ok(tally, good == ROUNDS,
-       "linear: 200 generated histories with conditions and a sixth unknown are good");
+       "linear: 100 generated histories with conditions and many unknown are good, soon");
     mem_free(ops);
 }
 
