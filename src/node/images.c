@@ -16,6 +16,12 @@
  * Another id with the same index and term is the same image, whoever offers it: the stage goes on.
  * Anything else begins anew. An image that is not offered for long is given up.
  *
+ * On a full disk (the reserve is spent) neither goes on: the room that is left is for deletes, votes
+ * and flushes (decisions/008). An open image pins pages, so that LMDB's file grows with each flush; a
+ * stage takes room until it is swapped in. The exceptions: a sender whose group has no majority
+ * without the follower, for then nothing is written anyway; and a stage that is complete, whose swap
+ * lets the log be cut.
+ *
  * Thread: the loop; the reads in jobs, which outlive the node if they must. */
 #include "node/images.h"
 
@@ -150,6 +156,18 @@ static void sending_make_room(struct images *images)
     }
 }
 
+static bool is_full(const struct images *images)
+{
+    return reserve_is_spent(images->node->reserve);
+}
+
+/* Whether an image of the group may be open here. */
+static bool may_send(const struct images *images, const struct partition *partition)
+{
+    return !reserve_is_tight(images->node->reserve) ||
+           !raft_needs_no_image(partition_raft(partition));
+}
+
 void images_want(struct images *images, struct partition *partition,
                  const struct raft_image_want *want)
 {
@@ -158,6 +176,9 @@ void images_want(struct images *images, struct partition *partition,
     if (old) { /* the core has it no longer on offer */
         sending_end(old);
         return;
+    }
+    if (!may_send(images, partition)) {
+        return; /* it is asked again */
     }
     struct store_image *image;
     struct err err;
@@ -325,8 +346,9 @@ static void tick_sending(struct sending *sending, uint64_t now_us)
     struct node *node = sending->images->node;
     struct partition *partition = node_find_partition(node, sending->group);
     bool is_offered = partition_image_is_offered(partition, sending->to, sending->id);
-    bool is_stale =
-        now_us - sending->asked_us > IDLE_US || now_us - sending->opened_us > AGE_US_MAX;
+    bool is_stale = now_us - sending->asked_us > IDLE_US ||
+                    now_us - sending->opened_us > AGE_US_MAX ||
+                    !may_send(sending->images, partition);
     if (is_offered && !is_stale) {
         read_if_due(sending);
         return;
@@ -453,10 +475,17 @@ static void ask(struct receiving *receiving)
     receiving->state = send_question(receiving, &message) ? ASKED : IDLE;
 }
 
+static bool is_complete(const struct receiving *receiving)
+{
+    return receiving->stage && store_stage_is_complete(receiving->stage);
+}
+
 static void go_on(struct receiving *receiving)
 {
-    if (store_stage_is_complete(receiving->stage)) {
+    if (is_complete(receiving)) {
         install(receiving);
+    } else if (is_full(receiving->images)) {
+        receiving_rest(receiving, 0); /* images_tick ends it */
     } else {
         ask(receiving);
     }
@@ -519,6 +548,9 @@ void images_offered(struct images *images, struct partition *partition,
     struct node *node = images->node;
     uint64_t now_us = env_now_us(node->env);
     struct receiving *receiving = find_receiving(images, partition_group(partition));
+    if (!receiving && is_full(images)) {
+        return; /* the offer comes again */
+    }
     if (!receiving) {
         if (images->receiving_count == LIMIT_IMAGES_RECEIVED) {
             receiving_make_room(images, now_us);
@@ -610,8 +642,11 @@ void images_tick(struct images *images)
         if (receiving->state == ASKED && now_us - receiving->asked_us > ANSWER_US) {
             receiving->state = IDLE;
         }
-        if (receiving->state == IDLE && now_us - receiving->offered_us > IDLE_US) {
-            receiving_free(receiving); /* it was caught up otherwise, or the primary is gone */
+        /* It was caught up otherwise, or the primary is gone; or the stage takes room from others. */
+        bool is_over = now_us - receiving->offered_us > IDLE_US ||
+                       (is_full(images) && !is_complete(receiving));
+        if (receiving->state == IDLE && is_over) {
+            receiving_free(receiving);
         }
     }
 }

@@ -183,6 +183,7 @@ static void tick_reserve(struct node *node)
 {
     bool is_short =
         log_admit(node->log, 0) == ERR_DISK_FULL || store_admit(node->store, 1) == ERR_DISK_FULL;
+    node->is_tight = reserve_is_tight(node->reserve);
     reserve_tick(node->reserve, store_unflushed_bytes(node->store), store_used_bytes(node->store),
                  is_short);
     /* Where there is room, the log keeps its files from flush to flush. */
@@ -514,6 +515,7 @@ static int open_partitions(struct node *node, struct err *err)
         .hlc = &node->hlc,
         .now_ms = &node->now_ms,
         .cut_level = &node->cut_level,
+        .is_tight = &node->is_tight,
         .wake = on_partition_wake,
         .send = on_partition_send,
         .read_wanted = on_read_wanted,

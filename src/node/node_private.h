@@ -122,6 +122,7 @@ struct node {
     enum raft_cut cut_level;
     struct budget budget;
     bool is_refusing; /* ordinary writes, for the log's sake */
+    bool is_tight; /* see partition.h */
 
     bool is_stopping, is_stopped, has_failed;
     uint64_t stop_deadline_us;

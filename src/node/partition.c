@@ -936,6 +936,16 @@ static bool waits_for_payload(const struct partition *partition)
            log_first_hole(partition->host.log, partition->group.group, next) == next;
 }
 
+/* The last entry that may be applied now. What is committed elsewhere may be applied before the own
+ * log has it, but a flush waits for the log then; on a full disk the log may wait for the flush, which
+ * lets it be cut. */
+static uint64_t find_apply_end(const struct partition *partition)
+{
+    const struct raft *raft = &partition->raft;
+    bool is_held = *partition->host.is_tight && raft->durable_index < raft->commit;
+    return is_held ? raft->durable_index : raft->commit;
+}
+
 static void apply_read_done(void *ctx, int status, uint64_t first, struct blob **payloads,
                             uint32_t count)
 {
@@ -953,7 +963,7 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
         partition_fail(partition, &err);
     }
     for (uint32_t i = 0; i < count; i++) {
-        if (first + i == partition->applied + 1 && first + i <= partition->raft.commit &&
+        if (first + i == partition->applied + 1 && first + i <= find_apply_end(partition) &&
             may_apply(partition)) {
             apply_entry(partition, first + i, payloads[i]);
         }
@@ -965,15 +975,16 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
 static void apply_committed(struct partition *partition)
 {
     uint64_t before = partition->applied;
-    while (partition->applied < partition->raft.commit && !partition->apply_is_reading &&
-           !partition->is_starved && may_apply(partition)) {
+    uint64_t end = find_apply_end(partition);
+    while (partition->applied < end && !partition->apply_is_reading && !partition->is_starved &&
+           may_apply(partition)) {
         uint64_t next = partition->applied + 1;
         struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
         if (!payload && waits_for_payload(partition)) {
             break;
         }
         if (!payload) {
-            uint64_t left = partition->raft.commit - partition->applied;
+            uint64_t left = end - partition->applied;
             int status = log_read(partition->host.log, partition->group.group, next,
                                   left < APPLY_READ_ENTRIES ? (uint32_t)left : APPLY_READ_ENTRIES,
                                   APPLY_READ_BYTES, apply_read_done, partition);

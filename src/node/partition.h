@@ -62,6 +62,7 @@ struct partition_host {
     uint64_t *hlc; /* the node's newest hybrid logical time */
     const uint64_t *now_ms; /* monotonic time: of the frame that partition_message is called for, of the turn */
     const enum raft_cut *cut_level; /* how far logs are to be cut */
+    const bool *is_tight; /* the disk is nearly full: nothing is applied that the own log lacks */
     /* The partition has work for the end of this turn. Called once until partition_turn. */
     void (*wake)(void *ctx, struct partition *partition);
     /* Sends a Raft message to the node that holds replica message->to; entries as peer_send takes them. */

@@ -267,6 +267,11 @@ bool reserve_is_spent(const struct reserve *reserve)
     return reserve->is_spent;
 }
 
+bool reserve_is_tight(const struct reserve *reserve)
+{
+    return reserve->is_spent || reserve->room < reserve->file + 2 * reserve->config.segment_bytes;
+}
+
 /* --- Time */
 
 /* What the reserve should hold with so much free: all that is wanted, less on a small disk. */

@@ -41,5 +41,7 @@ bool reserve_wants_flush(const struct reserve *reserve);
 uint64_t reserve_room(const struct reserve *reserve);
 /* The reserve was given back and is not made again yet. */
 bool reserve_is_spent(const struct reserve *reserve);
+/* Spent, or the room beside it is less than the reserve and two log segments: what only grows the files can wait. */
+bool reserve_is_tight(const struct reserve *reserve);
 
 #endif

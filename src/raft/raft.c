@@ -2194,6 +2194,17 @@ bool raft_is_everywhere(const struct raft *raft, uint64_t index)
     return true;
 }
 
+bool raft_needs_no_image(const struct raft *raft)
+{
+    int count = !raft->is_suspect;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        count += i != raft->private->self && is_heard_lately(raft, peer->heard_ms) &&
+                 peer->state != RAFT_IMAGING && !peer->episode;
+    }
+    return count * 2 > raft->config.replica_count;
+}
+
 void raft_applied(struct raft *raft, uint64_t applied)
 {
     lease_applied(&raft->lease, applied);

@@ -393,6 +393,10 @@ void raft_applied(struct raft *raft, uint64_t applied);
  * a replica whose answers are missing for so long counts as out of reach. */
 bool raft_is_everywhere(const struct raft *raft, uint64_t index);
 
+/* Whether a majority, this replica included, was heard within an election timeout and goes on by entries: none of them waits for an
+ * image or is suspect. For leaders. */
+bool raft_needs_no_image(const struct raft *raft);
+
 /* Holes: entries whose payload the log can't give any more, though (index, term) stand. To be told at the start and when it changes;
  * 0: none. hole: the first beyond what the store has flushed: nothing from there on is acknowledged, or counted for this replica.
  * unfilled: the first whose payload nobody gave back yet (a leader's: of all that its log holds): peers are asked for it. */

@@ -154,6 +154,7 @@ static void it_is_made_and_given_back_and_made_again(void **state)
     disk.room = 0;
     tick(&disk, reserve, MB, 0, true);
     assert_true(reserve_is_spent(reserve));
+    assert_true(reserve_is_tight(reserve));
     assert_int_equal(disk.room, RESERVE_MB * MB);
     assert_int_equal(reserve_admit(reserve, 1), ERR_DISK_FULL);
     assert_true(reserve_wants_flush(reserve));
@@ -170,8 +171,13 @@ static void it_is_made_and_given_back_and_made_again(void **state)
     assert_false(reserve_is_spent(reserve));
     assert_int_equal(disk.reserve, RESERVE_MB * MB);
     assert_int_equal(reserve_admit(reserve, 1), ERR_DISK_FULL); /* the log's next segment */
+    assert_true(reserve_is_tight(reserve));                     /* for longer: for what can wait */
+    disk.room = (RESERVE_MB + 2 * SEGMENT_MB) * MB - 1;
+    tick(&disk, reserve, 0, 0, false);
+    assert_true(reserve_is_tight(reserve));
     disk.room = 2000 * MB;
     tick(&disk, reserve, 0, 0, false);
+    assert_false(reserve_is_tight(reserve));
     assert_int_equal(reserve_admit(reserve, 1), 0);
     reserve_close(reserve);
 }

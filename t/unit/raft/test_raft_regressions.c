@@ -867,6 +867,21 @@ static void r14_late_word_of_the_log_before_the_image_is_ignored(void **state)
     world_free(w);
 }
 
+/* A full disk sends no image while a majority goes on without the one that waits for it. */
+static void an_image_can_wait_while_a_majority_has_the_log(void **state)
+{
+    const uint64_t log[] = { 1, 1 };
+    struct world *w = world_with_laggard(log, 2);
+    assert_true(raft_needs_no_image(world_raft(w, 1)));
+    world_isolate(w, 2, true);
+    for (int i = 0; i < 6; i++) { /* longer than the leader counts it as within reach */
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    assert_false(raft_needs_no_image(world_raft(w, 1)));
+    world_free(w);
+}
+
 /* 19. While the image is under way heartbeats repeat the offer under the same id; neither they, nor
  * answers, nor a broken link, nor another cut log begin it anew. */
 static void r19_heartbeats_do_not_restart_the_image(void **state)
@@ -1192,6 +1207,7 @@ int main(void)
         cmocka_unit_test(r13_a_higher_local_term_is_no_proof),
         cmocka_unit_test(r13_the_same_entry_makes_the_image_needless),
         cmocka_unit_test(r14_late_word_of_the_log_before_the_image_is_ignored),
+        cmocka_unit_test(an_image_can_wait_while_a_majority_has_the_log),
         cmocka_unit_test(r19_heartbeats_do_not_restart_the_image),
         cmocka_unit_test(r19_a_silent_follower_costs_no_image),
         cmocka_unit_test(a_damaged_store_is_healed_beside_the_log),
