@@ -21,3 +21,11 @@ $(LINEAR_BINARY): $(BUILD)/obj/t/sim/linear_main.o $(BUILD)/obj/t/sim/linear.o $
 sim: $(SIM_BINARY) ## simulate clusters under faults: SEEDS=200, SECONDS=60, SEED=n TRACE=1
 	@$(SIM_BINARY) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(SECONDS),--seconds $(SECONDS)) $(if $(filter command% environment,$(origin JOBS)),--jobs $(JOBS)) $(SIM_FLAGS)
+
+# The same seeds plain and under the sanitizers, leaks included, each twice: clean, and with the same traces. FIRST=n begins there.
+SANITIZED := $(BUILD)/san-address-undefined
+SANITIZED_SEEDS = $(if $(SEEDS),$(SEEDS),20)
+.PHONY: sim-sanitized
+sim-sanitized: $(SIM_BINARY) ## the simulator under address and undefined sanitizers, traces compared with the plain build's: SEEDS=20
+	@$(MAKE) --no-print-directory SAN=address,undefined BUILD=$(SANITIZED) $(SANITIZED)/t/sim
+	@t/sim/compare.pl --seeds $(SANITIZED_SEEDS) $(if $(FIRST),--first $(FIRST)) $(SIM_FLAGS) $(SIM_BINARY) $(SANITIZED)/t/sim
