@@ -513,6 +513,7 @@ static int open_partitions(struct node *node, struct err *err)
         .election_timeout_ms = node->config.election_timeout_ms,
         .heartbeat_ms = node->config.heartbeat_ms,
         .hlc = &node->hlc,
+        .changes = &node->changes,
         .now_ms = &node->now_ms,
         .cut_level = &node->cut_level,
         .is_tight = &node->is_tight,
@@ -669,6 +670,9 @@ int node_open_cluster(struct node *node, struct err *err)
     node->reads_wanted = mem_zalloc(node->partition_count * sizeof *node->reads_wanted);
     node->wanted = mem_zalloc(node->partition_count * sizeof *node->wanted);
     node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
+    for (size_t i = 0; i < node->link_count; i++) {
+        node->links[i].rides = mem_zalloc(node->partition_count * sizeof *node->links[i].rides);
+    }
     node->scratch = MEM_NEW(struct partition_scratch);
     node->images = images_new(node);
     node->scrub = scrub_new(node);
@@ -743,6 +747,7 @@ int node_start(struct env *env, struct logger *logger, const struct node_config 
     list_init(&node->parked);
     list_init(&node->free_requests);
     node->boot_id = env_random_u64(env);
+    node->changes = (node->boot_id >> 2) + 1; /* no other process's */
     node->next_forward_id = 1;
     node->started_us = node->last_write_us = env_now_us(env);
     node->hlc = hlc_from_us(env_wall_us(env));
@@ -826,6 +831,7 @@ void node_link_up(struct node *node, struct link *link)
         return;
     }
     peer_up(&link->peer, link->conn);
+    link->ride_count = 0;
     link->last_error_us = 0;
     LOG_INFO(node->logger, "peer=%s up", link->name);
     for (size_t i = 0; i < node->partition_count; i++) {
@@ -843,6 +849,7 @@ void node_link_up(struct node *node, struct link *link)
 void node_link_down(struct node *node, struct link *link)
 {
     peer_down(&link->peer);
+    link->ride_count = 0;
     request_link_lost(link);
     if (node->images) {
         images_link_lost(node->images, link);
@@ -855,6 +862,14 @@ void node_link_down(struct node *node, struct link *link)
     node_wake(node);
 }
 
+/* What it brought may have needed no turn. */
+static void observe_round(struct node *node, const struct partition *partition)
+{
+    if (node->config.observe_turn) {
+        node->config.observe_turn(node->config.ctx, partition_group(partition));
+    }
+}
+
 static void on_raft_message(void *ctx, const struct peer_message *message)
 {
     struct node *node = ctx;
@@ -864,9 +879,8 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
         return;
     }
     partition_message(partition, &message->message, message->entries, message->payloads);
-    bool is_round = message->message.type == RAFT_READ || message->message.type == RAFT_READ_REPLY;
-    if (is_round && node->config.observe_turn) { /* it may have needed no turn */
-        node->config.observe_turn(node->config.ctx, partition_group(partition));
+    if (message->message.type == RAFT_READ || message->message.type == RAFT_READ_REPLY) {
+        observe_round(node, partition);
     }
 }
 
@@ -875,6 +889,20 @@ static void on_raft_ahead(void *ctx, uint32_t group)
     struct partition *partition = node_find_partition(ctx, group);
     if (partition) {
         partition_prefetch(partition);
+    }
+}
+
+/* The answer to a round: the replicas there still confirm what they confirmed, unless that node has
+ * counted a change. */
+static void end_rides(struct node *node, struct link *link)
+{
+    bool is_confirmed = link->peer.changes == link->ride_changes;
+    size_t count = link->ride_count;
+    link->ride_count = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct partition *partition = node->partitions[link->rides[i].group];
+        partition_read_ridden(partition, &link->rides[i], is_confirmed);
+        observe_round(node, partition);
     }
 }
 
@@ -889,6 +917,9 @@ void node_raft_frame(struct node *node, struct link *link, const struct frame *f
         node->counters.frames_refused++;
         conn_close(link->conn);
         return;
+    }
+    if (round_answered) {
+        end_rides(node, link);
     }
     node_wake(node);
 }
@@ -919,6 +950,22 @@ static void forget_wanted(struct node *node)
     node->wanted_count = kept;
 }
 
+/* Groups that ride need no message of their own. */
+static void gather_round(struct node *node, struct link *link)
+{
+    link->ride_count = 0;
+    link->ride_changes = link->peer.changes;
+    for (size_t i = 0; i < node->wanted_count; i++) {
+        struct partition *partition = node->partitions[node->wanted[i]];
+        struct partition_ride *ride = &link->rides[link->ride_count];
+        if (partition_read_ride(partition, link->node_id, link->ride_changes, ride)) {
+            link->ride_count++;
+        } else {
+            partition_read_round(partition, link->node_id);
+        }
+    }
+}
+
 /* Asks a read round for the groups whose reads wait: each group asks only as many peers as make a
  * majority, and the peers take turns. While a round is in flight nothing new is asked: what arrives
  * meanwhile shares the next one. A peer that is slow to answer holds up nobody for long: after a
@@ -944,10 +991,8 @@ static void ask_read_rounds(struct node *node)
             continue;
         }
         size_t before = link->peer.message_count;
-        for (size_t j = 0; j < node->wanted_count; j++) {
-            partition_read_round(node->partitions[node->wanted[j]], link->node_id);
-        }
-        if (link->peer.message_count > before) {
+        gather_round(node, link);
+        if (link->peer.message_count > before || link->ride_count > 0) {
             peer_round_open(&link->peer);
             link->round_asked_us = now_us;
             node->counters.read_rounds++;
@@ -990,7 +1035,7 @@ static void node_turn(struct env_task *task)
     ask_read_rounds(node);
     uint64_t epoch = node->topology->epoch;
     for (size_t i = 0; i < node->link_count; i++) {
-        peer_flush(&node->links[i].peer, epoch, node->hlc);
+        peer_flush(&node->links[i].peer, epoch, node->hlc, node->changes);
     }
     store_turn_end(node->store);
     if (node->awake_count > 0) {

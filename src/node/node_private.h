@@ -60,6 +60,10 @@ struct link {
     struct request_origin origin; /* requests that it forwards to us */
     struct hashtab forwards;      /* request id → struct forward that waits for its answer */
     uint64_t round_asked_us;      /* when the read round in flight was asked */
+    /* Groups that ride on it, and the count of changes that they go by. */
+    struct partition_ride *rides; /* room for all groups, once the cluster is open */
+    size_t ride_count;
+    uint64_t ride_changes;
     uint64_t last_error_us;       /* so that an unreachable peer is logged now and then, not always */
 };
 
@@ -71,6 +75,7 @@ struct node {
     uint64_t started_us;
     uint64_t hlc;
     uint64_t now_ms; /* monotonic time of the frame or turn at hand */
+    uint64_t changes; /* of what replicas here follow: raft_config */
 
     /* membership.c */
     char *bootstrap;           /* canonical list */

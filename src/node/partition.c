@@ -147,6 +147,7 @@ static void make_raft_config(const struct partition *partition, struct raft_conf
         .append_bytes_max = LIMIT_RAFT_APPEND_BYTES,
         .append_entries_max = LIMIT_RAFT_APPEND_ENTRIES,
         .gate = env_gate(partition->host.env, MEM_RAFT),
+        .changes = partition->host.changes,
         .entries_in_memory = entries_in_memory,
         .ctx = (void *)partition,
     };
@@ -1121,6 +1122,30 @@ void partition_read_round(struct partition *partition, uint64_t node_id)
     if (replica && !is_asked_enough(&partition->raft) &&
         raft_read_send(&partition->raft, replica->id)) {
         send_messages(partition, NULL, 0, 0);
+    }
+}
+
+bool partition_read_ride(struct partition *partition, uint64_t node_id, uint64_t changes,
+                         struct partition_ride *ride)
+{
+    struct raft *raft = &partition->raft;
+    const struct topology_replica *replica = replica_on(partition, node_id);
+    raft_clock(raft, *partition->host.now_ms);
+    if (!replica || is_asked_enough(raft) || !raft_read_ride(raft, replica->id, changes)) {
+        return false;
+    }
+    *ride = (struct partition_ride){ partition->group.group, replica->id, raft->term,
+                                     raft->read_sequence };
+    return true;
+}
+
+void partition_read_ridden(struct partition *partition, const struct partition_ride *ride,
+                           bool is_confirmed)
+{
+    raft_clock(&partition->raft, *partition->host.now_ms);
+    raft_read_ridden(&partition->raft, ride->replica, ride->term, ride->sequence, is_confirmed);
+    if (!settle_round(partition)) {
+        settle(partition);
     }
 }
 

@@ -60,6 +60,7 @@ struct partition_host {
     uint32_t election_timeout_ms, heartbeat_ms;
     struct partition_scratch *scratch;
     uint64_t *hlc; /* the node's newest hybrid logical time */
+    uint64_t *changes; /* the node's count of changes, see raft_config */
     const uint64_t *now_ms; /* monotonic time: of the frame that partition_message is called for, of the turn */
     const enum raft_cut *cut_level; /* how far logs are to be cut */
     const bool *is_tight; /* the disk is nearly full: nothing is applied that the own log lacks */
@@ -137,6 +138,14 @@ bool partition_remind(struct partition *partition, uint64_t replica, const struc
 void partition_suspect(struct partition *partition);
 /* Emits the question of a read round to a node, if reads wait for which no majority has been asked yet. */
 void partition_read_round(struct partition *partition, uint64_t node_id);
+/* The same without a message of its own, if the replica there has confirmed since that node counted a change (`changes`: its count as
+ * heard last): *ride waits for that node's answer to the round, and is given to partition_read_ridden then, or forgotten with the link. */
+struct partition_ride {
+    uint32_t group;
+    uint64_t replica, term, sequence;
+};
+bool partition_read_ride(struct partition *partition, uint64_t node_id, uint64_t changes, struct partition_ride *ride);
+void partition_read_ridden(struct partition *partition, const struct partition_ride *ride, bool is_confirmed);
 /* Cuts its log as far as cut_level allows; a turn does so too. */
 void partition_cut_log(struct partition *partition);
 /* Primary: proposes a mark if a replica within reach was not compared with this one since the last call. To be called now and then;

@@ -38,6 +38,7 @@ static void peer_reset(struct peer *peer, struct conn *conn)
     peer->round_done = peer->round_sent;
     peer->round_to_answer = 0;
     peer->round_opened = false;
+    peer->changes = 0;
 }
 
 void peer_up(struct peer *peer, struct conn *conn)
@@ -118,6 +119,7 @@ static uint8_t *pack_round(uint8_t *at, const struct raft_message *message)
     put_u64(at + 16, message->to);
     put_u64(at + 24, message->term);
     put_u64(at + 32, message->sequence);
+    put_u64(at + 40, message->index);
     return at + PEER_ROUND_BYTES;
 }
 
@@ -159,7 +161,8 @@ static void unpack_message(const uint8_t *at, struct raft_message *message)
                                           .from = get_u64(at + 8),
                                           .to = get_u64(at + 16),
                                           .term = get_u64(at + 24),
-                                          .sequence = get_u64(at + 32) };
+                                          .sequence = get_u64(at + 32),
+                                          .index = get_u64(at + 40) };
         return;
     }
     *message = (struct raft_message){
@@ -237,6 +240,7 @@ static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t r
     put_u64(head + 8, peer->round_to_answer);
     put_u32(head + 16, (uint32_t)count);
     put_u32(head + 20, (uint32_t)entry_count);
+    put_u64(head + 24, peer->own_changes);
     uint8_t *at = head + PEER_HEAD_BYTES;
     for (size_t i = first; i < last; i++) {
         at = pack_message(at, &peer->messages[i]);
@@ -265,7 +269,7 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t recor
     peer->round_to_answer = 0;
 }
 
-void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
+void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time, uint64_t changes)
 {
     if (!peer->conn ||
         (peer->message_count == 0 && peer->round_to_answer == 0 && !peer->round_opened)) {
@@ -274,6 +278,7 @@ void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time)
     /* One frame normally; more when a turn gathered more than a frame may hold. Reads are confirmed
      * by the frame that opened the round only if their messages are in it, so the round's number
      * travels in the last one. */
+    peer->own_changes = changes;
     bool round_opened = peer->round_opened;
     uint64_t round_to_answer = peer->round_to_answer;
     size_t first = 0, entry_first = 0, entry_at = 0, bytes = 0, records_bytes = 0;
@@ -378,6 +383,7 @@ int peer_receive(struct peer *peer, struct span payload,
         return ERR_PROTOCOL;
     }
     uint64_t round = get_u64(payload.data), answered = get_u64(payload.data + 8);
+    peer->changes = get_u64(payload.data + 24);
     if (round != 0) {
         peer->round_to_answer = round;
     }

@@ -7,9 +7,10 @@
  *        8    8 answered: number of the newest read round that was asked by the receiver and is answered with this frame, 0 = none
  *       16    4 message count
  *       20    4 entry count (of all messages)
- *       24      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
+ *       24    8 changes: the sender's count of them (raft.h, raft_config) as the frame leaves
+ *       32      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
  *               (RAFT_READ, RAFT_READ_REPLY), which are many where many read, PEER_ROUND_BYTES: type, granted, two zeroes,
- *               group, from, to, term, sequence
+ *               group, from, to, term, sequence, index
  *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
  *        …      payloads, in the same order
  *
@@ -22,7 +23,7 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 40, PEER_HEAD_BYTES = 24, PEER_ENTRY_BYTES = 16 };
+enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 32, PEER_ENTRY_BYTES = 16 };
 
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {
@@ -44,6 +45,8 @@ struct peer {
     uint64_t round_sent, round_done; /* equal: none in flight */
     uint64_t round_to_answer;        /* asked by the peer and not answered yet */
     bool round_opened;               /* this turn's frame asks a new round */
+    uint64_t own_changes;            /* the own node's count of changes, for the frame being packed */
+    uint64_t changes;                /* its count of changes, as heard last on this connection; 0: not yet */
     uint64_t frames_sent, messages_sent;
 };
 
@@ -53,13 +56,14 @@ void peer_up(struct peer *peer, struct conn *conn);
 void peer_down(struct peer *peer);
 /* Gathers one message; payloads (message->count many, with their terms) are referenced. */
 void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms, struct blob *const *payloads);
-/* May a read round be opened this turn? Then RAFT_READ messages may be gathered after peer_round_open. */
+/* May a read round be opened this turn? Then peer_round_open, and RAFT_READ messages may be gathered for those groups that can't ride
+ * on the round as such (raft_read_ride). */
 bool peer_round_is_free(const struct peer *peer);
 void peer_round_open(struct peer *peer);
 /* Waits no longer for the round in flight: its frame, or the answer, never came. An answer that comes yet is ignored. */
 void peer_round_give_up(struct peer *peer);
-/* Sends what was gathered as one frame, if anything. */
-void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time);
+/* Sends what was gathered as one frame, if anything. changes: the count of the node's own changes. */
+void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time, uint64_t changes);
 
 /* One message as received; payloads borrowed for the call. */
 struct peer_message {

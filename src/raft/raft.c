@@ -78,6 +78,10 @@
  *       disk was written later, so nothing is lost. A replica whose disk may be older than any
  *       memory (raft_suspect) falls under I14, and hears every other member's term first: it may
  *       have voted in any term that somebody has entered.
+ *   I18 What a replica confirmed to a read round holds as long as its term, role and leader stay and it
+ *       isn't suspect: so it stands for later rounds, too, as long as its node has counted no
+ *       change since (config.changes). The count travels with the confirmation, as it was when that
+ *       was made, and is forgotten with the connection.
  *
  *   I18 A log without room takes no entries, yet what it says and hears goes on: it follows,
  *       acknowledges what it has, learns what is committed (which is what makes room), votes. What
@@ -435,6 +439,15 @@ static void transfer_end(struct raft *raft)
     }
 }
 
+/* Whoever counts on what this replica confirmed must ask again (I18). */
+static void note_change(struct raft *raft)
+{
+    raft->out.role_changed = true;
+    if (raft->config.changes) {
+        ++*raft->config.changes;
+    }
+}
+
 static void enter_term(struct raft *raft, uint64_t term, uint64_t vote)
 {
     struct raft_private *p = raft->private;
@@ -451,7 +464,7 @@ static void enter_term(struct raft *raft, uint64_t term, uint64_t vote)
     raft->out.message_count = 0; /* I5 */
     raft->out.fetch_count = 0;
     raft->out.persist_state = true;
-    raft->out.role_changed = true;
+    note_change(raft);
 }
 
 static void become_follower(struct raft *raft, uint64_t term, uint64_t leader)
@@ -463,11 +476,11 @@ static void become_follower(struct raft *raft, uint64_t term, uint64_t leader)
     if (raft->role != RAFT_FOLLOWER) {
         reset_election_timer(raft);
         raft->role = RAFT_FOLLOWER;
-        raft->out.role_changed = true;
+        note_change(raft);
     }
     if (raft->leader != leader) {
         raft->leader = leader;
-        raft->out.role_changed = true;
+        note_change(raft);
     }
 }
 
@@ -511,7 +524,7 @@ static void become_pre_candidate(struct raft *raft)
     struct raft_private *p = raft->private;
     raft->role = RAFT_PRE_CANDIDATE;
     raft->leader = 0;
-    raft->out.role_changed = true;
+    note_change(raft);
     p->ack_due = false;
     raft->votes = 1u << p->self;
     reset_election_timer(raft);
@@ -528,7 +541,7 @@ static void become_leader(struct raft *raft)
     CHECK(raft->role == RAFT_CANDIDATE && p->state_durable && raft->vote == raft->config.self);
     raft->role = RAFT_LEADER;
     raft->leader = raft->config.self;
-    raft->out.role_changed = true;
+    note_change(raft);
     p->read_round_closed = true;
     p->hole_since_ms = p->now_ms;
     lease_enter_term(&raft->lease);
@@ -1156,6 +1169,7 @@ static void step_read(struct raft *raft, const struct raft_message *m)
     struct raft_message *reply = emit(raft, RAFT_READ_REPLY, m->from);
     reply->granted = true;
     reply->sequence = m->sequence;
+    reply->index = raft->config.changes ? *raft->config.changes : 0; /* now, also if it is held */
 }
 
 static void step_transfer(struct raft *raft, const struct raft_message *m)
@@ -1474,14 +1488,11 @@ static void step_image_reply(struct raft *raft, const struct raft_message *m)
     }
 }
 
-static void step_read_reply(struct raft *raft, const struct raft_message *m)
+/* The replica still followed after read round `sequence` was asked. */
+static void take_confirmation(struct raft *raft, struct raft_progress *peer, uint64_t sequence)
 {
-    struct raft_progress *peer = find_peer(raft, m->from);
-    if (raft->role != RAFT_LEADER || !m->granted || m->sequence > raft->read_sequence) {
-        return;
-    }
     peer->heard_ms = raft->private->now_ms;
-    peer->read_acked = max_u64(peer->read_acked, m->sequence);
+    peer->read_acked = max_u64(peer->read_acked, sequence);
     uint64_t acked[LIMIT_REPLICAS];
     for (int i = 0; i < raft->config.replica_count; i++) {
         acked[i] = i == raft->private->self ? raft->read_sequence : raft->progress[i].read_acked;
@@ -1493,6 +1504,15 @@ static void step_read_reply(struct raft *raft, const struct raft_message *m)
     }
     if (raft->read_confirmed < raft->read_sequence && peer->read_sent < raft->read_sequence) {
         raft->out.read_round_wanted = true;
+    }
+}
+
+static void step_read_reply(struct raft *raft, const struct raft_message *m)
+{
+    if (raft->role == RAFT_LEADER && m->granted && m->sequence <= raft->read_sequence) {
+        struct raft_progress *peer = find_peer(raft, m->from);
+        peer->allegiance = m->index;
+        take_confirmation(raft, peer, m->sequence);
     }
 }
 
@@ -1889,6 +1909,15 @@ uint64_t raft_cut_at(const struct raft *raft, enum raft_cut level)
     return cut;
 }
 
+/* The question that it was asked last is not to be answered any more. */
+static void read_unsend(struct raft *raft, struct raft_progress *peer)
+{
+    if (peer->read_sent > peer->read_acked) {
+        peer->read_sent = peer->read_acked;
+        raft->out.read_round_wanted |= raft->read_confirmed < raft->read_sequence;
+    }
+}
+
 void raft_peer_reset(struct raft *raft, uint64_t replica)
 {
     struct raft_progress *peer = find_peer(raft, replica);
@@ -1904,10 +1933,8 @@ void raft_peer_reset(struct raft *raft, uint64_t replica)
         flights_clear(peer);
     }
     lease_peer_reset(&raft->lease, (int)(peer - raft->progress));
-    if (peer->read_sent > peer->read_acked) {
-        peer->read_sent = peer->read_acked;
-        raft->out.read_round_wanted |= raft->read_confirmed < raft->read_sequence;
-    }
+    peer->allegiance = 0;
+    read_unsend(raft, peer);
     raft->private->transfer_sent &= raft->transfer_to != replica;
 }
 
@@ -2018,6 +2045,7 @@ void raft_suspect(struct raft *raft)
     CHECK(raft->config.replica_count > 1);
     give_way(raft);
     raft->is_suspect = true;
+    note_change(raft);
     raft->episode = random_next(raft) | 1;
     p->heal_asked = false;
     for (int i = 0; i < raft->config.replica_count; i++) {
@@ -2153,9 +2181,9 @@ int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index)
     return 0;
 }
 
-bool raft_read_send(struct raft *raft, uint64_t replica)
+/* What waits is asked of the peer now; false: nothing is to be asked of it. */
+static bool read_mark(struct raft *raft, struct raft_progress *peer)
 {
-    struct raft_progress *peer = find_peer(raft, replica);
     if (!peer || peer->episode || raft->role != RAFT_LEADER ||
         raft->read_confirmed >= raft->read_sequence || peer->read_sent >= raft->read_sequence) {
         return false;
@@ -2163,8 +2191,37 @@ bool raft_read_send(struct raft *raft, uint64_t replica)
     peer->read_sent = raft->read_sequence;
     peer->read_sent_ms = raft->private->now_ms;
     raft->private->read_round_closed = true;
+    return true;
+}
+
+bool raft_read_send(struct raft *raft, uint64_t replica)
+{
+    if (!read_mark(raft, find_peer(raft, replica))) {
+        return false;
+    }
     emit(raft, RAFT_READ, replica)->sequence = raft->read_sequence;
     return true;
+}
+
+bool raft_read_ride(struct raft *raft, uint64_t replica, uint64_t changes)
+{
+    struct raft_progress *peer = find_peer(raft, replica);
+    return peer && changes != 0 && peer->allegiance == changes && read_mark(raft, peer);
+}
+
+void raft_read_ridden(struct raft *raft, uint64_t replica, uint64_t term, uint64_t sequence,
+                      bool is_confirmed)
+{
+    struct raft_progress *peer = find_peer(raft, replica);
+    if (!peer || raft->role != RAFT_LEADER || raft->term != term) {
+        return;
+    }
+    CHECK(sequence <= raft->read_sequence);
+    if (is_confirmed) {
+        take_confirmation(raft, peer, sequence);
+    } else {
+        read_unsend(raft, peer);
+    }
 }
 
 int raft_lease(const struct raft *raft, uint64_t now_ms)

@@ -73,7 +73,8 @@ struct raft_message {
     uint64_t from, to;  /* replica ids */
     uint64_t term;      /* sender's term; PRE_VOTE: the term it would campaign in, echoed by a granted PRE_VOTE_REPLY */
     uint64_t index;     /* APPEND: prev index; VOTE, PRE_VOTE: last durable index; APPEND_REPLY granted: verified and durable
-                           index; refused: the prev index that was refused; IMAGE: the image's index */
+                           index; refused: the prev index that was refused; IMAGE: the image's index; READ_REPLY: the
+                           sender's count of changes (raft_config) when it confirmed */
     uint64_t log_term;  /* term at `index`; APPEND_REPLY refused: the follower's term at `hint` */
     uint64_t commit;    /* APPEND: leader's commit index; APPEND_REPLY: the index that `digest` is of */
     uint64_t hint;      /* APPEND_REPLY refused: where to probe next (prev index to try); granted: index of a verified entry whose
@@ -120,6 +121,9 @@ struct raft_config {
     uint32_t append_bytes_max;              /* of one message; a single larger entry goes alone */
     uint32_t append_entries_max;
     struct mem_gate *gate;                  /* NULL as a rule (base/mem.h); a message that finds no memory is dropped */
+    /* Counted up whenever this replica has another term, role or leader than before, or becomes suspect; shared by the groups of a node;
+     * begins above 0, at another number than that of any earlier process; below 2^63. NULL: nobody asks. */
+    uint64_t *changes;
     /* How many entries from `first` on (at most `count_max`) the driver can send from memory within bytes_max, at least one if
      * the first is in memory; sets *bytes. 0: not in memory, see RAFT_EFFECT_FETCH. A pure query. */
     uint32_t (*entries_in_memory)(void *ctx, uint64_t first, uint32_t count_max, uint32_t bytes_max, uint32_t *bytes);
@@ -218,6 +222,7 @@ struct raft_progress {
     uint64_t flushed;
     uint64_t read_acked;         /* newest read round confirmed */
     uint64_t read_sent;          /* newest read round sent */
+    uint64_t allegiance;         /* its node's count of changes when it last confirmed in this term, 0 = not known: see raft_read_ride */
     uint64_t heard_ms;           /* last answer in this term */
     uint64_t sent_ms;
     bool probe_sent;
@@ -380,6 +385,13 @@ int raft_read(struct raft *raft, uint64_t *sequence, uint64_t *index);
 /* Emits RAFT_READ to one replica for everything registered so far, if that is newer than what was sent there; false: nothing to
  * ask. The driver keeps one round in flight per node pair and names in it only groups with waiting reads. */
 bool raft_read_send(struct raft *raft, uint64_t replica);
+/* The same without a message, for many groups at once: a replica that has confirmed, and whose node has counted no change since, still
+ * confirms. So one question to a node, and its count as the answer, stands for all its replicas. `changes`: the count that the node told
+ * last. True: everything registered so far rides on a question that is sent now. */
+bool raft_read_ride(struct raft *raft, uint64_t replica, uint64_t changes);
+/* The answer to it: term and sequence are raft->term and raft->read_sequence as they were then. is_confirmed: the count was still `changes`;
+ * else the question counts as not asked. */
+void raft_read_ridden(struct raft *raft, uint64_t replica, uint64_t term, uint64_t sequence, bool is_confirmed);
 
 /* Lease reads: 0 when no other replica can be elected at now_ms or has been before, so that the store may be read alone, once the
  * applied index has reached raft->commit. now_ms must be taken after what the reader saw: ask before the read to choose the way, and

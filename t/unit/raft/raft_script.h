@@ -61,6 +61,7 @@ struct world_node {
     bool is_up;
     bool manual_disk;
     uint64_t now_ms;
+    uint64_t changes;     /* see raft_config */
     uint64_t memory_from; /* entries below are not in memory */
     struct world_entry log[WORLD_LOG];
     /* Flags of all turns since the test cleared them. */
@@ -561,6 +562,7 @@ static inline void world_node_start(struct world *world, int id)
     struct raft_config config = world->config;
     config.self = (uint64_t)id;
     config.seed += (uint64_t)id * 7919 + node->starts++ * 104729;
+    config.changes = &node->changes;
     config.ctx = node;
     raft_init(&node->raft, &config, &start, node->now_ms);
     if (node->is_damaged) {
@@ -620,6 +622,7 @@ static inline struct world *world_new_with(int count, const struct raft_config *
         world->nodes[id].world = world;
         world->nodes[id].disk_start = 1;
         world->nodes[id].now_ms = 1000;
+        world->nodes[id].changes = (uint64_t)id * 1000;
         world_node_start(world, id);
     }
     return world;

@@ -436,6 +436,71 @@ static void a_deposed_leader_confirms_no_read(void **state)
     world_free(w);
 }
 
+/* I18 */
+static void a_confirmation_stands_for_later_rounds(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    world_settle(w);
+    struct raft *leader = world_raft(w, 1);
+    uint64_t first, second, third, index, changes = w->nodes[2].changes;
+    assert_int_equal(raft_read(leader, &first, &index), 0);
+    assert_false(raft_read_ride(leader, 2, changes)); /* it has confirmed nothing yet */
+    assert_true(raft_read_send(leader, 2));
+    world_turn(w, 1);
+    world_settle(w);
+    assert_true(leader->read_confirmed >= first);
+    assert_int_equal(raft_read(leader, &second, &index), 0);
+    assert_false(raft_read_ride(leader, 2, changes + 1)); /* another count than when it did */
+    assert_false(raft_read_ride(leader, 3, changes));
+    assert_true(raft_read_ride(leader, 2, changes));
+    assert_false(raft_read_send(leader, 2)); /* it is being asked */
+    assert_int_equal(raft_read(leader, &third, &index), 0);
+    assert_true(third > second);
+    raft_read_ridden(leader, 2, leader->term, second, true);
+    assert_true(leader->read_confirmed >= second);
+    assert_true(leader->read_confirmed < third);
+    assert_true(raft_read_ride(leader, 2, changes));
+    raft_read_ridden(leader, 2, leader->term, third, false);
+    assert_true(leader->read_confirmed < third);
+    assert_true(raft_read_send(leader, 2)); /* as if it had not been asked */
+    world_turn(w, 1);
+    world_settle(w);
+    assert_true(leader->read_confirmed >= third);
+    raft_peer_reset(leader, 2); /* what comes next may be another process */
+    assert_int_equal(raft_read(leader, &third, &index), 0);
+    assert_false(raft_read_ride(leader, 2, changes));
+    world_free(w);
+}
+
+/* I18: whatever makes a replica refuse a read round is counted. */
+static void a_change_of_allegiance_is_counted(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    struct raft *old = world_raft(w, 1);
+    uint64_t sequence, index, changes = w->nodes[2].changes, term = old->term;
+    assert_int_equal(raft_read(old, &sequence, &index), 0);
+    assert_true(raft_read_send(old, 2));
+    world_turn(w, 1);
+    world_settle(w);
+    assert_int_equal(w->nodes[2].changes, changes);
+    world_isolate(w, 1, true);
+    world_elect(w, 2);
+    assert_true(w->nodes[2].changes > changes); /* it leads in another term */
+    assert_int_equal(old->role, RAFT_LEADER);
+    assert_int_equal(raft_read(old, &sequence, &index), 0);
+    assert_true(raft_read_ride(old, 2, changes)); /* the answer will tell the new count */
+    raft_read_ridden(old, 2, term, sequence, false);
+    assert_false(raft_read_ride(old, 2, w->nodes[2].changes));
+    raft_read_ridden(old, 2, term - 1, sequence, true); /* of an earlier leadership */
+    assert_true(old->read_confirmed < sequence);
+    changes = w->nodes[2].changes;
+    raft_suspect(world_raft(w, 2));
+    assert_true(w->nodes[2].changes > changes);
+    world_free(w);
+}
+
 static void replies_to_an_earlier_leadership_confirm_nothing(void **state)
 {
     struct world *w = world_new(3);
@@ -1039,6 +1104,8 @@ int main(void)
         cmocka_unit_test(the_successor_leads_without_a_pause),
         cmocka_unit_test(the_leader_chooses_the_most_caught_up),
         cmocka_unit_test(a_read_rides_only_a_round_sent_after_it),
+        cmocka_unit_test(a_confirmation_stands_for_later_rounds),
+        cmocka_unit_test(a_change_of_allegiance_is_counted),
         cmocka_unit_test(reads_need_a_majority_and_survive_loss),
         cmocka_unit_test(a_deposed_leader_confirms_no_read),
         cmocka_unit_test(replies_to_an_earlier_leadership_confirm_nothing),
