@@ -18,7 +18,10 @@ enum {
     LIMIT_SCAN_PAGE_ENTRIES = 4096,
     /* Requests unanswered on one client connection; more: reading pauses. */
     LIMIT_CONN_REQUESTS = 4096,
-    /* Bytes waiting to be sent on one connection; more: reading pauses (clients), messages are dropped (Raft repeats). */
+    /* Values of the requests unanswered on one client connection; more: reading pauses. */
+    LIMIT_CONN_REQUEST_BYTES = 64 << 20,
+    /* Bytes waiting to be sent on one connection. From a quarter on clients are not read; a value or page beyond it is not sent, but
+     * ERR_BUSY (its request was read before); Raft messages are dropped (Raft repeats). */
     LIMIT_CONN_OUT_BYTES = 64 << 20,
     /* How often a request may be forwarded from node to node. More: ERR_NOT_PRIMARY. */
     LIMIT_HOPS = 2,

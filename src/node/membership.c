@@ -759,6 +759,12 @@ static void link_respond(struct request_origin *origin, const struct frame *fram
     }
 }
 
+static size_t link_room(struct request_origin *origin)
+{
+    const struct link *link = container_of(origin, struct link, origin);
+    return link->conn ? conn_room(link->conn) : LIMIT_FRAME_BYTES;
+}
+
 static void link_abandon(struct request_origin *origin)
 {
     struct link *link = container_of(origin, struct link, origin);
@@ -785,7 +791,7 @@ int membership_start(struct node *node, struct err *err)
         link->dials = strcmp(node->config.name, link->name) < 0;
         link->peer.gate = env_gate(node->env, MEM_RAFT);
         link->retry.fire = link_dial;
-        request_origin_init(&link->origin, link_respond, link_abandon);
+        request_origin_init(&link->origin, link_respond, link_room, link_abandon);
     }
     if (is_formed(node)) {
         status = enter_cluster(node, err);

@@ -19,11 +19,13 @@ enum {
 void request_origin_init(struct request_origin *origin,
                          void (*respond)(struct request_origin *origin, const struct frame *frame,
                                          const struct conn_piece *pieces, size_t count),
+                         size_t (*room)(struct request_origin *origin),
                          void (*abandon)(struct request_origin *origin))
 {
     list_init(&origin->requests);
-    origin->count = 0;
+    origin->count = origin->bytes = 0;
     origin->respond = respond;
+    origin->room = room;
     origin->abandon = abandon;
 }
 
@@ -89,6 +91,7 @@ static void request_free(struct request *request)
     if (request->origin) {
         list_remove(&request->origin_link);
         request->origin->count--;
+        request->origin->bytes -= request->value_bytes;
     }
     if (node->free_request_count < FREE_REQUESTS_MAX) {
         arena_reset(&request->arena);
@@ -101,6 +104,11 @@ static void request_free(struct request *request)
 }
 
 /* --- Answers */
+
+size_t request_room(const struct request *request)
+{
+    return request->origin ? request->origin->room(request->origin) : LIMIT_FRAME_BYTES;
+}
 
 static void count_failure(struct node *node, int status)
 {
@@ -254,6 +262,8 @@ void request_start(struct node *node, struct request_origin *origin, const struc
     request->origin = origin;
     list_append(&origin->requests, &request->origin_link);
     origin->count++;
+    request->value_bytes = frame->payload.size;
+    origin->bytes += request->value_bytes;
     request->id = frame->request_id;
     request->trace_id = frame->trace_id;
     request->verb = frame->verb;
@@ -276,8 +286,10 @@ void request_origin_gone(struct request_origin *origin)
 {
     struct list *node;
     while ((node = list_take_first(&origin->requests))) {
-        container_of(node, struct request, origin_link)->origin = NULL;
+        struct request *request = container_of(node, struct request, origin_link);
+        request->origin = NULL;
         origin->count--;
+        origin->bytes -= request->value_bytes;
     }
 }
 

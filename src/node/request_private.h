@@ -60,6 +60,7 @@ struct request {
     struct node *node;
     struct request_origin *origin; /* NULL: gone */
     uint64_t id, trace_id;
+    size_t value_bytes; /* that came with it */
     uint16_t verb, flags;
     uint8_t hops;
     uint64_t deadline_us;
@@ -79,6 +80,8 @@ struct request {
 void request_fail(struct request *request, int status, const char *text);
 /* Its message could not be unpacked: it is malformed, or there is no memory for it. */
 void request_fail_unpack(struct request *request);
+/* As request_origin's. */
+size_t request_room(const struct request *request);
 /* There is no memory for its answer: it fails with ERR_NO_MEMORY or, if it may have written something, its connection closes. */
 void request_starve(struct request *request);
 /* Sends the answer and frees the request. message may be NULL. */

@@ -1032,6 +1032,24 @@ static bool judge_alone(struct request *request)
     return false;
 }
 
+/* Who asks and does not read gets no more values: they may be asked for again. */
+static void drop_excess(struct request *request)
+{
+    size_t room = request_room(request);
+    for (size_t i = 0; i < request->operation_count; i++) {
+        struct operation *operation = &request->operations[i];
+        if (!operation->has_record || operation->kind != CAIRN__V1__OPERATION__KIND__GET) {
+            continue;
+        }
+        if (operation->record.value.size > room) {
+            operation->has_record = false;
+            operation->status = ERR_BUSY;
+        } else {
+            room -= operation->record.value.size;
+        }
+    }
+}
+
 /* Answers when nothing is open any more. May free the request. */
 static void kv_settle(struct request *request)
 {
@@ -1050,6 +1068,7 @@ static void kv_settle(struct request *request)
         count_operation(request->node, &request->operations[i]);
         note_time(request, &request->operations[i]);
     }
+    drop_excess(request);
     request_set_kind(request, MEM_ANSWER);
     if (is_multi(request)) {
         answer_multi(request);

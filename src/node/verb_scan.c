@@ -591,6 +591,10 @@ static void scan_settle(struct request *request)
     if (scan->unfinished > 0) {
         return;
     }
+    if (request_room(request) < LIMIT_SCAN_PAGE_BYTES + LIMIT_FRAME_BYTES) {
+        request_fail(request, ERR_BUSY, NULL); /* the asker does not read */
+        return;
+    }
     struct merge merge = { .reverse = scan->asked->reverse };
     merge.heap =
         request_try_alloc(request, (scan->part_count + scan->page_count + 1) * sizeof *merge.heap);

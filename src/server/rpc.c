@@ -2,8 +2,9 @@
  * node's answers back; hands connections of other nodes over to the node.
  *
  * A client's connection: CONNECTED → (HELLO) → GREETED → requests. Reading pauses while too many
- * requests are unanswered or too many bytes wait to be sent, so a client that only asks costs
- * bounded memory. */
+ * requests, or too much of their values, are unanswered, or too many bytes wait to be sent; and
+ * what was asked before gets no values beyond a limit (request_origin.room). So a client that only
+ * asks costs bounded memory. */
 #include "base/check.h"
 #include "base/limits.h"
 #include "base/mem.h"
@@ -40,6 +41,7 @@ struct client {
 static void consider_pause(struct client *client)
 {
     bool is_full = client->origin.count >= LIMIT_CONN_REQUESTS ||
+                   client->origin.bytes > LIMIT_CONN_REQUEST_BYTES ||
                    conn_out_bytes(client->conn) > PAUSED_OUT_BYTES;
     if (is_full != client->is_paused) {
         client->is_paused = is_full;
@@ -55,6 +57,11 @@ static void client_respond(struct request_origin *origin, const struct frame *fr
     if (client->is_paused) {
         consider_pause(client);
     }
+}
+
+static size_t client_room(struct request_origin *origin)
+{
+    return conn_room(container_of(origin, struct client, origin)->conn);
 }
 
 static void client_abandon(struct request_origin *origin)
@@ -230,7 +237,7 @@ static void on_accept(void *ctx, struct env_conn *raw)
         return;
     }
     client->server = server;
-    request_origin_init(&client->origin, client_respond, client_abandon);
+    request_origin_init(&client->origin, client_respond, client_room, client_abandon);
     list_append(&server->clients, &client->link);
     server->client_count++;
     client->conn = conn;

@@ -6,6 +6,7 @@
 #ifndef WIRE_CONN_H
 #define WIRE_CONN_H
 
+#include "base/limits.h"
 #include "base/logger.h"
 #include "base/mem.h"
 #include "env/env.h"
@@ -47,6 +48,12 @@ void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct
 bool conn_try_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
 /* Bytes queued and not yet taken by the operating system. */
 size_t conn_out_bytes(const struct conn *conn);
+/* How many bytes may be queued yet before that comes to LIMIT_CONN_OUT_BYTES. */
+static inline size_t conn_room(const struct conn *conn)
+{
+    size_t queued = conn_out_bytes(conn);
+    return queued < LIMIT_CONN_OUT_BYTES ? LIMIT_CONN_OUT_BYTES - queued : 0;
+}
 /* Stops or resumes on_frame, at once: frames that were read already wait too. */
 void conn_pause(struct conn *conn, bool paused);
 const char *conn_peer(const struct conn *conn);

@@ -3,10 +3,13 @@
  * For each verb and each kind of memory: the n-th allocation of that kind fails on every node, for n = 1, 2, … until the request is
  * answered before any has failed. However it was answered, the cluster must show what that answer says: with success the effect, with
  * ERR_NO_MEMORY nothing of it. Then the same with every allocation of all kinds failing for a while. At the end all is there.
- * Last a node that lacks what the others have cut from their logs is made whole while pieces of images find no memory. */
+ * Last a node that lacks what the others have cut from their logs is made whole while pieces of images find no memory.
+ *
+ * And bounds: a client that asks and does not read must not fill the memory either. */
 #include "sim/memory_test.h"
 
 #include <ftw.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -16,6 +19,7 @@
 #include "node/node_private.h"
 #include "server/server.h"
 #include "sim/caller.h"
+#include "wire/message.h"
 
 enum {
     NODES = 3,
@@ -644,6 +648,116 @@ static bool heals_by_images(struct cluster *cluster)
            server_node(last->server)->counters.images_received > 0;
 }
 
+/* --- Who asks and does not read */
+
+struct greedy {
+    struct env *env;
+    struct env_conn *conn; /* NULL: closed */
+    struct buf sending;
+};
+
+static void greedy_open(void *ctx, struct env_conn *conn)
+{
+    struct greedy *greedy = ctx;
+    struct span part = buf_span(&greedy->sending);
+    env_conn_pause(greedy->env, conn, true);
+    env_conn_write(greedy->env, conn, &part, 1);
+}
+
+static void greedy_data(void *ctx, struct env_conn *conn, struct span data)
+{
+}
+
+static void greedy_written(void *ctx, struct env_conn *conn)
+{
+}
+
+static void greedy_close(void *ctx, struct env_conn *conn, int status)
+{
+    ((struct greedy *)ctx)->conn = NULL;
+}
+
+static const struct env_conn_events greedy_events = { greedy_open, greedy_data, greedy_written,
+                                                      greedy_close };
+
+static void greedy_add(struct greedy *greedy, uint8_t type, uint16_t verb,
+                       const ProtobufCMessage *message, struct span payload)
+{
+    uint8_t packed[256];
+    struct frame frame = { .type = type, .verb = verb, .request_id = 1, .payload = payload };
+    CHECK(message_size(message) <= sizeof packed);
+    frame.message = span_of(packed, message_pack(message, packed));
+    frame_pack_head(&frame, &greedy->sending);
+    buf_append_span(&greedy->sending, payload);
+}
+
+static void greedy_begin(struct cluster *cluster, struct greedy *greedy)
+{
+    Cairn__V1__Hello hello = CAIRN__V1__HELLO__INIT;
+    hello.protocol_min = hello.protocol_max = 1;
+    *greedy = (struct greedy){ .env = &cluster->caller.env->env };
+    greedy_add(greedy, FRAME_HELLO, 0, &hello.base, (struct span){ 0 });
+}
+
+static size_t memory_used(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+/* Sends all that was added, reads nothing, and goes. Returns by how many MiB the process grew at
+ * most. */
+static size_t greedy_run(struct cluster *cluster, struct greedy *greedy)
+{
+    struct err err;
+    size_t before = memory_used(), most = before;
+    int status = env_connect(greedy->env, cluster->nodes[0].address, &greedy_events, greedy,
+                             &greedy->conn, &err);
+    CHECK(status == 0);
+    for (int i = 0; i < 300; i++) {
+        run_for(cluster, SECOND_US / 100);
+        size_t used = memory_used();
+        most = used > most ? used : most;
+    }
+    if (greedy->conn) {
+        env_conn_close(greedy->env, greedy->conn);
+    }
+    run_for(cluster, SECOND_US);
+    CHECK(!greedy->conn);
+    buf_fini(&greedy->sending);
+    printf("# the process grew by %zu MiB\n", (most - before) >> 20);
+    return (most - before) >> 20;
+}
+
+/* The queue to the client, and the one between the nodes where the values come from another. Each is
+ * a buffer that doubles, and while it grows the old one is there too. Without limits: thousands. */
+enum { GREEDY_MIB = 2 * 3 * (LIMIT_CONN_OUT_BYTES >> 20) + 40 };
+
+static bool bounds_answers(struct cluster *cluster)
+{
+    enum { GETS = 4000 };
+    struct greedy greedy;
+    Cairn__V1__GetRequest get = CAIRN__V1__GET_REQUEST__INIT;
+    get.key = (ProtobufCBinaryData){ 11, (uint8_t *)"large fixed" };
+    greedy_begin(cluster, &greedy);
+    for (int i = 0; i < GETS; i++) {
+        greedy_add(&greedy, FRAME_REQUEST, VERB_GET, &get.base, (struct span){ 0 });
+    }
+    return greedy_run(cluster, &greedy) < GREEDY_MIB;
+}
+
+static bool bounds_scans(struct cluster *cluster)
+{
+    enum { SCANS = 2000 };
+    struct greedy greedy;
+    Cairn__V1__ScanRequest scan = CAIRN__V1__SCAN_REQUEST__INIT;
+    greedy_begin(cluster, &greedy);
+    for (int i = 0; i < SCANS; i++) {
+        greedy_add(&greedy, FRAME_REQUEST, VERB_SCAN, &scan.base, (struct span){ 0 });
+    }
+    return greedy_run(cluster, &greedy) < GREEDY_MIB;
+}
+
 static bool nobody_stopped(const struct cluster *cluster)
 {
     bool has_stopped = false;
@@ -686,6 +800,11 @@ void memory_test(void (*ok)(void *ctx, bool passed, const char *name), void *ctx
        look_get(cluster, ask_get(cluster)) && ask_scan(cluster) == 0 && cluster->entries == KEYS &&
            nobody_stopped(cluster),
        "memory: then all is there, and no node has stopped");
+    ok(ctx, bounds_answers(cluster),
+       "memory: who asks for values and does not read them costs little");
+    ok(ctx, bounds_scans(cluster), "memory: nor who scans");
+    ok(ctx, ask_scan(cluster) == 0 && cluster->entries == KEYS && nobody_stopped(cluster),
+       "memory: and all is still there");
     bool is_each = true;
     for (int kind = 0; kind < KINDS; kind++) {
         printf("# kind %s: %lu refused\n", kinds[kind], cluster->refused[kind]);
