@@ -326,6 +326,15 @@ static void on_partition_wake(void *ctx, struct partition *partition)
     node_wake(node);
 }
 
+static void on_partition_spoke(void *ctx, struct partition *partition)
+{
+    struct node *node = ctx;
+    if (node->config.observe_turn) {
+        node->config.observe_turn(node->config.ctx, partition_group(partition));
+    }
+    node_wake(node);
+}
+
 static void on_partition_send(void *ctx, uint64_t node_id, const struct raft_message *message,
                               const uint64_t *terms, struct blob *const *payloads)
 {
@@ -352,6 +361,7 @@ static void on_role_changed(void *ctx, struct partition *partition)
 {
     struct node *node = ctx;
     uint64_t leader = partition_leader_node(partition);
+    node->leads[partition_group(partition)] = partition_is_primary(partition);
     if (leader != 0) {
         node->leaders[partition_group(partition)] = leader;
     }
@@ -517,6 +527,8 @@ static int open_partitions(struct node *node, struct err *err)
         .now_ms = &node->now_ms,
         .cut_level = &node->cut_level,
         .is_tight = &node->is_tight,
+        .quiet_until_ms = node->quiet_until_ms,
+        .spoke = on_partition_spoke,
         .wake = on_partition_wake,
         .send = on_partition_send,
         .read_wanted = on_read_wanted,
@@ -666,6 +678,8 @@ int node_open_cluster(struct node *node, struct err *err)
     }
     node->partition_count = highest + 1;
     node->partitions = mem_zalloc(node->partition_count * sizeof *node->partitions);
+    node->quiet_until_ms = mem_zalloc(node->partition_count * sizeof *node->quiet_until_ms);
+    node->leads = mem_zalloc(node->partition_count * sizeof *node->leads);
     node->awake = mem_zalloc(2 * node->partition_count * sizeof *node->awake);
     node->reads_wanted = mem_zalloc(node->partition_count * sizeof *node->reads_wanted);
     node->wanted = mem_zalloc(node->partition_count * sizeof *node->wanted);
@@ -814,6 +828,8 @@ void node_abandon(struct node *node)
     topology_unref(node->topology);
     buf_fini(&node->topology_packed);
     mem_free(node->partitions);
+    mem_free(node->quiet_until_ms);
+    mem_free(node->leads);
     mem_free(node->awake);
     mem_free(node->reads_wanted);
     mem_free(node->wanted);
@@ -1052,15 +1068,15 @@ static void tick_partitions(struct node *node)
     if (node->ticks % 2 != 0) {
         return;
     }
-    bool may_prefer = node->ticks % NODE_PREFER_TICKS == 0 && !node->is_stopping;
     for (size_t i = 0; i < node->partition_count; i++) {
-        struct partition *partition = node->partitions[i];
-        if (!partition) {
-            continue;
+        if (node->quiet_until_ms[i] <= now_ms && node->partitions[i]) {
+            partition_tick(node->partitions[i], now_ms);
         }
-        partition_tick(partition, now_ms);
-        if (may_prefer && begun < NODE_PREFER_AT_ONCE) {
-            begun += partition_prefer(partition, now_ms);
+    }
+    bool may_prefer = node->ticks % NODE_PREFER_TICKS == 0 && !node->is_stopping;
+    for (size_t i = 0; may_prefer && i < node->partition_count; i++) {
+        if (node->leads[i] && begun < NODE_PREFER_AT_ONCE) {
+            begun += partition_prefer(node->partitions[i], now_ms);
         }
     }
 }

@@ -96,6 +96,9 @@ struct node {
     struct store *store;
     struct partition **partitions; /* by group number; NULL: no replica here */
     size_t partition_count;
+    /* Dense arrays, by group number, of what is walked often: no tick before; is led here, as of the last turn. */
+    uint64_t *quiet_until_ms;
+    bool *leads;
     struct partition_scratch *scratch;
     uint64_t *leaders;             /* by group number: node id last heard to lead, 0 = unknown */
 

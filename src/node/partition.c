@@ -4,7 +4,9 @@
  *
  * I1 Effects that touch the log (state, entries) are carried out right after the event that caused
  *    them; messages, applying and answers wait for the end of the turn, so that a turn costs one
- *    message per follower, whatever it proposed.
+ *    message per follower, whatever it proposed. Where there is nothing to do but to say something
+ *    (heartbeats, and what answers them), it is said at once, while all that it needs is in the
+ *    processor's cache: with a thousand groups at rest that is most of what a node does.
  *
  * I2 `inflight` is ordered by index, and every write in it stands in this log at (index, term).
  * When a suffix is replaced, those who waited for it leave with ERR_UNKNOWN_OUTCOME: another
@@ -58,7 +60,6 @@ struct partition {
     uint64_t last_time; /* newest time proposed here */
     uint64_t self_node_id, self;
     uint64_t prefer_from_ms; /* not before: the last try came to nothing */
-    uint64_t quiet_until_ms; /* no tick is needed before, see note_quiet */
     bool is_awake;           /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
@@ -76,13 +77,13 @@ struct partition {
     struct list early;                   /* reads that wait for the no-op */
     struct list reads;                   /* reads by sequence */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
-    struct partition_write mark;         /* the last one proposed, linked while it waits */
-    uint64_t mark_since;                 /* commit index at the last partition_mark */
     struct partition_stats stats;
     struct raft raft;
     struct partition_host host;
     struct topology_partition group;
     struct fetch fetches[LIMIT_REPLICAS];
+    struct partition_write mark; /* the last one proposed, linked while it waits */
+    uint64_t mark_since;         /* commit index at the last partition_mark */
 };
 
 static void send_messages(struct partition *partition, struct blob **fetched,
@@ -558,23 +559,33 @@ static void tell_holes(struct partition *partition)
     partition->has_holes = log_first_hole(partition->host.log, group, 0) != 0;
 }
 
-/* Whether a turn would do anything. Of a write's events only some need one: not the second answer,
- * say, nor what makes entries durable that wait for others'. */
-static bool has_work(const struct partition *partition)
+/* Whether a turn would do anything but to say what the core has to say. */
+static bool has_duties(const struct partition *partition)
 {
     const struct raft *raft = &partition->raft;
-    return partition->applied < raft->commit || raft_has_news(raft) ||
-           !list_is_empty(&partition->queued) || !list_is_empty(&partition->acking) ||
-           !list_is_empty(&partition->early) || !list_is_empty(&partition->reads) ||
-           !list_is_empty(&partition->done_writes) || !list_is_empty(&partition->done_reads) ||
+    return partition->applied < raft->commit || !list_is_empty(&partition->queued) ||
+           !list_is_empty(&partition->acking) || !list_is_empty(&partition->early) ||
+           !list_is_empty(&partition->reads) || !list_is_empty(&partition->done_writes) ||
+           !list_is_empty(&partition->done_reads) ||
            raft_cut_at(raft, *partition->host.cut_level) >= raft->log_start;
 }
 
-/* Who waits for all replicas may outwait one that is out of reach: then every tick counts. */
+/* Who waits for all replicas may outwait one that is out of reach, or for memory: then every tick
+ * counts. */
 static void note_quiet(struct partition *partition)
 {
-    bool is_awaited = !list_is_empty(&partition->acking) || partition->is_held;
-    partition->quiet_until_ms = is_awaited ? 0 : raft_quiet_until(&partition->raft);
+    bool waits = !list_is_empty(&partition->acking) || partition->is_starved || partition->is_held;
+    partition->host.quiet_until_ms[partition->group.group] =
+        waits ? 0 : raft_quiet_until(&partition->raft);
+}
+
+/* I1: what else a turn does, there is no need for. */
+static void speak(struct partition *partition)
+{
+    tell_time(partition);
+    raft_flush(&partition->raft);
+    send_messages(partition, NULL, 0, 0);
+    partition->host.spoke(partition->host.ctx, partition);
 }
 
 /* After every event but a proposal (I1). is_append: a message with entries was stepped. */
@@ -604,8 +615,15 @@ static void settle_after(struct partition *partition, bool is_append)
                           partition->raft.vote);
     }
     tell_holes(partition);
-    if (has_work(partition)) {
-        partition->quiet_until_ms = 0;
+    bool has_work = has_duties(partition);
+    bool may_speak = !has_work && !partition->is_awake && !partition->failed;
+    if (may_speak && raft_only_speaks(&partition->raft)) {
+        speak(partition);
+    }
+    /* Of a write's events only some need a turn: not the second answer, say, nor what makes entries
+     * durable that wait for others'. */
+    if (has_work || raft_has_news(&partition->raft)) {
+        partition->host.quiet_until_ms[partition->group.group] = 0;
         partition_wake(partition);
     } else {
         raft_applied(&partition->raft, partition->applied); /* what it learned of time */
@@ -625,9 +643,6 @@ void partition_tick(struct partition *partition, uint64_t now_ms)
     if (partition->is_starved) {
         partition->is_starved = false;
         partition_wake(partition);
-    }
-    if (now_ms < partition->quiet_until_ms) {
-        return;
     }
     raft_tick(&partition->raft, now_ms);
     if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking) ||

@@ -64,6 +64,9 @@ struct partition_host {
     const uint64_t *now_ms; /* monotonic time: of the frame that partition_message is called for, of the turn */
     const enum raft_cut *cut_level; /* how far logs are to be cut */
     const bool *is_tight; /* the disk is nearly full: nothing is applied that the own log lacks */
+    uint64_t *quiet_until_ms; /* by group number: partition_tick would do nothing before */
+    /* The partition sent something outside of a turn: it is to leave at the end of this one. */
+    void (*spoke)(void *ctx, struct partition *partition);
     /* The partition has work for the end of this turn. Called once until partition_turn. */
     void (*wake)(void *ctx, struct partition *partition);
     /* Sends a Raft message to the node that holds replica message->to; entries as peer_send takes them. */
@@ -120,6 +123,7 @@ void partition_read_forget(struct partition *partition, struct partition_read *r
 void partition_prefetch(const struct partition *partition);
 
 /* Events. */
+/* Every 20 ms or so; to be left out as long as quiet_until_ms of its group is in the future. */
 void partition_tick(struct partition *partition, uint64_t now_ms);
 void partition_message(struct partition *partition, const struct raft_message *message, const struct raft_entry *entries,
                        const struct span *payloads);

@@ -928,14 +928,21 @@ static bool peer_has_news(const struct raft *raft, const struct raft_progress *p
             !is_held_back(peer));
 }
 
-bool raft_has_news(const struct raft *raft)
+/* Something for the driver besides what raft_flush would emit. */
+static bool has_effects(const struct raft *raft)
 {
     const struct raft_effects *out = &raft->out;
-    if (out->persist_state || out->append || out->role_changed || out->commit_advanced ||
-        out->reads_confirmed || out->read_round_wanted || out->transfer_done || out->heal ||
-        out->start_learned || out->image_offered || out->digest_refuted || out->digest_undecided ||
-        out->diverged || out->cut_wanted || out->message_count + (size_t)out->fetch_count > 0 ||
-        out->fill_count + out->image_count > 0) {
+    return out->persist_state || out->append || out->role_changed || out->commit_advanced ||
+           out->reads_confirmed || out->read_round_wanted || out->transfer_done || out->heal ||
+           out->start_learned || out->image_offered || out->digest_refuted ||
+           out->digest_undecided || out->diverged || out->cut_wanted ||
+           out->message_count + (size_t)out->fetch_count > 0 ||
+           out->fill_count + out->image_count > 0;
+}
+
+bool raft_has_news(const struct raft *raft)
+{
+    if (has_effects(raft)) {
         return true;
     }
     if (raft->role != RAFT_LEADER) {
@@ -944,6 +951,28 @@ bool raft_has_news(const struct raft *raft)
     bool has = raft->transfer_to != 0;
     for (int i = 0; !has && i < raft->config.replica_count; i++) {
         has = i != raft->private->self && peer_has_news(raft, &raft->progress[i]);
+    }
+    return has;
+}
+
+bool raft_only_speaks(const struct raft *raft)
+{
+    if (has_effects(raft) || raft->transfer_to != 0 || !raft->private->state_durable) {
+        return false;
+    }
+    if (raft->role != RAFT_LEADER) {
+        return raft->role == RAFT_FOLLOWER && raft->private->ack_due && raft->leader != 0;
+    }
+    bool has = false;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        if (i == raft->private->self) {
+            continue;
+        }
+        if (wants_image(peer) || peer->state != RAFT_STREAM || peer->next <= raft->last_index) {
+            return false;
+        }
+        has |= peer->heartbeat_due;
     }
     return has;
 }

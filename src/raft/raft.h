@@ -304,6 +304,8 @@ void raft_flush(struct raft *raft);
 /* Whether raft_flush would say something or raft->out holds what is to be done, as far as that is seen at a glance: it may be true
  * in vain, never false. */
 bool raft_has_news(const struct raft *raft);
+/* Whether all that there is to do is to say what raft_flush would emit: a follower's ack, a leader's heartbeats; no entries. */
+bool raft_only_speaks(const struct raft *raft);
 /* The leader appends `count` entries of the given sizes in its term; *first becomes their first index. ERR_NOT_PRIMARY when it
  * does not lead or is handing over. Payloads are handed to the log with the effects. */
 int raft_propose(struct raft *raft, const uint32_t *sizes, uint32_t count, uint64_t *first);
