@@ -154,20 +154,20 @@ static void timers_fire_in_order_and_never_early(void **state)
     struct fixture *fixture = *state;
     struct story_timer timers[6] = { 0 };
 
-    story_timer_start(fixture, &timers[0], "40", 40000);
-    story_timer_start(fixture, &timers[1], "10", 10000);
+    story_timer_start(fixture, &timers[0], "400", 400000);
+    story_timer_start(fixture, &timers[1], "100", 100000);
     story_timer_start(fixture, &timers[2], "0", 0);
-    story_timer_start(fixture, &timers[3], "stopped", 20000);
-    story_timer_start(fixture, &timers[4], "restarted", 5000);
-    story_timer_start(fixture, &timers[5], "end", 60000);
+    story_timer_start(fixture, &timers[3], "stopped", 200000);
+    story_timer_start(fixture, &timers[4], "restarted", 50000);
+    story_timer_start(fixture, &timers[5], "end", 600000);
     timers[5].stops = true;
     env_timer_stop(fixture->env, &timers[3].timer);
     env_timer_stop(fixture->env, &timers[3].timer); /* idle is fine */
     assert_int_equal(timers[3].timer.due_us, 0);
     memset(&timers[3], 0xee, sizeof timers[3]); /* its memory is gone */
-    story_timer_start(fixture, &timers[4], "restarted", 50000);
+    story_timer_start(fixture, &timers[4], "restarted", 500000);
     env_uv_run(fixture->env);
-    assert_story(fixture, "0 10 40 restarted end ");
+    assert_story(fixture, "0 100 400 restarted end ");
 }
 
 /* A timer that starts itself with no delay must not keep the loop from its other work. */
@@ -200,7 +200,7 @@ static void a_timer_restarting_itself_leaves_room_for_others(void **state)
     struct eager eager = { .timer.fire = eager_fire, .end.fire = eager_end, .fixture = fixture };
 
     env_timer_start(fixture->env, &eager.timer, 0);
-    env_timer_start(fixture->env, &eager.end, 20000);
+    env_timer_start(fixture->env, &eager.end, 200000);
     env_uv_run(fixture->env);
     assert_true(eager.fired > 1);
 }
