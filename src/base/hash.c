@@ -121,6 +121,62 @@ uint32_t hash_crc32c(uint32_t seed, const void *data, size_t size)
     return hash_crc32c_portable(seed, data, size);
 }
 
+/* a · b modulo the polynomial, all bit-reflected: the highest bit is x^0. */
+static uint32_t crc_multiply(uint32_t a, uint32_t b)
+{
+    uint32_t product = 0;
+
+    for (; a; a <<= 1) {
+        product ^= b & (0u - (a >> 31));
+        b = CRC_STEP(b);
+    }
+    return product;
+}
+
+/* The first sum is carried over the second piece; sums begin and end inverted, which cancels out. */
+uint32_t hash_crc32c_join_portable(uint32_t first, uint32_t second, size_t second_size)
+{
+    uint32_t over = 1u << 23; /* x^8: one byte; squared, two; … */
+
+    for (; second_size; second_size >>= 1) {
+        first = second_size & 1 ? crc_multiply(over, first) : first;
+        over = crc_multiply(over, over);
+    }
+    return first ^ second;
+}
+
+#if defined(__x86_64__)
+/* What carries a sum over 2^i bytes, see carry_over: x^(8 · 2^i - 33). */
+static const uint32_t crc_over_bytes[] = {
+    0xbf818109, 0x780d5a4d, 0x05ec76f1, 0x00000001, 0x493c7d27, 0xba4fc28e, 0x9e4addf8, 0x0d3b6092,
+    0xb9e02b86, 0xdd7e3b0c, 0x170076fa, 0xa51b6135, 0x82f89c77, 0x54a86326, 0x1dc403cc, 0x5ae703ab,
+    0xc5013a36, 0xac2ac6dd, 0x9b4615a9, 0x688d1c61, 0xf6af14e6, 0xb6ffe386, 0xb717425b, 0x478b0d30,
+};
+
+__attribute__((target("sse4.2,pclmul"))) static uint32_t
+crc32c_join_hardware(uint32_t first, uint32_t second, size_t second_size)
+{
+    uint64_t crc = first;
+
+    for (; second_size; second_size &= second_size - 1) {
+        crc = carry_over(crc, crc_over_bytes[__builtin_ctzl(second_size)]);
+    }
+    return (uint32_t)crc ^ second;
+}
+#endif
+
+uint32_t hash_crc32c_join(uint32_t first, uint32_t second, size_t second_size)
+{
+#if defined(__x86_64__)
+    enum { SIZE_END = sizeof crc_over_bytes / sizeof *crc_over_bytes };
+    if (second_size >> SIZE_END == 0 && __builtin_cpu_supports("pclmul") &&
+        __builtin_cpu_supports("sse4.2")) {
+        return crc32c_join_hardware(first, second, second_size);
+    }
+#endif
+    return hash_crc32c_join_portable(first, second, second_size);
+}
+
 uint64_t hash_key(uint64_t seed, struct span key)
 {
     return XXH3_64bits_withSeed(key.data, key.size, seed);

@@ -9,8 +9,11 @@
 
 /* CRC32C (Castagnoli), continuing from `seed` (0 to begin). Detects SSE4.2 at run time, table otherwise. */
 uint32_t hash_crc32c(uint32_t seed, const void *data, size_t size);
+/* The sum of two pieces behind each other, from each one's own and the second's size: some 50 instructions, whatever the size. */
+uint32_t hash_crc32c_join(uint32_t first, uint32_t second, size_t second_size);
 /* The same without special instructions; public so that tests can hold one against the other. */
 uint32_t hash_crc32c_portable(uint32_t seed, const void *data, size_t size);
+uint32_t hash_crc32c_join_portable(uint32_t first, uint32_t second, size_t second_size);
 /* xxh3, 64 bits, seeded: the hash that places keys; the cluster's seed makes it unpredictable from outside. */
 uint64_t hash_key(uint64_t seed, struct span key);
 /* xxh3, 64 bits, unseeded. */

@@ -330,6 +330,7 @@ struct blob *blob_try_new(struct mem_gate *gate, size_t size)
     if (blob) {
         blob->references = 1;
         blob->size = (uint32_t)size;
+        blob->is_summed = false;
     }
     return blob;
 }

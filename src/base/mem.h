@@ -88,9 +88,12 @@ void arena_fini(struct arena *arena);
 
 /* A blob: immutable counted bytes, shared by log cache, overlay and connections. Not atomic: counted on the loop thread
  * only; threads may read bytes of a blob that the loop keeps referenced. */
+enum { BLOB_SUM_MIN = 1024 }; /* smaller ones are summed again as quickly as their sums are joined */
 struct blob {
     uint32_t references;
     uint32_t size;
+    uint32_t crc;   /* CRC32C of the data, if is_summed: who sums them first says so, for all that follow */
+    bool is_summed; /* from then on the data stay as they are */
     uint8_t data[];
 };
 /* A blob of `size` uninitialised bytes with one reference, the caller's. */

@@ -35,6 +35,7 @@
 #include <stddef.h>
 
 #include "base/check.h"
+#include "base/hash.h"
 #include "base/hlc.h"
 
 enum {
@@ -512,6 +513,10 @@ static bool take_entries(struct partition *partition, const struct raft_message 
         }
         if (payloads[i].size > 0) {
             memcpy(scratch->blobs[i]->data, payloads[i].data, payloads[i].size);
+        }
+        if (payloads[i].size >= BLOB_SUM_MIN) {
+            scratch->blobs[i]->crc = hash_crc32c(0, scratch->blobs[i]->data, payloads[i].size);
+            scratch->blobs[i]->is_summed = true;
         }
     }
     if (count > 0 && log_reserve(partition->host.log, partition->group.group, count, runs) != 0) {

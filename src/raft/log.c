@@ -721,7 +721,9 @@ static void batch_pack(struct log_batch *batch)
         struct log_pending *record = &batch->records[i];
         struct span payload = record->payload ? blob_span(record->payload) : (struct span){ 0 };
         if (!record->is_bare) {
-            record->crc = hash_crc32c(0, payload.data, payload.size);
+            record->crc = record->payload && record->payload->is_summed
+                              ? record->payload->crc
+                              : hash_crc32c(0, payload.data, payload.size);
             record->size = (uint32_t)payload.size;
         }
         struct log_record header = { .kind = record->kind,
@@ -1244,6 +1246,8 @@ static void read_work(struct env_job *job)
             item->is_hole = log_segment_read(reading->log->config.env, item->segment->file,
                                              item->segment->sectors, &item->place, &window,
                                              item->payload->data, &reading->err) < 0;
+            item->payload->crc = item->place.crc;
+            item->payload->is_summed = !item->is_hole;
         }
         reading->ready++;
         is_done = item->is_hole && !reading->goes_on;
@@ -1452,6 +1456,8 @@ bool log_fill(struct log *log, uint32_t group_number, uint64_t index, uint64_t t
     }
     slot = log_index_at(&group->index, index);
     slot->blob = blob;
+    blob->crc = slot->crc;
+    blob->is_summed = true;
     slot->is_filling = 1;
     cache_add(log, group, index, slot);
     struct log_pending record = { .group = group,

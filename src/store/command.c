@@ -140,10 +140,26 @@ struct blob *command_try_pack(const struct command *command, struct mem_gate *ga
     return blob;
 }
 
+/* All before key and value. */
+static size_t head_size(const uint8_t *head)
+{
+    return COMMAND_HEAD_BYTES + optional_size(get_u16(head + 4));
+}
+
+static uint32_t sum_whole(const uint8_t *head, uint32_t content_checksum, size_t content_size)
+{
+    return hash_crc32c_join(hash_crc32c(0, head, head_size(head)), content_checksum, content_size);
+}
+
 void command_set_time(struct blob *packed, uint64_t time)
 {
-    CHECK(packed->size >= COMMAND_HEAD_BYTES);
-    put_u64(packed->data + COMMAND_TIME_OFFSET, time);
+    uint8_t *head = packed->data;
+    CHECK(packed->size >= COMMAND_HEAD_BYTES && packed->size >= head_size(head));
+    put_u64(head + COMMAND_TIME_OFFSET, time);
+    if (packed->size >= BLOB_SUM_MIN) {
+        packed->crc = sum_whole(head, get_u32(head + 12), packed->size - head_size(head));
+        packed->is_summed = true;
+    }
 }
 
 static bool unpack_session(struct reader *reader, struct command *out)
@@ -185,7 +201,8 @@ static bool unpack_attributes(struct reader *reader, struct attributes *out)
            (mask & ATTRIBUTE_EXPIRES || out->expires_at_us == 0);
 }
 
-int command_unpack(struct span bytes, struct command *out, struct err *err)
+/* whole: the CRC32C of all the bytes, NULL when it isn't known. */
+static int unpack(struct span bytes, const uint32_t *whole, struct command *out, struct err *err)
 {
     if (bytes.size < COMMAND_HEAD_BYTES) {
         return err_set(err, ERR_CORRUPT, "command of %zu bytes is too short", bytes.size);
@@ -225,9 +242,21 @@ int command_unpack(struct span bytes, struct command *out, struct err *err)
     if (!sound || reader.bad || reader.left != 0 || !command_is_sound(&command)) {
         return err_set(err, ERR_CORRUPT, "command of type %u is malformed", head[0]);
     }
-    if (hash_crc32c(0, content, key_size + value_size) != command.checksum) {
+    bool is_right = whole ? sum_whole(head, command.checksum, key_size + value_size) == *whole
+                          : hash_crc32c(0, content, key_size + value_size) == command.checksum;
+    if (!is_right) {
         return err_set(err, ERR_CORRUPT, "command of type %u: checksum does not match", head[0]);
     }
     *out = command;
     return 0;
+}
+
+int command_unpack(struct span bytes, struct command *out, struct err *err)
+{
+    return unpack(bytes, NULL, out, err);
+}
+
+int command_unpack_blob(const struct blob *blob, struct command *out, struct err *err)
+{
+    return unpack(blob_span(blob), blob->is_summed ? &blob->crc : NULL, out, err);
 }

@@ -69,7 +69,9 @@ struct blob *command_try_pack(const struct command *command, struct mem_gate *ga
 /* Unpacks; key and value borrow from bytes. ERR_CORRUPT for anything that command_pack could not have written, ERR_FORMAT for a
  * version or type that this build does not know. */
 int command_unpack(struct span bytes, struct command *command, struct err *err);
-/* Overwrites the time of a packed command (the primary sets it when it proposes). */
+/* The same of a blob. If its bytes are summed, key and value are not read: they are verified by that sum. */
+int command_unpack_blob(const struct blob *blob, struct command *command, struct err *err);
+/* Overwrites the time of a packed command (the primary sets it when it proposes), and notes the sum of a large one. */
 void command_set_time(struct blob *packed, uint64_t time);
 
 #endif

@@ -504,7 +504,7 @@ int store_apply(struct store_replica *replica, uint64_t index, struct blob *payl
         return 0;
     }
     struct command command;
-    int rc = command_unpack(blob_span(payload), &command, err);
+    int rc = command_unpack_blob(payload, &command, err);
     if (rc != 0) {
         return rc;
     }

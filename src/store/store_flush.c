@@ -11,9 +11,8 @@ enum {
     /* A transaction ends behind the replica with which it has dirtied so many bytes, about. LMDB
      * holds them all in memory, and never gives single pages back. The next transaction but one can
      * take the pages that this one replaced, while they are still warm in the page cache: so the
-     * file stays small, too. Less would save nothing more: a replica's share of a full overlay is
-     * about as much, and each end costs two syncs. */
-    TRANSACTION_BYTES = 8 << 20,
+     * file stays small, too. Less would cost: with 8 MiB flushing took 28 % more instructions. */
+    TRANSACTION_BYTES = 32 << 20,
     PAGE_BYTES = 4096,
 };
 

@@ -72,6 +72,30 @@ static void crc32c_continues_over_pieces(void **state)
     }
 }
 
+static void crc32c_of_joined_pieces_is_that_of_the_whole(void **state)
+{
+    enum { SIZE = 70000 };
+    uint8_t *bytes = malloc(SIZE);
+
+    assert_non_null(bytes);
+    for (size_t i = 0; i < SIZE; i++) {
+        bytes[i] = (uint8_t)hash_u64(i);
+    }
+    uint32_t whole = hash_crc32c(0, bytes, SIZE);
+    for (size_t cut = 0; cut <= SIZE; cut += cut < 300 ? 1 : 1009) {
+        uint32_t first = hash_crc32c(0, bytes, cut),
+                 second = hash_crc32c(0, bytes + cut, SIZE - cut);
+        assert_int_equal(hash_crc32c_join(first, second, SIZE - cut), whole);
+        assert_int_equal(hash_crc32c_join_portable(first, second, SIZE - cut), whole);
+    }
+    for (int bit = 0; bit < 40; bit++) { /* sizes that nobody has memory for, too */
+        size_t size = ((size_t)1 << bit) + 5;
+        assert_int_equal(hash_crc32c_join(whole, 7, size),
+                         hash_crc32c_join_portable(whole, 7, size));
+    }
+    free(bytes);
+}
+
 /* These values are on disk: a library that gives others would lose keys. From XXH3's published test
  * vectors. */
 static void keys_hash_as_ever(void **state)
@@ -103,6 +127,7 @@ int main(void)
         cmocka_unit_test(crc32c_is_the_same_in_hardware_and_by_table),
         cmocka_unit_test(crc32c_of_long_input_is_the_same_by_table),
         cmocka_unit_test(crc32c_continues_over_pieces),
+        cmocka_unit_test(crc32c_of_joined_pieces_is_that_of_the_whole),
         cmocka_unit_test(keys_hash_as_ever),
         cmocka_unit_test(integers_mix_without_collisions),
     };

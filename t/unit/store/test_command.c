@@ -85,6 +85,30 @@ static void bare_commands_are_small(void **state)
     blob_unref(blob);
 }
 
+/* The sum that a command's maker or receiver noted stands for reading its bytes again. */
+static void sums_are_taken_over(void **state)
+{
+    (void)state;
+    static const uint8_t value[BLOB_SUM_MIN] = { 1, 2, 3 };
+    struct command in = full_put(), out;
+    in.value = span_of(value, sizeof value);
+    struct blob *blob = command_pack(&in);
+    assert_false(blob->is_summed);
+    command_set_time(blob, 123456);
+    assert_true(blob->is_summed);
+    assert_int_equal(blob->crc, hash_crc32c(0, blob->data, blob->size));
+    assert_int_equal(command_unpack_blob(blob, &out, NULL), 0);
+    assert_true(span_equal(out.value, in.value));
+    for (size_t at = 0; at < blob->size; at++) { /* received so, and summed */
+        blob->data[at] ^= 0x10;
+        blob->crc = hash_crc32c(0, blob->data, blob->size);
+        bool is_refused = command_unpack_blob(blob, &out, NULL) != 0;
+        assert_int_equal(is_refused, command_unpack(blob_span(blob), &out, NULL) != 0);
+        blob->data[at] ^= 0x10;
+    }
+    blob_unref(blob);
+}
+
 static void attributes_outside_the_mask_are_not_packed(void **state)
 {
     (void)state;
@@ -200,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_comes_back_whole),
         cmocka_unit_test(bare_commands_are_small),
+        cmocka_unit_test(sums_are_taken_over),
         cmocka_unit_test(attributes_outside_the_mask_are_not_packed),
         cmocka_unit_test(largest_key_and_value_fit),
         cmocka_unit_test(damage_is_noticed),
