@@ -21,7 +21,7 @@ my ($exit, undef, $err) = $cluster->cairn(qw(bench --preload --keys 200000 --cli
 is $exit, 0, 'loaded' or diag $err;
 cmp_ok anonymous($_), '>', 64 * MIB, "node $_ took memory for it" for $cluster->nodes;
 for my $n ($cluster->nodes) {
-    ok wait_until("node $n to give it back", sub { anonymous($n) <= 64 * MIB }), "node $n gave it back";
+    ok wait_until("node $n to give it back", sub { anonymous($n) <= 64 * MIB }, 120), "node $n gave it back";
 }
 
 done_testing;
