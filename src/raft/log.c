@@ -256,6 +256,14 @@ static void cache_evict(struct log *log)
     }
 }
 
+void log_cache_drop(struct log *log)
+{
+    uint64_t bytes = log->config.cache_bytes;
+    log->config.cache_bytes = 0;
+    cache_evict(log);
+    log->config.cache_bytes = bytes;
+}
+
 /* --- Groups. */
 
 static void group_number(struct log *log, struct log_group *group)
