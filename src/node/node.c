@@ -316,6 +316,35 @@ static void consider_cut(struct node *node)
     }
 }
 
+/* What other nodes say of their disks is compared with the own one, and they are told of it. */
+static void look_at_disks(struct node *node)
+{
+    uint64_t others_us[LIMIT_NODES], own_us = log_latency_us(node->log);
+    size_t count = 0;
+    for (size_t i = 0; i < node->link_count; i++) {
+        others_us[count++] = node->links[i].peer.disk.latency_us;
+    }
+    if (disks_look(&node->disks, env_now_us(node->env), own_us, others_us, count)) {
+        bool is_slow = node->disks.is_slow;
+        LOG_WARN(node->logger, "event=%s log_us=%lu median_us=%lu %s",
+                 is_slow ? "disk_slow" : "disk_well", own_us, node->disks.middle_us,
+                 is_slow ? "its primaries are handed to other nodes" : "primaries may return");
+    }
+    for (size_t i = 0; i < node->link_count; i++) {
+        node->links[i].peer.own_disk = (struct peer_disk){
+            .latency_us = own_us < UINT32_MAX ? (uint32_t)own_us : UINT32_MAX,
+            .is_slow = node->disks.is_slow,
+        };
+    }
+}
+
+static bool on_slow_asked(void *ctx, uint64_t node_id)
+{
+    struct node *node = ctx;
+    struct link *link = node_id == node->id ? NULL : membership_find(node, node_id);
+    return node_id == node->id ? node->disks.is_slow : link && link->peer.disk.is_slow;
+}
+
 /* --- Partitions ask */
 
 static void on_partition_wake(void *ctx, struct partition *partition)
@@ -538,6 +567,7 @@ static int open_partitions(struct node *node, struct err *err)
         .image_wanted = on_image_wanted,
         .image_offered = on_image_offered,
         .undecided = on_undecided,
+        .is_slow = on_slow_asked,
         .failed = on_partition_failed,
         .ctx = node,
     };
@@ -1088,6 +1118,7 @@ static void node_tick(struct env_timer *timer)
     env_timer_start(node->env, &node->tick, NODE_TICK_US);
     if (node->log) {
         look_at_budget(node);
+        look_at_disks(node);
         recall_tick(node->recall);
         if (!recall_is_asleep(node->recall)) {
             tick_partitions(node);

@@ -8,6 +8,7 @@
 #include "base/version.h"
 #include "cluster/topology.h"
 #include "node/budget.h"
+#include "node/disks.h"
 #include "node/images.h"
 #include "node/node.h"
 #include "node/partition.h"
@@ -129,6 +130,7 @@ struct node {
     struct scrub *scrub;
     enum raft_cut cut_level;
     struct budget budget;
+    struct disks disks;
     bool is_refusing; /* ordinary writes, for the log's sake */
     bool is_tight; /* see partition.h */
 

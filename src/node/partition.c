@@ -45,6 +45,7 @@ enum {
     PREFER_CAUGHT_UP = 64, /* entries behind which the preferred primary may be */
     /* election timeouts between two tries to hand over to it: nothing is proposed during one */
     PREFER_PAUSE_TIMEOUTS = 10,
+    SLOW_PAUSE_TIMEOUTS = 2, /* the same, where a slow disk is the reason: it costs more to stay */
 };
 
 /* A read of the log for a laggard. */
@@ -60,8 +61,8 @@ struct partition {
     uint64_t applied;
     uint64_t last_time; /* newest time proposed here */
     uint64_t self_node_id, self;
-    uint64_t prefer_from_ms; /* not before: the last try came to nothing */
-    bool is_awake;           /* host.wake was called for this turn */
+    uint64_t prefer_tried_ms; /* the last try to hand over, 0: none */
+    bool is_awake;            /* host.wake was called for this turn */
     bool is_closing;
     bool apply_is_reading;
     bool is_starved;    /* there was no memory to apply: at the next tick */
@@ -1493,25 +1494,51 @@ void partition_image_failed(struct partition *partition)
 
 /* --- Leadership by choice */
 
+/* It is heard, has all that there is to have, nearly, and its disk is as quick as others'. */
+static bool may_succeed(const struct partition *partition, const struct topology_replica *replica,
+                        uint64_t now_ms)
+{
+    const struct raft_progress *progress = find_progress(&partition->raft, replica->id);
+    CHECK(progress);
+    bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
+    return progress->heard_ms + partition->host.election_timeout_ms >= now_ms && !awaits_image &&
+           !progress->is_full && progress->match + PREFER_CAUGHT_UP >= partition->raft.last_index &&
+           !partition->host.is_slow(partition->host.ctx, replica->node_id);
+}
+
+/* Who should lead instead; 0: nobody. A node whose disk is well gives way to the preferred one only. */
+static uint64_t find_successor(const struct partition *partition, bool is_slow, uint64_t now_ms)
+{
+    int count = is_slow ? partition->group.replica_count : 1;
+    for (int i = 0; i < count; i++) {
+        const struct topology_replica *replica = &partition->group.replicas[i];
+        if (replica->id != partition->self && may_succeed(partition, replica, now_ms)) {
+            return replica->id;
+        }
+    }
+    return 0;
+}
+
 bool partition_prefer(struct partition *partition, uint64_t now_ms)
 {
     struct raft *raft = &partition->raft;
-    uint64_t preferred = partition->group.replicas[0].id;
-    if (raft->role != RAFT_LEADER || preferred == partition->self || raft->transfer_to != 0 ||
-        partition->applied < raft->noop_index || now_ms < partition->prefer_from_ms) {
+    if (raft->role != RAFT_LEADER || raft->transfer_to != 0 ||
+        partition->applied < raft->noop_index) {
         return false;
     }
-    const struct raft_progress *progress = find_progress(raft, preferred);
-    CHECK(progress);
-    bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
-    if (progress->heard_ms + partition->host.election_timeout_ms < now_ms || awaits_image ||
-        progress->is_full || progress->match + PREFER_CAUGHT_UP < raft->last_index) {
+    bool is_slow = partition->host.is_slow(partition->host.ctx, partition->self_node_id);
+    uint64_t pause = is_slow ? SLOW_PAUSE_TIMEOUTS : PREFER_PAUSE_TIMEOUTS;
+    if (partition->prefer_tried_ms != 0 &&
+        now_ms < partition->prefer_tried_ms + pause * partition->host.election_timeout_ms) {
+        return false;
+    }
+    uint64_t successor = find_successor(partition, is_slow, now_ms);
+    if (successor == 0) {
         return false;
     }
     tell_time(partition);
-    bool began = raft_transfer(raft, preferred) == 0;
-    partition->prefer_from_ms =
-        now_ms + (uint64_t)PREFER_PAUSE_TIMEOUTS * partition->host.election_timeout_ms;
+    bool began = raft_transfer(raft, successor) == 0;
+    partition->prefer_tried_ms = now_ms;
     settle(partition);
     return began;
 }

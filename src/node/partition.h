@@ -86,6 +86,8 @@ struct partition_host {
     /* Replicas hold different content at the same index, and there is no majority that says which is right: this one is to be
      * scrubbed soon. */
     void (*undecided)(void *ctx, struct partition *partition);
+    /* The node's disk is slow: who leads there is to hand over, and nobody hands over to it. */
+    bool (*is_slow)(void *ctx, uint64_t node_id);
     /* Entries cannot be read or applied: the node must stop. */
     void (*failed)(void *ctx, struct partition *partition, const struct err *err);
     void *ctx;
@@ -163,7 +165,8 @@ bool partition_is_damaged(const struct partition *partition);
 bool partition_is_installing(const struct partition *partition);
 /* End of the turn: proposes, sends, applies, answers. */
 void partition_turn(struct partition *partition);
-/* Hands leadership over: to the preferred replica if that is another node and caught up (returns whether it began), or to any. */
+/* Hands leadership over, if there is reason to and the other is caught up (returns whether it began): to the preferred replica; from a node
+ * whose disk is slow, to the first in the group's list whose isn't. partition_resign: to any. */
 bool partition_prefer(struct partition *partition, uint64_t now_ms);
 int partition_resign(struct partition *partition);
 

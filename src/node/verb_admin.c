@@ -73,6 +73,8 @@ static void gather_counters(struct node *node, struct node_counters *out)
     out->log_entries = log->entries;
     out->log_bytes = log->bytes;
     out->log_sync_us = log->syncs_us_total;
+    out->log_latency_us = log_latency_us(node->log);
+    out->disk_slow = node->disks.is_slow;
     out->log_live_bytes = log_live_bytes(node->log);
     out->log_holes = log->holes;
     out->log_holes_filled = log->holes_filled;

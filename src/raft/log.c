@@ -790,6 +790,7 @@ static void batch_start(struct log *log)
     log_keeper_step(log);
     if (is_begun) {
         log->is_in_flight = true;
+        log->begun_us = env_now_us(log->config.env);
         log->batch.job.work = batch_job_work;
         log->batch.job.done = batch_done;
         env_job_start(log->config.env, ENV_JOB_LOG, &log->batch.job);
@@ -976,6 +977,8 @@ static void batch_done(struct env_job *job)
     struct log *log = batch->log;
     log->is_in_flight = false;
     log->is_telling = true;
+    log->latencies_us[log->latency_count++ % LOG_LATENCIES] =
+        env_now_us(log->config.env) - log->begun_us;
     if (batch->status < 0 || log->is_failed) {
         batch_release(batch);
         log_fail(log, &batch->err);
@@ -1671,6 +1674,22 @@ int log_admit(const struct log *log, size_t bytes)
 int log_admit_vital(const struct log *log, size_t bytes)
 {
     return admit(log, bytes, 1);
+}
+
+uint64_t log_latency_us(const struct log *log)
+{
+    uint64_t sorted[LOG_LATENCIES];
+    size_t count = log->latency_count < LOG_LATENCIES ? log->latency_count : LOG_LATENCIES;
+    for (size_t i = 0; i < count; i++) {
+        size_t at = i;
+        for (; at > 0 && sorted[at - 1] > log->latencies_us[i]; at--) {
+            sorted[at] = sorted[at - 1];
+        }
+        sorted[at] = log->latencies_us[i];
+    }
+    uint64_t median = count ? sorted[count / 2] : 0;
+    uint64_t age = log->is_in_flight ? env_now_us(log->config.env) - log->begun_us : 0;
+    return age > median && age > LOG_HANGS_US ? age : median;
 }
 
 const struct log_stats *log_stats(const struct log *log)

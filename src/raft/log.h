@@ -144,6 +144,10 @@ int log_admit(const struct log *log, size_t bytes);
 /* The same for what is to go on with a full disk (deletes): may use that segment, but not the rest of the present one. */
 int log_admit_vital(const struct log *log, size_t bytes);
 
+/* How long a batch takes from here to the disk and back: the median of the last ones, or the age of the one in flight if that hangs; µs,
+ * 0: there was none yet. */
+uint64_t log_latency_us(const struct log *log);
+
 struct log_stats {
     uint64_t batches, entries, bytes, syncs_us_total, sync_us_max, segments, recycled, read_bytes;
     uint64_t holes, holes_filled;   /* found, written again */

@@ -26,6 +26,10 @@ enum {
     /* Groups are numbered from 0 on, nearly without gaps: below this they are found without hashing. */
     LOG_NUMBERED_MAX = 1 << 14,
     LOG_NUMBERED_MIN = 256,
+    /* Batches of which the typical latency is told: one that takes long says nothing. */
+    LOG_LATENCIES = 9,
+    /* A batch in flight for so long counts before it is done: many disks never come back from there. */
+    LOG_HANGS_US = 200 * 1000,
     /* A segment that could not be made for want of space is tried again after. */
     LOG_SPARE_RETRY_US = 1000000,
     LOG_MEMORY_RETRY_US = 10000,
@@ -182,6 +186,8 @@ struct log {
     struct env_task task;
     struct log_batch batch;
     bool is_in_flight;
+    uint64_t begun_us; /* when the batch in flight was handed over, or the last one was */
+    uint64_t latencies_us[LOG_LATENCIES], latency_count;
     uint64_t sequence;      /* of the last batch */
     uint64_t first_segment; /* as last written */
     uint32_t previous_records, previous_crc;

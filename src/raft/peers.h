@@ -8,7 +8,9 @@
  *       16    4 message count
  *       20    4 entry count (of all messages)
  *       24    8 changes: the sender's count of them (raft.h, raft_config) as the frame leaves
- *       32      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
+ *       32    4 what a batch of the sender's log takes, µs, 0 = not known
+ *       36    4 1: the sender's disk is slow, see node/disks.h
+ *       40      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
  *               (RAFT_READ, RAFT_READ_REPLY), which are many where many read, PEER_ROUND_BYTES: type, granted, two zeroes,
  *               group, from, to, term, sequence, index
  *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
@@ -23,7 +25,7 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 32, PEER_ENTRY_BYTES = 16 };
+enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 40, PEER_ENTRY_BYTES = 16 };
 
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {
@@ -48,6 +50,10 @@ struct peer {
     uint64_t own_changes;            /* the own node's count of changes, for the frame being packed */
     uint64_t changes;                /* its count of changes, as heard last on this connection; 0: not yet */
     uint64_t frames_sent, messages_sent;
+    struct peer_disk {
+        uint32_t latency_us; /* 0: not known */
+        bool is_slow;
+    } disk, own_disk; /* what the other node said of its disk on this connection; what it is told of the own one */
 };
 
 void peer_fini(struct peer *peer);

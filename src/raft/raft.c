@@ -83,7 +83,7 @@
  *       change since (config.changes). The count travels with the confirmation, as it was when that
  *       was made, and is forgotten with the connection.
  *
- *   I18 A log without room takes no entries, yet what it says and hears goes on: it follows,
+ *   I19 A log without room takes no entries, yet what it says and hears goes on: it follows,
  *       acknowledges what it has, learns what is committed (which is what makes room), votes. What
  *       it holds already, and no-ops, it always takes. A leader sends such a follower one trifle a
  *       heartbeat, and the payload of a hole.
@@ -671,7 +671,7 @@ static bool has_room(const struct raft *raft, const struct raft_progress *peer)
            (peer->inflight_messages == 0 || peer->inflight_bytes < raft->config.inflight_bytes_max);
 }
 
-/* I18: nothing of what it asked for either, that is. */
+/* I19: nothing of what it asked for either, that is. */
 static bool is_held_back(const struct raft_progress *peer)
 {
     return peer->is_full && peer->resume == 0;
@@ -735,7 +735,7 @@ static void stream_entries(struct raft *raft, struct raft_progress *peer)
     }
 }
 
-/* I18: an election behind which all waits, a delete. */
+/* I19: an election behind which all waits, a delete. */
 static void stream_trifle(struct raft *raft, struct raft_progress *peer)
 {
     uint32_t bytes = 0, count = 0;
@@ -1132,7 +1132,7 @@ static void consider_heal(struct raft *raft, const struct raft_message *m)
     raft->out.heal = true;
 }
 
-/* How many of the entries the log has room for (I18). */
+/* How many of the entries the log has room for (I19). */
 static uint32_t entries_taken(const struct raft *raft, const struct raft_message *m,
                               const struct raft_entry *entries)
 {

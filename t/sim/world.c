@@ -58,6 +58,11 @@ enum {
     PIECE_SMALL_BYTES = 32 << 10,
     CONVERGE_MAX_US = 60 * SECOND_US, /* throttled images of all partitions, then the idle flush */
     CALM_MAX_US = 4 * SECOND_US,
+    SLOW_FACTOR = 50, /* of one disk, in live_on_a_slow_disk */
+    SLOW_LEAST_US = 30000,
+    SLOW_PERCENT = 10,              /* of the runs */
+    HANDED_MAX_US = 5 * SECOND_US,  /* from when a disk gets slow until its node leads nothing */
+    RETURN_MAX_US = 16 * SECOND_US, /* from when it is well; ten of them are hysteresis */
     COMPARE_ROUND_MAX_MS =
         4000, /* replicas are waited for to be compared if a scrub's round is no longer */
     COMPARE_SLACK_US = 4 * SECOND_US,
@@ -137,7 +142,8 @@ struct world {
     uint64_t starves_every
         [MEM_KINDS]; /* so many allocations per one that fails; 0: none does by itself */
     uint32_t partitions, replicas;
-    uint32_t victim; /* the node whose disk may rot: never a majority of a group */
+    struct world_node *slow; /* whose disk is, in live_on_a_slow_disk */
+    uint32_t victim;         /* the node whose disk may rot: never a majority of a group */
     uint32_t fault_interval_us;
     uint32_t hurry_percent, lease_percent; /* of the calls: see workload.h */
     bool scans_large;
@@ -2077,6 +2083,71 @@ static void live_on_full_disks(struct world *world)
            "a partition takes no writes though the disks have room again");
 }
 
+/* --- A slow disk */
+
+/* It knows that it is slow, and leads nothing. */
+static bool has_handed_over(struct world *world)
+{
+    const struct node *node = server_node(world->slow->server);
+    if (!node->disks.is_slow) {
+        return false;
+    }
+    for (size_t i = 0; i < node->partition_count; i++) {
+        if (node->partitions[i] && partition_is_primary(node->partitions[i])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* A node whose disk is well leads the groups that it is preferred for. */
+static bool has_got_back(struct world *world)
+{
+    const struct node *node = server_node(world->slow->server);
+    for (size_t i = 0; i < node->partition_count; i++) {
+        const struct partition *partition = node->partitions[i];
+        if (partition && partition_topology(partition)->replicas[0].node_id == node_id(node) &&
+            !partition_is_primary(partition)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One disk takes fifty times as long as the others: soon its node leads nothing, and that stays so, while it goes on to follow
+ * (decisions/012). When the disk is well, primaries return. */
+static void live_on_a_slow_disk(struct world *world)
+{
+    struct schedule *schedule = &world->schedule;
+    uint64_t others_us = SLOW_LEAST_US / SLOW_FACTOR;
+    world->slow = draw_node(world);
+    if (!is_formed(world) || !are_replicas_whole(world)) {
+        return; /* who waits for an image can't take over */
+    }
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct world_node *node = &world->nodes[i];
+        others_us = node != world->slow && node->env->log_delay_us > others_us
+                        ? node->env->log_delay_us
+                        : others_us;
+    }
+    struct env_sim *env = world->slow->env;
+    schedule_remove(schedule, &world->slow->relief); /* of an earlier fault */
+    LOG_INFO(&world->logger, "world: the disk of %s is slow", world->slow->name);
+    env->slow_factor = (uint32_t)(SLOW_FACTOR * others_us / env->log_delay_us) + 1;
+    expect(world, run_until(world, schedule->now_us + HANDED_MAX_US, has_handed_over),
+           "a node with a slow disk goes on to lead");
+    run_until(world, schedule->now_us + SECOND_US, NULL); /* leadership was on its way there, too */
+    expect(world, run_until(world, schedule->now_us + SECOND_US, has_handed_over),
+           "a node with a slow disk is handed leadership");
+    for (int i = 0; i < 8 && world->report->violations == 0; i++) {
+        run_until(world, schedule->now_us + SECOND_US / 4, NULL);
+        expect(world, has_handed_over(world), "a node with a slow disk leads again");
+    }
+    env_sim_heal_disk(env);
+    expect(world, run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back),
+           "primaries do not return to a node whose disk is well again");
+}
+
 /* Pauses that began before the healing go on. */
 static uint64_t find_pause_end(const struct world *world)
 {
@@ -2202,6 +2273,10 @@ static void recover(struct world *world)
         run_until(world, schedule->now_us + LOOKED_US, NULL);
     }
     workload_expect_calm(&world->workload);
+    if (world->node_count >= 3 && world->report->violations == 0 &&
+        random_percent(&world->nemesis, SLOW_PERCENT)) {
+        live_on_a_slow_disk(world);
+    }
     uint64_t end_us = schedule->now_us + random_between(&world->nemesis, 0, CALM_MAX_US);
     uint64_t least_us = BEGIN_US + (uint64_t)world->options->least_seconds * SECOND_US;
     run_until(world, end_us > least_us ? end_us : least_us, NULL);

@@ -565,6 +565,77 @@ static void test_quiet_groups_are_moved(void **state)
     world_free(world);
 }
 
+/* A group that holds much and is not cut pins what lies behind it, dead or not; where there is little
+ * room it is written again all the same. */
+static uint64_t segments_behind_a_pin(bool is_tight)
+{
+    struct world *world = world_new(16);
+    world->cache_bytes = 1;
+    world_start(world);
+    add_groups(world);
+    log_keep_bytes(world->log, 0);
+    for (uint64_t i = 1; i < 1000; i += 10) {
+        append(world, 2, i, 10, 3);
+        fake_run(world->fake);
+    }
+    log_tighten(world->log, is_tight);
+    for (uint64_t i = 1; i < 4000; i += 10) {
+        append(world, 1, i, 10, 1);
+        fake_run(world->fake);
+        if (i > 50) {
+            cut(world, 1, i - 50);
+        }
+    }
+    fake_run(world->fake);
+    uint64_t segments = log_stats(world->log)->segments;
+    reopen(world);
+    check_all_recovered(world);
+    assert_int_equal(find_start(world, 2)->raft.last_index, 1000);
+    world_free(world);
+    return segments;
+}
+
+static void test_what_pins_much_is_moved_when_tight(void **state)
+{
+    uint64_t loose = segments_behind_a_pin(false), tight = segments_behind_a_pin(true);
+    assert_true(tight <= 30 && tight + 15 < loose);
+}
+
+/* Batches that take so many µs each. */
+static void sync_slowly(struct world *world, int count, uint64_t us)
+{
+    for (int i = 0; i < count; i++) {
+        append(world, 1, world->groups[1].last + 1, 1, 1);
+        fake_run_tasks(world->fake);
+        world->fake->now_us += us;
+        assert_true(fake_run_job(world->fake, ENV_JOB_LOG));
+    }
+}
+
+/* Some slow batches say nothing, most do; one that hangs counts before it is done. */
+static void test_latency_is_the_typical_one(void **state)
+{
+    struct world *world = world_new(17);
+    world_start(world);
+    add_groups(world);
+    fake_run(world->fake);
+    sync_slowly(world, 9, 500);
+    assert_in_range(log_latency_us(world->log), 500, 999);
+    sync_slowly(world, 4, 50000);
+    assert_in_range(log_latency_us(world->log), 500, 999);
+    sync_slowly(world, 1, 50000);
+    assert_in_range(log_latency_us(world->log), 50000, 50999);
+    sync_slowly(world, 9, 500);
+    append(world, 1, world->groups[1].last + 1, 1, 1);
+    fake_run_tasks(world->fake);
+    world->fake->now_us += 100000;
+    assert_in_range(log_latency_us(world->log), 500, 999);
+    world->fake->now_us += 200000;
+    assert_in_range(log_latency_us(world->log), 300000, 300999);
+    fake_run(world->fake);
+    world_free(world);
+}
+
 /* Cut far behind its end. */
 static void test_cut_beyond_the_end(void **state)
 {
@@ -1378,6 +1449,8 @@ int main(void)
         cmocka_unit_test(test_cut_and_recycle),
         cmocka_unit_test(test_freed_files_are_kept),
         cmocka_unit_test(test_quiet_groups_are_moved),
+        cmocka_unit_test(test_what_pins_much_is_moved_when_tight),
+        cmocka_unit_test(test_latency_is_the_typical_one),
         cmocka_unit_test(test_cut_beyond_the_end),
         cmocka_unit_test(test_reset),
         cmocka_unit_test(test_failed_sync_stops),

@@ -666,7 +666,7 @@ static void an_old_ack_does_not_pass_for_a_probes_answer(void **state)
     world_free(w);
 }
 
-/* I18. Each heartbeat offers it what it might take; nothing else is sent. */
+/* I19. Each heartbeat offers it what it might take; nothing else is sent. */
 static void a_log_without_room_follows_and_learns_what_is_committed(void **state)
 {
     struct world *w = world_new(3);
