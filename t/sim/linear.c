@@ -24,6 +24,8 @@
  * a write). So whatever follows an unknown operation must be impossible without it. */
 #include "sim/linear.h"
 
+#include <stdlib.h>
+
 #include "base/check.h"
 #include "base/hash.h"
 #include "base/hashtab.h"
@@ -541,12 +543,11 @@ static struct frame *retreat(struct search *search)
     return NULL;
 }
 
-static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64_t *stuck)
+static enum linear_verdict run(struct search *search, uint64_t steps_max)
 {
     struct place place = { .put = NO_PUT };
     struct entry *from = search->head.next;
     bool is_optional = false;
-    uint64_t furthest = 0;
     for (uint64_t steps = 0; search->required > 0; steps++) {
         if (steps >= steps_max) {
             return LINEAR_UNDECIDED;
@@ -557,16 +558,8 @@ static enum linear_verdict run(struct search *search, uint64_t steps_max, uint64
             is_optional = false;
             continue;
         }
-        struct entry *reply = search->head.next;
-        while (reply && reply->is_call) {
-            reply = reply->next;
-        }
-        if (reply && reply->at > furthest) {
-            furthest = reply->at;
-        }
         struct frame *frame = retreat(search);
         if (!frame) {
-            *stuck = furthest;
             return LINEAR_NO;
         }
         place = frame->place;
@@ -681,7 +674,7 @@ static void sort_puts(struct search *search)
 }
 
 static enum linear_verdict check(const struct linear_op *ops, size_t count, bool with_unread,
-                                 uint64_t steps_max, uint64_t *stuck)
+                                 uint64_t steps_max)
 {
     struct search search = { .ops = mem_alloc((count + 1) * sizeof *ops) };
     memcpy(search.ops, ops, count * sizeof *ops);
@@ -693,7 +686,7 @@ static enum linear_verdict check(const struct linear_op *ops, size_t count, bool
     link_entries(&search, make_entries(&search, count, with_unread));
     find_sights(&search, count);
     sort_puts(&search);
-    enum linear_verdict verdict = run(&search, steps_max, stuck);
+    enum linear_verdict verdict = run(&search, steps_max);
     hashtab_fini(&search.visited);
     arena_fini(&search.cells);
     mem_free(search.entries);
@@ -705,17 +698,76 @@ static enum linear_verdict check(const struct linear_op *ops, size_t count, bool
     return verdict;
 }
 
+static enum linear_verdict judge(const struct linear_op *ops, size_t count, uint64_t steps_max)
+{
+    enum linear_verdict verdict = check(ops, count, false, steps_max);
+    return verdict != LINEAR_YES && has_orphan(ops, count) ? check(ops, count, true, steps_max)
+                                                           : verdict;
+}
+
+/* The history as it was known at `place`: what was not answered by then is pending. */
+static enum linear_verdict judge_until(const struct linear_op *ops, size_t count, uint64_t place,
+                                       uint64_t steps_max)
+{
+    struct linear_op *known = mem_alloc((count + 1) * sizeof *ops);
+    size_t made = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (ops[i].call > place) {
+            continue;
+        }
+        known[made] = ops[i];
+        if (ops[i].outcome != LINEAR_NOTHING && !is_unknown(&ops[i]) && ops[i].reply > place) {
+            known[made].outcome = LINEAR_PENDING;
+            known[made].reply = LINEAR_NEVER;
+            known[made].version = 0;
+        }
+        made++;
+    }
+    enum linear_verdict verdict = judge(known, made, steps_max);
+    mem_free(known);
+    return verdict;
+}
+
+static int compare_places(const void *left, const void *right)
+{
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+/* The earliest reply up to which the history has no order: one that has an order has one up to each
+ * place. What can't be decided counts as having one. */
+static uint64_t find_stuck(const struct linear_op *ops, size_t count, uint64_t steps_max)
+{
+    uint64_t *replies = mem_alloc((count + 1) * sizeof *replies);
+    size_t last = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (ops[i].outcome != LINEAR_NOTHING && !is_unknown(&ops[i])) {
+            replies[last++] = ops[i].reply;
+        }
+    }
+    CHECK(last > 0); /* no answer, nothing to explain */
+    qsort(replies, last, sizeof *replies, compare_places);
+    size_t first = 0;
+    for (last--; first < last;) {
+        size_t middle = first + (last - first) / 2;
+        if (judge_until(ops, count, replies[middle], steps_max) == LINEAR_NO) {
+            last = middle;
+        } else {
+            first = middle + 1;
+        }
+    }
+    uint64_t stuck = replies[first];
+    mem_free(replies);
+    return stuck;
+}
+
 enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max,
                                  uint64_t *stuck)
 {
-    uint64_t place = 0;
     steps_max = steps_max ? steps_max : STEPS_MAX_DEFAULT;
-    enum linear_verdict verdict = check(ops, count, false, steps_max, &place);
-    if (verdict != LINEAR_YES && has_orphan(ops, count)) {
-        verdict = check(ops, count, true, steps_max, &place);
-    }
+    enum linear_verdict verdict = judge(ops, count, steps_max);
     if (stuck && verdict == LINEAR_NO) {
-        *stuck = place / 4;
+        *stuck = find_stuck(ops, count, steps_max);
     }
     return verdict;
 }

@@ -37,7 +37,7 @@ struct linear_op {
 enum linear_verdict { LINEAR_YES, LINEAR_NO, LINEAR_UNDECIDED };
 
 /* Judges the history of one key that is absent at first. steps_max bounds the search (0: two million). *stuck (NULL allowed) becomes,
- * with LINEAR_NO, the place of the earliest reply that no order could explain. */
+ * with LINEAR_NO, the place of the earliest reply up to which there is no order. */
 enum linear_verdict linear_check(const struct linear_op *ops, size_t count, uint64_t steps_max, uint64_t *stuck);
 
 #endif
