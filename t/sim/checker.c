@@ -119,7 +119,7 @@ void checker_turn(struct checker *checker, uint32_t node, uint32_t group)
 
 void checker_old_began(struct checker *checker, uint32_t node)
 {
-    checker->is_old[node] = checker->may_recall[node] = true;
+    checker->is_old[node] = checker->was_old[node] = checker->may_recall[node] = true;
     for (uint32_t i = 0; i < checker->group_count; i++) {
         checker->groups[i].committed_before = checker->groups[i].committed;
     }

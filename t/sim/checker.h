@@ -88,6 +88,7 @@ struct checker {
     /* Its disk was put back to an earlier state: until it is whole again (checker_old_ended), C9 and C12 ask nothing of it, and C8
      * goes on as if it had what it had. */
     bool is_old[CHECKER_NODES_MAX];
+    bool was_old[CHECKER_NODES_MAX];       /* once: others may remember more than its store holds */
     bool may_recall[CHECKER_NODES_MAX];    /* until its process ends: it may say that it has forgotten something (C24) */
     uint64_t batches[CHECKER_NODES_MAX];   /* of the log, when C20 and C21 last looked */
     /* Called with the first violation; later ones are counted only. */

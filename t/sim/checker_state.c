@@ -238,6 +238,10 @@ static void check_match(struct checker *checker, uint32_t node, uint32_t number,
                          "another one there",
                          node + 1, of + 1, match, number, peer->last_index);
         }
+        if (leader->progress[i].flushed > peer->flushed && !checker->was_old[of]) {
+            checker_fail(checker, "n%u takes n%u to have flushed group %u to index %lu; it has to %lu",
+                         node + 1, of + 1, number, leader->progress[i].flushed, peer->flushed);
+        }
     }
 }
 

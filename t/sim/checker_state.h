@@ -9,7 +9,8 @@
  *   C19 a read does not join a round that was sent before it came (I8 of raft.c)
  *   C20 a segment leaves the log only when a durable batch says so (I4, I5 of log.c)
  *   C21 a place in the log holds the entry that its slot names, or none (I2 of log.c): seen as soon as a batch is durable
- *   C22 what a leader takes for a follower's match is in that follower's log
+ *   C22 what a leader takes for a follower's match is in that follower's log, and what it takes for flushed is in its store: others
+ *       cut their logs by it
  *   C23 no replica suspects itself to have lost what it promised, unless its disk was damaged
  *   C25 a leader that compares its store with others', where flushes met or at a mark, finds them equal, unless a disk was damaged
  *   C26 what counts as live in a segment of the log is what lies there, so that a segment whose entries are gone can go */
