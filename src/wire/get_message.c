@@ -3,6 +3,7 @@
 #include "wire/get_message.h"
 
 #include "base/check.h"
+#include "wire/varint.h"
 
 /* Tags: field number << 3 | wire type. */
 enum {
@@ -25,16 +26,6 @@ enum {
 };
 
 /* --- Packing */
-
-static inline uint8_t *put_varint(uint8_t *out, uint64_t value)
-{
-    while (value >= ONE_BYTE) {
-        *out++ = (uint8_t)(value | ONE_BYTE);
-        value >>= 7;
-    }
-    *out++ = (uint8_t)value;
-    return out;
-}
 
 /* A field of its default value is left out. */
 static inline uint8_t *put_field(uint8_t *out, uint8_t tag, uint64_t value)

@@ -5,6 +5,7 @@
 #include "wire/message.h"
 
 #include "base/check.h"
+#include "wire/varint.h"
 
 enum { WIRE_VARINT = 0, WIRE_64 = 1, WIRE_BYTES = 2, WIRE_32 = 5, VARINT_BYTES_MAX = 10 };
 
@@ -112,16 +113,6 @@ size_t message_size(const ProtobufCMessage *message)
 }
 
 /* --- Packing */
-
-static uint8_t *put_varint(uint8_t *out, uint64_t value)
-{
-    while (value >= 0x80) {
-        *out++ = (uint8_t)(value | 0x80);
-        value >>= 7;
-    }
-    *out++ = (uint8_t)value;
-    return out;
-}
 
 static uint8_t *put_tag(uint8_t *out, const Field *field, unsigned wire)
 {
