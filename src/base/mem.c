@@ -20,7 +20,12 @@
 
 #include "base/check.h"
 
-enum { ARENA_ALIGN = 16, ARENA_CHUNK_MIN = 4 << 10, ARENA_CHUNK_MAX = 64 << 10, HUGE_PAGE = 2 << 20 };
+enum {
+    ARENA_ALIGN = 16,
+    ARENA_CHUNK_MIN = 4 << 10,
+    ARENA_CHUNK_MAX = 64 << 10,
+    HUGE_PAGE = 2 << 20,
+};
 
 struct arena_chunk {
     struct arena_chunk *next;

@@ -355,12 +355,18 @@ static void on_partition_wake(void *ctx, struct partition *partition)
     node_wake(node);
 }
 
-static void on_partition_spoke(void *ctx, struct partition *partition)
+/* The partition did what a turn may do, in one or without. */
+static void observe_turn(struct node *node, const struct partition *partition)
 {
-    struct node *node = ctx;
     if (node->config.observe_turn) {
         node->config.observe_turn(node->config.ctx, partition_group(partition));
     }
+}
+
+static void on_partition_spoke(void *ctx, struct partition *partition)
+{
+    struct node *node = ctx;
+    observe_turn(node, partition);
     node_wake(node);
 }
 
@@ -908,14 +914,6 @@ void node_link_down(struct node *node, struct link *link)
     node_wake(node);
 }
 
-/* What it brought may have needed no turn. */
-static void observe_round(struct node *node, const struct partition *partition)
-{
-    if (node->config.observe_turn) {
-        node->config.observe_turn(node->config.ctx, partition_group(partition));
-    }
-}
-
 static void on_raft_message(void *ctx, const struct peer_message *message)
 {
     struct node *node = ctx;
@@ -926,7 +924,7 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
     }
     partition_message(partition, &message->message, message->entries, message->payloads);
     if (message->message.type == RAFT_READ || message->message.type == RAFT_READ_REPLY) {
-        observe_round(node, partition);
+        observe_turn(node, partition);
     }
 }
 
@@ -948,7 +946,7 @@ static void end_rides(struct node *node, struct link *link)
     for (size_t i = 0; i < count; i++) {
         struct partition *partition = node->partitions[link->rides[i].group];
         partition_read_ridden(partition, &link->rides[i], is_confirmed);
-        observe_round(node, partition);
+        observe_turn(node, partition);
     }
 }
 
@@ -1052,9 +1050,7 @@ static void run_awake(struct node *node)
     /* A partition may wake again while its turn runs; it then runs in the next turn. */
     size_t count = node->awake_count;
     for (size_t i = 0; i < count; i++) {
-        if (node->config.observe_turn) {
-            node->config.observe_turn(node->config.ctx, partition_group(node->awake[i]));
-        }
+        observe_turn(node, node->awake[i]);
         partition_turn(node->awake[i]);
         if (node->is_stopped) {
             return;

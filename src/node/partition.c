@@ -71,8 +71,7 @@ struct partition {
     bool is_damaged;    /* the store of this replica is */
     bool failed;
     bool is_held; /* I8 */
-    uint64_t
-        unapplied; /* bytes proposed in this reign and not applied; part of budget->unapplied */
+    uint64_t unapplied; /* bytes proposed in this reign, not applied; part of budget->unapplied */
     struct list queued;                  /* writes not proposed yet */
     struct list inflight;                /* writes by index */
     struct list acking;                  /* applied, by index; replicas within reach lack them */

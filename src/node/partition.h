@@ -6,7 +6,7 @@
  * done(); the reader then looks into the store.
  *
  * Waiting structs are embedded in the caller's memory, which stays until done() was called or the wait was abandoned. done() is
- * called from partition_turn, partition_message or partition_close, never inside partition_write or partition_read. */
+ * called from partition_turn, partition_message, partition_read_ridden or partition_close, never inside partition_write or partition_read. */
 #ifndef NODE_PARTITION_H
 #define NODE_PARTITION_H
 

@@ -99,8 +99,8 @@ static bool pendings_reserve(struct log_pendings *pendings, struct mem_gate *gat
     return capacity != 0;
 }
 
-/* Entries have their room by log_reserve. For terms, votes and cuts there must be some: the core goes by them already, so without memory
- * the process ends, and the next one by what is durable. */
+/* Entries have their room by log_reserve. For terms, votes and cuts there must be some: the core goes
+ * by them already, so without memory the process ends, and the next one by what is durable. */
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record)
 {
     bool has_room = pendings_reserve(pendings, NULL, 1);
@@ -239,13 +239,13 @@ static void cache_add(struct log *log, struct log_group *group, uint64_t index,
     log->cached_bytes += blob_cost(slot->blob);
 }
 
-/* Drops the oldest durable payloads until the cache is within its bound. */
-static void cache_evict(struct log *log)
+/* Drops the oldest durable payloads until the cache is within the bound. */
+static void cache_evict(struct log *log, uint64_t bytes_max)
 {
     while (log->cached_count > 0) {
         struct log_cached *cached = &log->cached[log->cached_first];
         struct log_slot *slot = cached_slot(cached);
-        if (slot && (log->cached_bytes <= log->config.cache_bytes || slot->segment == 0)) {
+        if (slot && (log->cached_bytes <= bytes_max || slot->segment == 0)) {
             break;
         }
         if (slot) {
@@ -258,10 +258,7 @@ static void cache_evict(struct log *log)
 
 void log_cache_drop(struct log *log)
 {
-    uint64_t bytes = log->config.cache_bytes;
-    log->config.cache_bytes = 0;
-    cache_evict(log);
-    log->config.cache_bytes = bytes;
+    cache_evict(log, 0);
 }
 
 /* --- Groups. */
@@ -491,8 +488,8 @@ static size_t records_that_fit(const struct log *log, const struct log_pendings 
     return count;
 }
 
-/* Room for all that a batch of so many records and sectors needs until it is told. False: there is no memory; nothing has changed, and
- * it is tried again. */
+/* Room for all that a batch of so many records and sectors needs until it is told. False: there is no
+ * memory; nothing has changed, and it is tried again. */
 static bool batch_reserve(struct log *log, size_t records, uint32_t sectors)
 {
     struct log_batch *batch = &log->batch;
@@ -990,7 +987,7 @@ static void batch_done(struct env_job *job)
             batch_tell(log);
         }
         batch_release(batch);
-        cache_evict(log);
+        cache_evict(log, log->config.cache_bytes);
         move_step(log);
         /* What was moved frees the oldest segment only with a batch that says so; it may not wait
          * for one by chance. */
