@@ -1086,7 +1086,7 @@ static void node_turn(struct env_task *task)
 }
 
 /* At every second tick: the core's time is coarse enough, and the heartbeats of all groups share a
- * frame (see raft.c, heartbeat_at). */
+ * frame (see raft_lead.c, heartbeat_at). */
 static void tick_partitions(struct node *node)
 {
     uint64_t now_ms = env_now_us(node->env) / 1000;

@@ -233,7 +233,7 @@ struct raft_progress {
     uint64_t compared;           /* newest index at which its content was compared with the own */
     bool is_refuted;             /* a majority holds other content than it: told with each append until it knows */
     uint64_t image_floor;        /* it can use none below this index */
-    /* what else the core needs follows; private to raft.c */
+    /* what else the core needs follows; private to it */
     uint32_t flight_head, flight_count;
     uint64_t sequence;           /* number of the last append that wants an answer */
     uint64_t probe_sequence;     /* number of the first probe at `next` */
@@ -253,7 +253,7 @@ struct raft_progress {
 };
 
 struct raft {
-    struct raft_private *private;     /* term runs, votes, timers, held messages: raft.c */
+    struct raft_private *private;     /* term runs, votes, timers, held messages: raft_private.h */
     struct raft_config config;
     enum raft_role role;
     uint64_t term, vote, leader;      /* leader: replica id, 0 = unknown */
