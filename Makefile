@@ -15,7 +15,7 @@ endif
 
 OPT     ?= -O2
 CPPFLAGS = -D_GNU_SOURCE -Isrc -I$(BUILD) $(EXTRA_CPPFLAGS)
-CFLAGS   = -std=gnu11 $(OPT) -g -pthread -fPIC -msse4.2 -MMD -MP -Wall -Wextra -Wshadow -Wmissing-prototypes \
+CFLAGS   = -std=gnu11 $(OPT) -g -pthread -fPIC -fno-semantic-interposition -msse4.2 -MMD -MP -Wall -Wextra -Wshadow -Wmissing-prototypes \
            -Wvla -Wno-unused-parameter -Werror $(SANFLAGS)
 LDFLAGS  = -pthread $(SANFLAGS)
 
