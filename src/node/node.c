@@ -219,27 +219,36 @@ static bool mark_wants_flush(struct node *node)
     return node->marked_us != 0 && now_us - node->marked_us > patience_ms * 1000;
 }
 
+static bool is_flush_due(struct node *node)
+{
+    bool is_idle = env_now_us(node->env) - node->last_write_us > node->config.flush_idle_ms * 1000;
+    return store_active_operations(node->store) > 0 &&
+           (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
+            node->flush_is_wanted || mark_wants_flush(node) ||
+            log_live_bytes(node->log) >= node->config.log_bytes ||
+            reserve_wants_flush(node->reserve));
+}
+
+static void begin_flush(struct node *node)
+{
+    uint64_t bytes = store_active_bytes(node->store);
+    if (!store_freeze(node->store)) {
+        return; /* no memory now: at the next tick */
+    }
+    node->untrimmed_bytes += bytes;
+    node->flush_is_waiting = true;
+    node->flush_is_wanted = false;
+    node->marked_us = 0;
+    continue_flush(node);
+}
+
 static void consider_flush(struct node *node)
 {
     continue_flush(node); /* there may have been no memory when the log was ready */
-    if (store_is_flushing(node->store) || node->flush_is_waiting) {
-        return;
-    }
-    uint64_t operations = store_active_operations(node->store);
-    bool is_idle = env_now_us(node->env) - node->last_write_us > node->config.flush_idle_ms * 1000;
-    if (operations > 0 && (store_active_bytes(node->store) >= node->config.flush_bytes || is_idle ||
-                           node->flush_is_wanted || mark_wants_flush(node) ||
-                           log_live_bytes(node->log) >= node->config.log_bytes ||
-                           reserve_wants_flush(node->reserve))) {
-        uint64_t bytes = store_active_bytes(node->store);
-        if (!store_freeze(node->store)) {
-            return; /* no memory now: at the next tick */
-        }
-        node->untrimmed_bytes += bytes;
-        node->flush_is_waiting = true;
-        node->flush_is_wanted = false;
-        node->marked_us = 0;
-        continue_flush(node);
+    bool is_due = !node->flush_is_waiting && is_flush_due(node);
+    store_prefer_flush(node->store, is_due);
+    if (is_due && !store_is_flushing(node->store)) {
+        begin_flush(node);
     }
 }
 

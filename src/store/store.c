@@ -594,7 +594,7 @@ uint64_t store_active_marks(const struct store *store)
 
 bool store_is_flushing(const struct store *store)
 {
-    return store->frozen != NULL || !list_is_empty(&store->installs); /* I8 */
+    return store->frozen != NULL || store->is_installing; /* I8 */
 }
 
 uint64_t store_unflushed_bytes(const struct store *store)

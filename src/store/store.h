@@ -137,8 +137,11 @@ uint64_t store_active_marks(const struct store *store);
 /* Bytes of both generations, and bytes in use in LMDB's file as of the last flush. */
 uint64_t store_unflushed_bytes(const struct store *store);
 uint64_t store_used_bytes(const struct store *store);
-bool store_is_flushing(const struct store *store); /* a frozen generation exists */
-/* Freezes the active generation; CHECKs that none is frozen. Then, for each replica, store_replica_frozen is the index that the frozen
+bool store_is_flushing(const struct store *store); /* a frozen generation exists, or a swap is under way */
+/* A flush is due, or is not any more: swaps that wait let it go first, else a queue of images would keep it off for as long as more of
+ * them come. To be said again with each look. While a flush is under way it says nothing: behind it goes a swap, if one waits. */
+void store_prefer_flush(struct store *store, bool is_due);
+/* Freezes the active generation; CHECKs !store_is_flushing. Then, for each replica, store_replica_frozen is the index that the frozen
  * generation reaches; the node calls store_flush_start only when its log is durable to there for every replica. Both: false when there is
  * no memory, nothing has changed. */
 bool store_freeze(struct store *store);
@@ -178,7 +181,8 @@ void store_stage_write(struct store_stage *stage, struct blob *chunk, store_stag
 /* Where the next chunk must begin; empty: at the beginning. Borrowed until the next done(). */
 struct span store_stage_position(const struct store_stage *stage);
 bool store_stage_is_complete(const struct store_stage *stage); /* nothing is missing: store_stage_install */
-/* Swaps. Only when complete (CHECK). Waits for a flush in progress and keeps the next from starting: store_is_flushing is true meanwhile.
+/* Swaps. Only when complete (CHECK). Waits for swaps before it, for a flush in progress, and for one that is due (store_prefer_flush); keeps
+ * the next from starting once it is under way.
  * When done() comes with 0, the stage is gone, applied = flushed = index, which may be less than it was; the overlay's content of
  * this replica is dropped, and a damaged replica is whole again. ERR_CORRUPT: the image isn't what its sender says it is (the sender is
  * damaged); the stage is gone, the replica as it was. ERR_STORE_FULL, ERR_DISK_FULL: may be called again. */

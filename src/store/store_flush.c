@@ -450,6 +450,12 @@ static bool reserve_changes(struct store *store, struct mem_gate *gate)
     return true;
 }
 
+void store_prefer_flush(struct store *store, bool is_due)
+{
+    store->is_flush_preferred = is_due && !store->frozen;
+    store_install_next(store);
+}
+
 bool store_freeze(struct store *store)
 {
     struct mem_gate *gate = env_gate(store->config.env, MEM_STORE);
@@ -461,6 +467,7 @@ bool store_freeze(struct store *store)
     }
     store->frozen = store->active;
     store->active = fresh;
+    store->is_flush_preferred = false; /* I8 */
     LIST_FOR(link, &store->replicas)
     {
         struct store_replica *replica = container_of(link, struct store_replica, link);

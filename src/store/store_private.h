@@ -41,7 +41,9 @@
  *       writing that record swaps them. Anything of another generation is rubbish (or a stage,
  *       which is rubbish to everybody else) and is removed. Generations are never used twice while
  *       a trace of them is left.
- *   I8  Flush and swap exclude one another: while one of them is on its way, store_is_flushing.
+ *   I8  Flush and swap exclude one another: while one of them is on its way, store_is_flushing. Where
+ *       both are wanted again and again they take turns: behind a flush comes a swap, behind a swap
+ *       the flush that is due.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):
  *
@@ -171,6 +173,7 @@ struct store {
     struct list installs; /* stages that wait for their swap, the first may be in it (I8) */
     bool is_installing; /* the first of them is being written, or is and waits for the turn's end */
     bool is_swapped;    /* ... is written, and waits for the turn's end */
+    bool is_flush_preferred; /* no swap begins before the next flush */
     struct list removals; /* generations that are to be removed; the first may be in work */
     bool is_removing;
     struct store_scrub *scrub; /* the one that is open */

@@ -519,7 +519,8 @@ void store_install_end(struct store *store)
 
 void store_install_next(struct store *store)
 {
-    if (store->frozen || store->is_installing || list_is_empty(&store->installs)) {
+    if (store->frozen || store->is_installing || store->is_flush_preferred ||
+        list_is_empty(&store->installs)) {
         return;
     }
     struct store_stage *stage = first_install(store);

@@ -274,6 +274,85 @@ static void a_swap_takes_its_turn(void **state)
     end(pair);
 }
 
+/* A complete stage for a replica of group 2 on either side; the pair's own is put aside. */
+static struct store_stage *stage_another(struct pair *pair)
+{
+    struct pair other = *pair;
+    struct fixture *sides[] = { &pair->from, &pair->to };
+    struct store_replica **opened[] = { &other.from.replica, &other.to.replica };
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(store_replica_open(sides[i]->store, 2, 0xdef, 0, 0, 0, opened[i], NULL),
+                         0);
+    }
+    struct store_replica *own = pair->from.replica;
+    pair->from.replica = other.from.replica;
+    fixture_put(&pair->from, "b", "new");
+    fixture_flush(&pair->from);
+    pair->from.replica = own;
+    assert_int_equal(store_image_open(other.from.replica, &pair->image, NULL), 0);
+    assert_int_equal(store_stage_open(other.to.replica, store_image_index(pair->image), 5,
+                                      &pair->stage, NULL),
+                     0);
+    transfer(pair, 100);
+    struct store_stage *stage = pair->stage;
+    end(pair);
+    return stage;
+}
+
+/* Swaps that follow each other keep no flush off: the one that is due goes before those that wait, and behind it comes a swap, though the
+ * next flush may be due already. */
+static void flushes_and_swaps_take_turns(void **state)
+{
+    struct pair *pair = *state;
+    struct store *store = pair->to.store;
+    struct store_stage *second = stage_another(pair);
+    fixture_put(&pair->from, "a", "new");
+    fixture_flush(&pair->from);
+    begin(pair);
+    transfer(pair, 100);
+    unsigned told = pair->told;
+    store_prefer_flush(store, false);
+    store_stage_install(pair->stage, on_done, pair);
+    store_stage_install(second, on_done, pair);
+    store_prefer_flush(store, true);
+    assert_true(fake_env_work(&pair->to.env) && fake_env_finish(&pair->to.env));
+    store_turn_end(store);
+    fake_env_settle(&pair->to.env); /* what the first has replaced is removed; the second waits */
+    assert_int_equal(pair->told, told + 1);
+    assert_false(store_is_flushing(store));
+
+    pair->to.time = pair->from.time;
+    fixture_put(&pair->to, "c", "more");
+    assert_true(store_freeze(store));
+    store_prefer_flush(store, true); /* the next is due already */
+    assert_true(store_flush_start(store));
+    assert_true(fake_env_work(&pair->to.env) && fake_env_finish(&pair->to.env));
+    store_turn_end(store);
+    assert_true(store_is_flushing(store));
+    assert_true(fake_env_work(&pair->to.env) && fake_env_finish(&pair->to.env));
+    store_turn_end(store);
+    assert_int_equal(pair->told, told + 2);
+    end(pair);
+}
+
+/* What was due may be so no longer: swaps go on. */
+static void a_swap_goes_on_when_no_flush_is_due(void **state)
+{
+    struct pair *pair = *state;
+    fixture_put(&pair->from, "a", "new");
+    fixture_flush(&pair->from);
+    begin(pair);
+    transfer(pair, 100);
+    store_prefer_flush(pair->to.store, true);
+    store_stage_install(pair->stage, on_done, pair);
+    assert_false(fake_env_work(&pair->to.env));
+    store_prefer_flush(pair->to.store, false);
+    assert_true(fake_env_work(&pair->to.env) && fake_env_finish(&pair->to.env));
+    store_turn_end(pair->to.store);
+    assert_int_equal(pair->status, 0);
+    end(pair);
+}
+
 /* Neighbours in the same overlay and the same flush are not touched. */
 static void other_replicas_are_left_alone(void **state)
 {
@@ -645,6 +724,8 @@ int main(void)
         STORY(a_replica_becomes_the_senders),
         STORY(an_older_image_takes_a_replica_back),
         STORY(a_swap_takes_its_turn),
+        STORY(flushes_and_swaps_take_turns),
+        STORY(a_swap_goes_on_when_no_flush_is_due),
         STORY(other_replicas_are_left_alone),
         STORY(nothing_flushed_is_no_image),
         STORY(open_images_and_stages_are_bounded),
