@@ -70,7 +70,7 @@ struct checker_group {
     uint64_t capacity;
     uint64_t committed;            /* highest index committed anywhere */
     uint64_t committed_before;     /* the same, when a disk was put back */
-    uint64_t compare_from;         /* world.c: behind this the replicas are to be compared */
+    uint64_t compare_from;         /* world_judge.c: behind this the replicas are to be compared */
     uint64_t led;                  /* newest term in which anybody led */
     struct hashtab leaders;        /* term → node index + 1 */
     struct checker_kept kept[CHECKER_NODES_MAX];
