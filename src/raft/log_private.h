@@ -1,4 +1,4 @@
-/* What log.c (writing, reading, keeping) and log_recover.c (opening) share; for nobody else. */
+/* What log.c and its files (writing, reading, keeping) and log_recover.c (opening) share; for nobody else. */
 #ifndef RAFT_LOG_PRIVATE_H
 #define RAFT_LOG_PRIVATE_H
 
@@ -48,7 +48,7 @@ struct log_group {
      * the new start to the old entries behind it. */
     bool is_reset;
     bool is_suspect;
-    bool is_filled; /* a hole was, by the batch at hand */
+    bool is_filled;      /* a hole was, by the batch at hand */
     uint64_t hole_count; /* entries whose payload is damaged and not durably written again */
     uint64_t hole_from;  /* no hole is before */
     /* During recovery, see log_recover.c. */
@@ -99,7 +99,7 @@ struct log_batch {
     struct log_vote *votes;
     size_t votes_count, votes_capacity;
     struct buf buffer;
-    uint8_t *bytes; /* the packed batch, in the buffer, aligned */
+    uint8_t *bytes;    /* the packed batch, in the buffer, aligned */
     struct buf copies; /* the previous batch's record headers */
     uint64_t sync_us;
     int status;
@@ -135,7 +135,7 @@ struct log_reading {
     struct log_item *items;
     uint32_t count, capacity;
     uint32_t ready; /* once it is read: fewer than count if there was no memory for more */
-    bool goes_on; /* behind damage */
+    bool goes_on;   /* behind damage */
     void (*finish)(struct log_reading *reading); /* on the loop; reading is freed afterwards */
     void (*done)(void *ctx, int status, uint64_t first, struct blob **payloads, uint32_t count);
     void *ctx;
@@ -158,7 +158,7 @@ struct log {
 
     struct log_group **numbered; /* those whose number is below numbered_count, by it */
     uint32_t numbered_count;
-    struct hashtab by_number; /* all */
+    struct hashtab by_number;  /* all */
     struct log_group **groups; /* in order of their number at start, later ones behind */
     size_t group_count, group_capacity, start_count;
 
@@ -179,7 +179,7 @@ struct log {
     struct env_timer memory_retry; /* a batch that found no memory is begun again */
 
     struct log_pendings pending, moves;
-    uint32_t serial; /* of pending entries */
+    uint32_t serial;   /* of pending entries */
     uint64_t clean_to; /* segments to this one have lost record headers: what they hold is moved, so
                           that they go and no later recovery meets them */
     bool is_flush_wanted;
@@ -211,32 +211,90 @@ static inline struct log_segment *log_current(const struct log *log)
 {
     return log->chain[log->chain_count - 1];
 }
+
+/* --- log.c */
+
 struct log_group *log_group_find(const struct log *log, uint32_t number);
 struct log_group *log_group_new(struct log *log, uint32_t number, uint64_t replica,
                                 uint64_t log_start, uint64_t start_term);
-struct log_segment *log_segment_find(const struct log *log, uint32_t number);
-struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file,
-                                  uint32_t sectors, uint32_t used);
-/* Frees the segment, if it is in the chain; nothing in it is live. */
-void log_chain_drop(struct log *log, uint32_t number);
-/* A file that nothing needs, to be recycled. */
-void log_freed_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors);
+/* A batch is begun at the end of the loop's turn. */
+void log_schedule(struct log *log);
+/* Waiting records, the group's index, the cache. The cache is asked last: it may be compacted for it. */
+bool log_append_reserve(struct log *log, struct log_group *group, uint32_t count, uint32_t runs);
+/* The owner learns that a hole came or went. */
+void log_hole_tell(struct log *log, const struct log_group *group);
+/* I3. */
+void log_fail(struct log *log, const struct err *err);
+void log_free(struct log *log);
+/* Ends it all, once nothing is under way. */
+void log_close_step(struct log *log);
+
+/* --- log_cache.c */
+
+/* The entry's payload is damaged. */
+void log_holes_add(struct log *log, struct log_group *group, uint64_t index, struct log_slot *slot);
 void log_live_add(struct log *log, struct log_slot *slot);
+/* The slot names no place any more. */
+void log_live_remove(struct log *log, const struct log_slot *slot);
+/* The payload is no longer in memory. */
+void log_cache_drop_slot(struct log *log, struct log_slot *slot);
+/* Room for so many more. False: there is no memory. */
+bool log_cache_reserve(struct log *log, struct mem_gate *gate, size_t more);
+/* The slot's payload is in memory from now on; room is reserved. */
+void log_cache_add(struct log *log, struct log_group *group, uint64_t index, struct log_slot *slot);
+/* Drops the oldest durable payloads until the cache is within the bound. */
+void log_cache_evict(struct log *log, uint64_t bytes_max);
+/* The entry is gone, from the cache and from its segment. */
+void log_drop_slot(struct log *log, struct log_group *group, struct log_slot *slot);
+
+/* --- log_batch.c */
+
+/* Room for so many more. False: there is no memory; without a gate the process ends. */
+bool log_pendings_reserve(struct log_pendings *pendings, struct mem_gate *gate, size_t more);
 /* Queues a record; takes a reference to the payload. */
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record);
-/* The entry's slot, if it still names the place that the record was made for, else NULL. */
-struct log_slot *log_record_slot(const struct log_pending *record);
+/* The oldest; the reference to its payload goes with it. */
+struct log_pending log_pending_take(struct log_pendings *pendings);
 /* How many records a segment's checkpoint has. */
 uint32_t log_checkpoint_records(const struct log *log);
+/* The entry's slot, if it still names the place that the record was made for, else NULL. */
+struct log_slot *log_record_slot(const struct log_pending *record);
 /* Lays out the next batch from what waits: false when nothing does, or no segment has room. */
 bool log_batch_begin(struct log *log);
 /* Writes and syncs it; blocks. The job's work. */
 void log_batch_work(struct log_batch *batch);
+/* Begins a batch. */
+void log_task_run(struct env_task *task);
 /* Its places become the entries' places. */
 void log_batch_settle(struct log *log);
+/* What it refers to is let go. */
+void log_batch_release(struct log_batch *batch);
+void log_pendings_fini(struct log_pendings *pendings);
+void log_batch_fini(struct log_batch *batch);
+
+/* --- log_keeper.c */
+
+struct log_segment *log_segment_find(const struct log *log, uint32_t number);
+/* Adds to a list of segments. */
+void log_segments_push(struct log_segment ***list, size_t *count, size_t *capacity,
+                       struct log_segment *segment);
+struct log_segment *log_chain_add(struct log *log, uint32_t number, struct env_file *file,
+                                  uint32_t sectors, uint32_t used);
+/* A file that nothing needs, to be recycled. */
+void log_freed_add(struct log *log, uint32_t number, struct env_file *file, uint32_t sectors);
+/* Frees the segment, if it is in the chain; nothing in it is live. */
+void log_chain_drop(struct log *log, uint32_t number);
 void log_keeper_step(struct log *log);
 /* Sets the callbacks of task and timer. */
 void log_arm(struct log *log);
-void log_free(struct log *log);
+/* Closes their files. */
+void log_segments_fini(struct log *log, struct log_segment **segments, size_t count);
+
+/* --- log_read.c */
+
+/* And what it refers to. */
+void log_reading_free(struct log_reading *reading);
+/* Begins to write anew what the oldest segment holds, if that is worth it. */
+void log_move_step(struct log *log);
 
 #endif
