@@ -49,10 +49,24 @@ __attribute__((target("sse4.2"))) static uint32_t crc32c_hardware(uint32_t seed,
     const uint8_t *at = data;
     uint64_t crc = (uint32_t)~seed;
 
+    for (; size >= 32; at += 32, size -= 32) { /* a frame's header is two of these and a rest */
+        crc = _mm_crc32_u64(crc, get_u64(at));
+        crc = _mm_crc32_u64(crc, get_u64(at + 8));
+        crc = _mm_crc32_u64(crc, get_u64(at + 16));
+        crc = _mm_crc32_u64(crc, get_u64(at + 24));
+    }
     for (; size >= 8; at += 8, size -= 8) {
         crc = _mm_crc32_u64(crc, get_u64(at));
     }
-    for (; size; at++, size--) {
+    if (size & 4) {
+        crc = _mm_crc32_u32((uint32_t)crc, get_u32(at));
+        at += 4;
+    }
+    if (size & 2) {
+        crc = _mm_crc32_u16((uint32_t)crc, get_u16(at));
+        at += 2;
+    }
+    if (size & 1) {
         crc = _mm_crc32_u8((uint32_t)crc, *at);
     }
     return ~(uint32_t)crc;
@@ -185,14 +199,4 @@ uint64_t hash_key(uint64_t seed, struct span key)
 uint64_t hash_bytes(const void *data, size_t size)
 {
     return XXH3_64bits(data, size);
-}
-
-/* The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection in which every input bit
- * reaches every output bit. */
-uint64_t hash_u64(uint64_t value)
-{
-    value += 0x9E3779B97F4A7C15u;
-    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
-    value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;
-    return value ^ (value >> 31);
 }

@@ -18,7 +18,14 @@ uint32_t hash_crc32c_join_portable(uint32_t first, uint32_t second, size_t secon
 uint64_t hash_key(uint64_t seed, struct span key);
 /* xxh3, 64 bits, unseeded. */
 uint64_t hash_bytes(const void *data, size_t size);
-/* A cheap mix of one integer (hash tables, rendezvous scores). */
-uint64_t hash_u64(uint64_t value);
+/* A cheap mix of one integer (hash tables, rendezvous scores): the finaliser of splitmix64 (Steele, Lea, Flood 2014), a bijection
+ * in which every input bit reaches every output bit. */
+static inline uint64_t hash_u64(uint64_t value)
+{
+    value += 0x9E3779B97F4A7C15u;
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9u;
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EBu;
+    return value ^ (value >> 31);
+}
 
 #endif

@@ -43,6 +43,25 @@ static struct hashtab_slot *hashtab_slot_find(const struct hashtab *table, uint6
     }
 }
 
+/* The slot that holds the key, or the first of its probe that may be filled. */
+static struct hashtab_slot *hashtab_slot_probe(struct hashtab *table, uint64_t key)
+{
+    struct hashtab_slot *tombstone = NULL;
+    size_t mask = table->capacity - 1;
+
+    for (size_t at = hash_u64(key) & mask;; at = (at + 1) & mask) {
+        struct hashtab_slot *slot = &table->slots[at];
+        if (!slot->value) {
+            return tombstone ? tombstone : slot;
+        }
+        if (slot->value == TOMBSTONE) {
+            tombstone = tombstone ? tombstone : slot;
+        } else if (slot->key == key) {
+            return slot;
+        }
+    }
+}
+
 /* The first slot of the key's probe that may be filled; the key is known to be absent. */
 static struct hashtab_slot *hashtab_slot_free(const struct hashtab *table, uint64_t key)
 {
@@ -94,8 +113,8 @@ bool hashtab_try_reserve(struct hashtab *table, struct mem_gate *gate)
 void *hashtab_put(struct hashtab *table, uint64_t key, void *value)
 {
     CHECK(value != NULL);
-    struct hashtab_slot *slot = hashtab_slot_find(table, key);
-    if (slot) {
+    struct hashtab_slot *slot = table->capacity ? hashtab_slot_probe(table, key) : NULL;
+    if (slot && slot_is_used(slot)) {
         void *earlier = slot->value;
         slot->value = value;
         return earlier;
@@ -103,8 +122,8 @@ void *hashtab_put(struct hashtab *table, uint64_t key, void *value)
     if (hashtab_is_full(table)) {
         bool is_rebuilt = hashtab_rebuild(table, NULL);
         CHECK(is_rebuilt);
+        slot = hashtab_slot_probe(table, key);
     }
-    slot = hashtab_slot_free(table, key);
     table->tombstones -= slot->value == TOMBSTONE;
     *slot = (struct hashtab_slot){ key, value };
     table->count++;

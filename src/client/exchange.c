@@ -523,7 +523,10 @@ static void exchange_note_trouble(struct core *core, const struct link *link,
 
 int exchange_answered(struct core *core, struct flight *flight, const struct frame *frame)
 {
-    struct outcome *outcomes = arena_try_alloc(&core->arena, flight->count * sizeof *outcomes);
+    struct outcome one, *outcomes = &one;
+    if (flight->count > 1) {
+        outcomes = arena_try_alloc(&core->arena, flight->count * sizeof *outcomes);
+    }
     if (!outcomes) {
         return ERR_NO_MEMORY;
     }

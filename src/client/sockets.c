@@ -37,7 +37,8 @@
 enum {
     SOCKETS_READ_BYTES = 64 << 10,
     SOCKETS_READS_A_TURN = 16, /* of one socket, so that the others have their turn */
-    SOCKETS_EVENTS = 1024, /* all sockets of one handle in one turn, so that what their answers make room for leaves in one write a node */
+    /* All sockets of one handle in one turn: what their answers make room for leaves in one write a node. */
+    SOCKETS_EVENTS = 1024,
     SOCKETS_PARTS = 64, /* of one writev */
 };
 

@@ -8,6 +8,7 @@
 /* Tags: field number << 3 | wire type. */
 enum {
     VARINT = 0,
+    EIGHT_BYTES = 1,
     BYTES = 2,
     QUESTION_KEY = 1 << 3 | BYTES,
     QUESTION_CONSISTENCY = 2 << 3 | VARINT,
@@ -17,10 +18,10 @@ enum {
     ANSWER_HINT = 3 << 3 | BYTES,
     ANSWER_STALENESS = 4 << 3 | VARINT,
     META_VERSION = 1 << 3 | VARINT,
-    META_TIME = 2 << 3 | VARINT,
+    META_TIME = 2 << 3 | EIGHT_BYTES,
     META_SIZE = 3 << 3 | VARINT,
     HINT_GROUP = 1 << 3 | VARINT,
-    HINT_NODE = 2 << 3 | VARINT,
+    HINT_NODE = 2 << 3 | EIGHT_BYTES,
     VARINT_BYTES = 10,
     ONE_BYTE = 0x80, /* a varint below takes one */
 };
@@ -35,6 +36,16 @@ static inline uint8_t *put_field(uint8_t *out, uint8_t tag, uint64_t value)
     }
     *out = tag;
     return put_varint(out + 1, value);
+}
+
+static inline uint8_t *put_eight(uint8_t *out, uint8_t tag, uint64_t value)
+{
+    if (value == 0) {
+        return out;
+    }
+    *out = tag;
+    put_u64(out + 1, value);
+    return out + 1 + sizeof value;
 }
 
 size_t get_question_pack(const struct get_question *question, uint8_t out[GET_QUESTION_BYTES])
@@ -64,13 +75,13 @@ size_t get_answer_pack(const struct get_answer *answer, uint8_t out[GET_ANSWER_B
     uint8_t *meta = out;
     meta[0] = ANSWER_META;
     uint8_t *at = put_field(meta + 2, META_VERSION, answer->version);
-    at = put_field(at, META_TIME, answer->time);
+    at = put_eight(at, META_TIME, answer->time);
     at = put_field(at, META_SIZE, answer->size);
     meta[1] = (uint8_t)(at - meta - 2);
     uint8_t *hint = at;
     hint[0] = ANSWER_HINT;
     at = put_field(hint + 2, HINT_GROUP, answer->group);
-    at = put_field(at, HINT_NODE, answer->node_id);
+    at = put_eight(at, HINT_NODE, answer->node_id);
     hint[1] = (uint8_t)(at - hint - 2);
     at = put_field(at, ANSWER_STALENESS, answer->staleness_ms);
     return (size_t)(at - out);
@@ -108,6 +119,19 @@ static inline uint64_t take_varint(struct input *in)
 static inline uint64_t take_field(struct input *in, uint8_t tag)
 {
     return next_is(in, tag) ? take_varint(in) : 0;
+}
+
+static inline uint64_t take_eight(struct input *in, uint8_t tag)
+{
+    if (!next_is(in, tag)) {
+        return 0;
+    }
+    if (in->end - in->at < (ptrdiff_t)sizeof(uint64_t)) {
+        in->bad = true;
+        return 0;
+    }
+    in->at += sizeof(uint64_t);
+    return get_u64(in->at - sizeof(uint64_t));
 }
 
 static inline struct span take_bytes(struct input *in)
@@ -153,7 +177,7 @@ bool get_answer_unpack(struct span bytes, struct get_answer *out)
     struct span inner = take_bytes(&in);
     struct input meta = { inner.data, inner.data + inner.size, in.bad };
     struct get_answer answer = { .version = take_field(&meta, META_VERSION) };
-    answer.time = take_field(&meta, META_TIME);
+    answer.time = take_eight(&meta, META_TIME);
     answer.size = take_field(&meta, META_SIZE);
     if (!next_is(&in, ANSWER_HINT)) {
         return false;
@@ -162,7 +186,7 @@ bool get_answer_unpack(struct span bytes, struct get_answer *out)
     struct input hint = { inner.data, inner.data + inner.size, in.bad };
     uint64_t group = take_field(&hint, HINT_GROUP);
     answer.group = (uint32_t)group;
-    answer.node_id = take_field(&hint, HINT_NODE);
+    answer.node_id = take_eight(&hint, HINT_NODE);
     answer.staleness_ms = take_field(&in, ANSWER_STALENESS);
     if (!is_done(&meta) || !is_done(&hint) || !is_done(&in) || group > UINT32_MAX) {
         return false;
