@@ -6,6 +6,10 @@
  * what a network event deferred runs after the last network event of that turn, what a timer or a
  * closed handle deferred runs before the loop waits, and the loop never waits while a task does.
  *
+ * What threads have to tell is heard in `check` and in `prepare`, before the tasks: so the log's word
+ * that a batch is durable shares a turn with what the network brought. They wake the loop only when it
+ * waits or is about to (is_waiting): a busy one looks by itself, which saves both sides a system call.
+ *
  * Timers are a binary heap of our own, ordered by (due, start order), under a single uv timer that
  * is armed for the earliest. A node restarts timers far more often than they fire: moving an entry
  * in an array costs no allocation and no call of libuv. The uv timer is left armed when the
@@ -36,6 +40,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -60,14 +65,14 @@ enum {
 
 struct env_uv;
 
-/* One job class: a queue and the thread that works it. */
+/* One job class: a queue and the thread that works it. A semaphore rather than a condition: behind a
+ * wait for one, glibc takes the mutex as if others waited for it, and its unlock is a system call. */
 struct worker {
     struct env_uv *env;
     uv_thread_t thread;
     uv_mutex_t mutex;
-    uv_cond_t cond;
+    uv_sem_t posted;  /* one for each job, and one for the end */
     struct list jobs; /* under mutex */
-    bool is_ending;   /* under mutex */
     bool is_running;  /* the thread exists; loop thread only */
     const char *name;
 };
@@ -101,7 +106,8 @@ struct env_uv {
     uv_loop_t loop;
     uv_prepare_t prepare;
     uv_check_t check;
-    uv_async_t async;
+    uv_poll_t wake;
+    int wake_fd;
     uv_timer_t clock;
     uint64_t clock_ms; /* what the clock is armed for, loop time; 0: not armed */
 
@@ -111,9 +117,11 @@ struct env_uv {
     uint64_t timers_order;
 
     struct worker workers[ENV_JOB_CLASSES];
-    uv_mutex_t mutex;      /* guards the next two */
+    uv_mutex_t mutex;      /* guards the next three */
     struct list jobs_done; /* worked, to be told */
     struct list posts;
+    bool
+        is_waiting; /* the loop waits, or will before it looks at the lists again; who finds it set wakes it */
     bool is_joined;
 
     struct list conns, listeners, locks;
@@ -223,16 +231,6 @@ static void tasks_run(struct env_uv *env)
         struct env_task *task = container_of(link, struct env_task, link);
         task->run(task);
     }
-}
-
-static void prepare_turn(uv_prepare_t *handle)
-{
-    tasks_run(handle->data);
-}
-
-static void check_turn(uv_check_t *handle)
-{
-    tasks_run(handle->data);
 }
 
 /* --- Timers */
@@ -349,34 +347,40 @@ static void clock_fired(uv_timer_t *handle)
 
 /* --- Jobs */
 
+/* Puts something into a list that the loop looks at, and wakes it if need be. Any thread. */
+static void tell_loop(struct env_uv *env, struct list *told, struct list *link)
+{
+    uv_mutex_lock(&env->mutex);
+    list_append(told, link);
+    bool is_waiting = env->is_waiting;
+    env->is_waiting = false; /* one wakes it for all */
+    uv_mutex_unlock(&env->mutex);
+    if (is_waiting) {
+        uint64_t one = 1;
+        ssize_t written = write(env->wake_fd, &one, sizeof one);
+        CHECK(written == sizeof one);
+    }
+}
+
+static struct env_job *worker_take(struct worker *worker)
+{
+    uv_sem_wait(&worker->posted);
+    uv_mutex_lock(&worker->mutex);
+    struct list *link = list_take_first(&worker->jobs);
+    uv_mutex_unlock(&worker->mutex);
+    return link ? container_of(link, struct env_job, link) : NULL;
+}
+
 static void worker_main(void *arg)
 {
     struct worker *worker = arg;
-    struct env_uv *env = worker->env;
-    struct list *link;
+    struct env_job *job;
 
     pthread_setname_np(pthread_self(), worker->name);
-    uv_mutex_lock(&worker->mutex);
-    for (;;) {
-        while (!(link = list_take_first(&worker->jobs)) && !worker->is_ending) {
-            uv_cond_wait(&worker->cond, &worker->mutex);
-        }
-        if (!link) {
-            break;
-        }
-        uv_mutex_unlock(&worker->mutex);
-        struct env_job *job = container_of(link, struct env_job, link);
+    while ((job = worker_take(worker))) {
         job->work(job);
-        uv_mutex_lock(&env->mutex);
-        bool is_first = list_is_empty(&env->jobs_done);
-        list_append(&env->jobs_done, &job->link);
-        uv_mutex_unlock(&env->mutex);
-        if (is_first) { /* otherwise the loop was woken already and has not yet looked */
-            uv_async_send(&env->async);
-        }
-        uv_mutex_lock(&worker->mutex);
+        tell_loop(worker->env, &worker->env->jobs_done, &job->link);
     }
-    uv_mutex_unlock(&worker->mutex);
 }
 
 static void worker_start(struct worker *worker)
@@ -401,8 +405,8 @@ static void job_start(struct env *base, enum env_job_class class, struct env_job
     }
     uv_mutex_lock(&worker->mutex);
     list_append(&worker->jobs, &job->link);
-    uv_cond_signal(&worker->cond);
     uv_mutex_unlock(&worker->mutex);
+    uv_sem_post(&worker->posted);
 }
 
 /* Moves a whole list; `from` is empty afterwards. */
@@ -422,12 +426,13 @@ static void list_move(struct list *to, struct list *from)
     list_init(from);
 }
 
-static void async_fired(uv_async_t *handle)
+/* Tells what threads have done; is_to_wait: the loop waits next. */
+static void hear_threads(struct env_uv *env, bool is_to_wait)
 {
-    struct env_uv *env = handle->data;
     struct list jobs, posts, *link;
 
     uv_mutex_lock(&env->mutex);
+    env->is_waiting = is_to_wait;
     list_move(&jobs, &env->jobs_done);
     list_move(&posts, &env->posts);
     uv_mutex_unlock(&env->mutex);
@@ -442,6 +447,29 @@ static void async_fired(uv_async_t *handle)
     }
 }
 
+static void prepare_turn(uv_prepare_t *handle)
+{
+    tasks_run(handle->data);
+    hear_threads(handle->data, true);
+    tasks_run(handle->data);
+}
+
+static void check_turn(uv_check_t *handle)
+{
+    hear_threads(handle->data, false);
+    tasks_run(handle->data);
+}
+
+/* Only ends the wait: `check` looks what there is. */
+static void wake_fired(uv_poll_t *handle, int status, int events)
+{
+    struct env_uv *env = handle->data;
+    uint64_t count;
+
+    ssize_t got = read(env->wake_fd, &count, sizeof count);
+    CHECK(got == sizeof count || errno == EAGAIN || errno == EINTR);
+}
+
 void env_uv_post(struct env *base, void (*fn)(void *ctx), void *ctx)
 {
     struct env_uv *env = env_uv_of(base);
@@ -449,10 +477,7 @@ void env_uv_post(struct env *base, void (*fn)(void *ctx), void *ctx)
 
     post->fn = fn;
     post->ctx = ctx;
-    uv_mutex_lock(&env->mutex);
-    list_append(&env->posts, &post->link);
-    uv_mutex_unlock(&env->mutex);
-    uv_async_send(&env->async);
+    tell_loop(env, &env->posts, &post->link);
 }
 
 /* --- Files */
@@ -1291,8 +1316,26 @@ static void env_uv_init_workers(struct env_uv *env)
         worker->name = names[i];
         list_init(&worker->jobs);
         CHECK(uv_mutex_init(&worker->mutex) == 0);
-        CHECK(uv_cond_init(&worker->cond) == 0);
+        CHECK(uv_sem_init(&worker->posted, 0) == 0);
     }
+}
+
+/* An eventfd of our own rather than a uv_async_t: in libuv 1.44 the woken loop spins until the sender has
+ * come back from its system call, which on few cores is that which it interrupted. */
+static int wake_open(struct env_uv *env)
+{
+    int status;
+
+    env->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (env->wake_fd < 0) {
+        return uv_translate_sys_error(errno);
+    }
+    if ((status = uv_poll_init(&env->loop, &env->wake, env->wake_fd))) {
+        close(env->wake_fd);
+        return status;
+    }
+    CHECK(uv_poll_start(&env->wake, UV_READABLE, wake_fired) == 0);
+    return 0;
 }
 
 int env_uv_new(struct env **out, struct err *err)
@@ -1300,7 +1343,7 @@ int env_uv_new(struct env **out, struct err *err)
     struct env_uv *env = MEM_NEW(struct env_uv);
     int status = uv_loop_init(&env->loop);
 
-    if (!status && (status = uv_async_init(&env->loop, &env->async, async_fired))) {
+    if (!status && (status = wake_open(env))) {
         uv_loop_close(&env->loop);
     }
     if (status) {
@@ -1314,7 +1357,7 @@ int env_uv_new(struct env **out, struct err *err)
     CHECK(uv_check_init(&env->loop, &env->check) == 0 &&
           uv_check_start(&env->check, check_turn) == 0);
     CHECK(uv_timer_init(&env->loop, &env->clock) == 0);
-    env->async.data = env->prepare.data = env->check.data = env->clock.data = env;
+    env->wake.data = env->prepare.data = env->check.data = env->clock.data = env;
     list_init(&env->tasks);
     list_init(&env->jobs_done);
     list_init(&env->posts);
@@ -1378,10 +1421,7 @@ void env_uv_join(struct env *base)
         if (!worker->is_running) {
             continue;
         }
-        uv_mutex_lock(&worker->mutex);
-        worker->is_ending = true;
-        uv_cond_signal(&worker->cond);
-        uv_mutex_unlock(&worker->mutex);
+        uv_sem_post(&worker->posted);
         CHECK(uv_thread_join(&worker->thread) == 0);
         worker->is_running = false;
     }
@@ -1402,11 +1442,12 @@ static void env_uv_close_handles(struct env_uv *env)
     }
     uv_close((uv_handle_t *)&env->prepare, NULL);
     uv_close((uv_handle_t *)&env->check, NULL);
-    uv_close((uv_handle_t *)&env->async, NULL);
+    uv_close((uv_handle_t *)&env->wake, NULL);
     uv_close((uv_handle_t *)&env->clock, NULL);
     uv_run(&env->loop, UV_RUN_DEFAULT);
     CHECK(list_is_empty(&env->conns));
     CHECK(uv_loop_close(&env->loop) == 0);
+    close(env->wake_fd);
 }
 
 /* Tells what was worked, and works and tells what that starts. The helper threads have ended. */
@@ -1452,7 +1493,7 @@ void env_uv_free(struct env *base)
     }
     for (size_t i = 0; i < ENV_JOB_CLASSES; i++) {
         uv_mutex_destroy(&env->workers[i].mutex);
-        uv_cond_destroy(&env->workers[i].cond);
+        uv_sem_destroy(&env->workers[i].posted);
     }
     uv_mutex_destroy(&env->mutex);
     mem_free(env->timers);
