@@ -185,7 +185,9 @@ static void take_image(struct world *world)
     world_end_old_image(world);
     old->node = world_draw_node(world);
     old->image = old_image_take(old->node->disk, old->node->data);
-    old->is_with_all = random_percent(&world->nemesis, 30);
+    uint32_t draw = (uint32_t)random_below(&world->nemesis, 100);
+    old->is_with_all = draw < 30;
+    old->has_behind = draw < 65;
     for (uint32_t i = 0; i < world->node_count; i++) {
         old->starts[i] = world->nodes[i].starts;
     }
@@ -206,28 +208,32 @@ static void put_back(struct world *world)
     LOG_INFO(&world->logger, "world: %s comes back with an old disk", old->node->name);
     world_note_fault(world, FAULT_OLD_IMAGE);
     if (!old->node->env->is_dead) {
-        world_end_process(old->node, ENV_SIM_CRASH);
+        world_end_process(old->node, old->behind ? ENV_SIM_POWER_LOSS : ENV_SIM_CRASH);
     }
     checker_old_began(&world->checker, old->node->number);
     old_image_put(old->image, old->node->disk, old->node->data);
     old->image = NULL;
-    world_boot_later(old->node, random_between(&world->nemesis, 1000, SECOND_US));
+    world_boot_later(
+        old->node, random_between(&world->nemesis, 1000, old->behind ? SECOND_US / 5 : SECOND_US));
 }
 
-/* In a share of the strikes nobody's memory is left: all others fall with the node. What binds it is
- * the start that the image knows nothing of, which they keep on disk. One of them is cut off before,
- * so that it lacks what this node and the rest commit: if it had the vote of the forgetful one, that
- * would be gone. */
-static bool prepare_fall(struct world *world)
+/* In most strikes one of the others is cut off before, so that it lacks what this node and the rest
+ * commit: if it had the vote of the forgetful one, that would be gone. It asks for that vote where
+ * the forgetful one led, which loses its power, so that nothing of it is on its way any more, and is
+ * back before the rest have elected. In a share of them nobody's memory is left: all others fall with
+ * the node, and what binds it is the start that the image knows nothing of, which they keep on
+ * disk. */
+static bool cut_one_off(struct world *world)
 {
     struct world_old *old = &world->old;
-    if (!old->is_with_all || old->behind) {
+    if (!old->has_behind) {
         return false;
     }
     do {
         old->behind = world_draw_node(world);
     } while (old->behind == old->node);
-    LOG_INFO(&world->logger, "world: %s is cut off, all will fall", old->behind->name);
+    LOG_INFO(&world->logger, "world: %s is cut off, %s will fall", old->behind->name,
+             old->is_with_all ? "all" : old->node->name);
     world_cut_off(world, old->behind);
     put_later(world, random_between(&world->nemesis, 5000, AMNESIA_MAX_US));
     return true;
@@ -236,7 +242,6 @@ static bool prepare_fall(struct world *world)
 static void fall_with(struct world *world)
 {
     enum env_sim_end end = random_percent(&world->nemesis, 50) ? ENV_SIM_CRASH : ENV_SIM_POWER_LOSS;
-    network_unblock_all(&world->network);
     for (uint32_t i = 0; i < world->node_count; i++) {
         struct world_node *node = &world->nodes[i];
         if (node == world->old.node) {
@@ -249,7 +254,6 @@ static void fall_with(struct world *world)
                          random_between(&world->nemesis, 1000,
                                         node == world->old.behind ? SECOND_US / 10 : SECOND_US));
     }
-    world->old.behind = NULL;
 }
 
 /* False: this node has not started again since the image was taken; it does now. */
@@ -269,8 +273,12 @@ void world_run_put(struct schedule_event *event)
     struct world *world = container_of(event, struct world, old.put);
     struct world_old *old = &world->old;
     if (old->behind) {
-        fall_with(world);
         put_back(world);
+        network_unblock_all(&world->network);
+        if (old->is_with_all) {
+            fall_with(world);
+        }
+        old->behind = NULL;
         return;
     }
     if (is_void(world)) {
@@ -294,7 +302,7 @@ void world_run_put(struct schedule_event *event)
                              (old->is_with_all ? 2 * SECOND_US : 0));
         return;
     }
-    if (!prepare_fall(world)) {
+    if (!cut_one_off(world)) {
         put_back(world);
     }
 }

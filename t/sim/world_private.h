@@ -105,7 +105,8 @@ struct world {
         struct world_node *node;    /* whose */
         uint32_t starts[NODES_MAX]; /* of all, when it was taken */
         bool is_with_all;           /* all fall when it is put back */
-        struct world_node *behind;  /* then: lacks what came just before */
+        bool has_behind;            /* a node is cut off before; always if all fall */
+        struct world_node *behind;  /* that one, from then on: lacks what came just before */
         struct schedule_event put;
         bool is_healing;
     } old;
