@@ -5,7 +5,7 @@
  * Each phase collects only while chosen processes run, and is dumped under its own name with what it did: "put 4000 …". What the
  * simulator itself takes (disk, network, time) is in the dump; bench/hotpath leaves it out by where its functions stand.
  *
- * Not counted: the kernel, env_uv.c and the client's sockets, which the simulator replaces, and LMDB's waiting for the disk. */
+ * Not counted: the kernel, env_uv*.c and the client's sockets, which the simulator replaces, and LMDB's waiting for the disk. */
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>

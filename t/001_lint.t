@@ -24,7 +24,7 @@ my %may = (
     'pgext'       => [qw(client)],
 );
 my %owner = (
-    'uv.h' => qr{^src/env/env_uv\.c$}, 'lmdb.h' => qr{^src/store/store\w*\.[ch]$}, 'nghttp2/nghttp2.h' => qr{^src/server/http\.c$},
+    'uv.h' => qr{^src/env/env_uv\w*\.[ch]$}, 'lmdb.h' => qr{^src/store/store\w*\.[ch]$}, 'nghttp2/nghttp2.h' => qr{^src/server/http\.c$},
     'openssl/ssl.h' => qr{^src/wire/tls\.c$},
 );
 

@@ -30,7 +30,7 @@ enum {
     PIECE_GAP_US = 20,
     SYN_FIRST_US = 1000 * 1000, /* doubled with each try, as Linux does: 127 s in all */
     SYN_TRIES = 7,
-    KEEPALIVE_US = 60 * 1000 * 1000, /* as env_uv.c asks for */
+    KEEPALIVE_US = 60 * 1000 * 1000, /* as env_uv_net.c asks for */
     KEEPALIVE_LOST_US = 10 * 1000 * 1000,
     SWAP_MAX_US = 10 * 1000,
     DELAY_MAX_US = 3 * 1000 * 1000,
