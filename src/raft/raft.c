@@ -192,16 +192,8 @@ void raft_flush(struct raft *raft)
     if (raft->role == RAFT_FOLLOWER) {
         raft_flush_ack(raft);
     }
-    if (raft->role != RAFT_LEADER) {
-        return;
-    }
-    for (int i = 0; i < raft->config.replica_count; i++) {
-        if (i != raft->private->self) {
-            raft_flush_peer(raft, &raft->progress[i]);
-        }
-    }
-    if (raft->transfer_to) {
-        raft_flush_transfer(raft);
+    if (raft->role == RAFT_LEADER) {
+        raft_lead_flush(raft);
     }
 }
 
@@ -225,11 +217,7 @@ bool raft_has_news(const struct raft *raft)
     if (raft->role != RAFT_LEADER) {
         return raft->role == RAFT_FOLLOWER && raft->private->ack_due;
     }
-    bool has = raft->transfer_to != 0;
-    for (int i = 0; !has && i < raft->config.replica_count; i++) {
-        has = i != raft->private->self && raft_peer_has_news(raft, &raft->progress[i]);
-    }
-    return has;
+    return raft_lead_has_news(raft);
 }
 
 bool raft_only_speaks(const struct raft *raft)
@@ -240,19 +228,7 @@ bool raft_only_speaks(const struct raft *raft)
     if (raft->role != RAFT_LEADER) {
         return raft->role == RAFT_FOLLOWER && raft->private->ack_due && raft->leader != 0;
     }
-    bool has = false;
-    for (int i = 0; i < raft->config.replica_count; i++) {
-        const struct raft_progress *peer = &raft->progress[i];
-        if (i == raft->private->self) {
-            continue;
-        }
-        if (raft_wants_image(peer) || peer->state != RAFT_STREAM ||
-            peer->next <= raft->last_index) {
-            return false;
-        }
-        has |= peer->heartbeat_due;
-    }
-    return has;
+    return raft_lead_only_speaks(raft);
 }
 
 static bool entries_are_sound(const struct raft_message *m, const struct raft_entry *entries)
@@ -391,7 +367,7 @@ void raft_tick(struct raft *raft, uint64_t now_ms)
     struct raft_private *p = raft->private;
     raft_clock(raft, now_ms);
     if (raft->role == RAFT_LEADER) {
-        raft_tick_leader(raft);
+        raft_lead_tick(raft);
     } else if (p->now_ms >= p->election_deadline_ms &&
                (raft->needs_image || raft->is_suspect || raft_is_short(raft))) {
         raft_become_follower(raft, raft->term, 0);

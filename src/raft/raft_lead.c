@@ -195,7 +195,7 @@ void raft_probe_from(struct raft *raft, struct raft_progress *peer, uint64_t nex
     peer->probe_sent = false;
 }
 
-void raft_flush_peer(struct raft *raft, struct raft_progress *peer)
+static void flush_peer(struct raft *raft, struct raft_progress *peer)
 {
     if (raft_wants_image(peer)) {
         raft_flush_image(raft, peer);
@@ -224,12 +224,50 @@ void raft_flush_peer(struct raft *raft, struct raft_progress *peer)
     }
 }
 
-bool raft_peer_has_news(const struct raft *raft, const struct raft_progress *peer)
+void raft_lead_flush(struct raft *raft)
+{
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        if (i != raft->private->self) {
+            flush_peer(raft, &raft->progress[i]);
+        }
+    }
+    if (raft->transfer_to) {
+        raft_flush_transfer(raft);
+    }
+}
+
+static bool peer_has_news(const struct raft *raft, const struct raft_progress *peer)
 {
     return peer->heartbeat_due || raft_wants_image(peer) ||
            (peer->state == RAFT_PROBE && !peer->probe_sent) ||
            (peer->state == RAFT_STREAM && peer->next <= raft->last_index && has_room(raft, peer) &&
             !is_held_back(peer));
+}
+
+bool raft_lead_has_news(const struct raft *raft)
+{
+    bool has = raft->transfer_to != 0;
+    for (int i = 0; !has && i < raft->config.replica_count; i++) {
+        has = i != raft->private->self && peer_has_news(raft, &raft->progress[i]);
+    }
+    return has;
+}
+
+bool raft_lead_only_speaks(const struct raft *raft)
+{
+    bool has = false;
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const struct raft_progress *peer = &raft->progress[i];
+        if (i == raft->private->self) {
+            continue;
+        }
+        if (raft_wants_image(peer) || peer->state != RAFT_STREAM ||
+            peer->next <= raft->last_index) {
+            return false;
+        }
+        has |= peer->heartbeat_due;
+    }
+    return has;
 }
 
 static void append_refused(struct raft *raft, struct raft_progress *peer,
@@ -395,7 +433,7 @@ static void tick_peer(struct raft *raft, struct raft_progress *peer)
     }
 }
 
-void raft_tick_leader(struct raft *raft)
+void raft_lead_tick(struct raft *raft)
 {
     if (!hears_majority(raft) || (raft->needs_image && !raft->transfer_to)) {
         raft_become_follower(raft, raft->term, 0); /* the second: nobody took over in time */

@@ -109,10 +109,10 @@ void raft_leader_advance_commit(struct raft *raft);
 void raft_leader_advance_cut(struct raft *raft);
 /* Tries `next` as the place where the logs meet. */
 void raft_probe_from(struct raft *raft, struct raft_progress *peer, uint64_t next);
-/* Emits what the follower can take now. */
-void raft_flush_peer(struct raft *raft, struct raft_progress *peer);
-/* Whether raft_flush_peer would emit something. */
-bool raft_peer_has_news(const struct raft *raft, const struct raft_progress *peer);
+/* See raft_flush, raft_has_news, raft_only_speaks. */
+void raft_lead_flush(struct raft *raft);
+bool raft_lead_has_news(const struct raft *raft);
+bool raft_lead_only_speaks(const struct raft *raft);
 /* What the follower says of its store. */
 void raft_note_damage(struct raft_progress *peer, bool is_damaged);
 /* I14. A suspicion that begins, or another one: whatever it may have acknowledged is below what
@@ -121,7 +121,7 @@ void raft_note_episode(struct raft *raft, struct raft_progress *peer, uint64_t e
 /* A follower acknowledges, or refuses. */
 void raft_step_append_reply(struct raft *raft, const struct raft_message *m);
 /* Check-quorum, heartbeats, what must be said again. */
-void raft_tick_leader(struct raft *raft);
+void raft_lead_tick(struct raft *raft);
 /* See raft_quiet_until. */
 uint64_t raft_lead_quiet_until(const struct raft *raft);
 
