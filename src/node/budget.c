@@ -19,7 +19,12 @@
  *
  * B3  No-ops are always taken (raft.c): a new term commits, so that what stands below is known to be committed and can be flushed.
  *
- * B4  What is admitted between two looks is at most what was left at the first, and one write more. */
+ * B4  On a full disk the log's last segment is for what makes room: a replica takes entries of other primaries only as long as half a
+ *     segment is left behind them, then trifles (a delete) to a quarter, then no-ops. So one large entry, before which all else
+ *     of its group would wait, still goes, but what nobody can flush yet, as no majority holds it, does not use up all
+ *     logs. A primary's own writes are refused by log_admit.
+ *
+ * B5  What is admitted between two looks is at most what was left at the first, and one write more. */
 #include "node/budget.h"
 
 #include "base/err.h"
@@ -33,6 +38,9 @@ enum {
     FREELY = 2,
     /* B1: a look grants that part of a budget where nothing can be flushed. */
     STUCK = 8,
+    /* B4: of the log's last segments, in parts of one. */
+    ENTRIES_LEAVE = 2,
+    TRIFLES_LEAVE = 4,
     /* B2: a node's primaries may have that part of the budget unapplied, in large clusters less. */
     UNAPPLIED = 8,
 };
@@ -52,11 +60,20 @@ static int64_t max_i64(int64_t a, int64_t b)
     return a > b ? a : b;
 }
 
+/* What the log's files still take but such a part of a segment (B4). */
+static int64_t room_but(const struct budget_view *view, uint64_t part)
+{
+    uint64_t kept = view->segment_bytes / part;
+    return view->room > INT64_MAX ? INT64_MAX : (int64_t)view->room - (int64_t)kept;
+}
+
 void budget_look(struct budget *budget, const struct budget_view *view)
 {
     uint64_t parts = 2 * view->node_count > UNAPPLIED ? 2 * view->node_count : UNAPPLIED;
     int64_t stuck = view->may_shrink ? INT64_MIN : (int64_t)(view->budget / STUCK);
-    budget->entries = max_i64(left_to(LIMIT_LOG_SLOW_PERCENT, view), stuck);
+    int64_t entries = max_i64(left_to(LIMIT_LOG_SLOW_PERCENT, view), stuck);
+    budget->entries = min_i64(entries, room_but(view, ENTRIES_LEAVE));
+    budget->trifles = min_i64(left_to(LIMIT_LOG_HARD_PERCENT, view), room_but(view, TRIFLES_LEAVE));
     budget->sick = left_to(100, view);
     budget->ordinary = left_to(LIMIT_LOG_REFUSE_PERCENT, view);
     budget->vital = left_to(LIMIT_LOG_HARD_PERCENT, view);
@@ -81,6 +98,7 @@ bool budget_propose(struct budget *budget, size_t bytes, bool is_vital)
     budget->pace -= is_vital ? 0 : cost;
     budget->ordinary -= cost;
     budget->vital -= cost;
+    budget->trifles -= cost;
     return true;
 }
 
@@ -90,10 +108,11 @@ void budget_took(struct budget *budget, uint64_t bytes, size_t count)
     budget->entries -= cost;
     budget->sick -= cost;
     budget->vital -= cost;
+    budget->trifles -= cost;
 }
 
 enum raft_room budget_room(const struct budget *budget, bool is_damaged)
 {
     bool is_any = budget->entries > 0 && (!is_damaged || budget->sick > 0);
-    return is_any ? RAFT_ROOM_ANY : budget->vital > 0 ? RAFT_ROOM_SMALL : RAFT_ROOM_NONE;
+    return is_any ? RAFT_ROOM_ANY : budget->trifles > 0 ? RAFT_ROOM_SMALL : RAFT_ROOM_NONE;
 }

@@ -23,6 +23,7 @@ struct budget {
     int64_t vital;     /* of what must go on longer */
     int64_t pace;      /* of ordinary writes that may be proposed before the next look */
     int64_t entries;   /* of other primaries' entries that are taken */
+    int64_t trifles;   /* the same where only trifles are taken */
     int64_t sick;      /* the same for replicas whose store is damaged */
     uint64_t unapplied; /* bytes proposed by this node's primaries and not applied, each with BUDGET_ENTRY_BYTES: the partitions count it */
 };
@@ -33,6 +34,8 @@ struct budget_view {
     uint64_t budget;
     size_t node_count; /* of the cluster */
     bool may_shrink;   /* a flush is under way, or would write something */
+    uint64_t room;     /* bytes that the log can take on a full disk, else UINT64_MAX */
+    uint64_t segment_bytes; /* of the log */
 };
 
 void budget_look(struct budget *budget, const struct budget_view *view);

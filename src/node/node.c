@@ -263,6 +263,12 @@ static void consider_trim(struct node *node)
     }
 }
 
+static uint64_t log_segment_bytes(const struct node *node)
+{
+    uint64_t bytes = node->config.log_segment_bytes;
+    return bytes ? bytes : LIMIT_LOG_SEGMENT_BYTES;
+}
+
 uint64_t node_log_budget(const struct node *node)
 {
     uint64_t least = log_live_bytes_least(node->log);
@@ -297,6 +303,8 @@ static void look_at_budget(struct node *node)
         .node_count = node->topology->node_count,
         .may_shrink = node->flush_is_waiting || store_is_flushing(node->store) ||
                       store_active_operations(node->store) > 0,
+        .room = log_room(node->log),
+        .segment_bytes = log_segment_bytes(node),
     };
     bool was_refusing = node->is_refusing;
     budget_look(&node->budget, &view);
@@ -740,8 +748,7 @@ int node_open_cluster(struct node *node, struct err *err)
         .logger = node->logger,
         .directory = node->config.data,
         .bytes = node->config.reserve_bytes,
-        .segment_bytes = node->config.log_segment_bytes ? node->config.log_segment_bytes
-                                                        : LIMIT_LOG_SEGMENT_BYTES,
+        .segment_bytes = log_segment_bytes(node),
     };
     node->reserve = reserve_open(&reserve);
     /* The store first: a wrong one is refused before the log is recovered, which writes. */

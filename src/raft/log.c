@@ -26,10 +26,16 @@
  *       in memory.
  *   I3  Nothing is told durable that lies behind a failed write or sync: after one, no job is
  *       started and no callback made but on_failure.
- *   I4  first_segment grows only in a batch that takes all that is pending, so the cuts and
- *       replacements that freed the segments are durable with it or before.
+ *   I4  first_segment grows only in a batch behind which no cut waits, and not to where a waiting
+ *       entry has replaced another: so the cuts and replacements that freed the segments are durable
+ *       with it or before.
  *   I5  A segment leaves the chain only at the front, and its file is touched only when no read
  *       uses it.
+ *   I6  What is no entry (cuts, votes) never waits for room behind entries: where these have none and
+ *       there is no next segment, a batch takes the others alone, in a part of the segment that
+ *       entries leave then. Replay takes the greatest start and the newest state wherever they
+ *       stand; among themselves, and before the entries that come later, they keep their order. So a
+ *       cut frees what the entries wait for.
  *
  * Thread: loop; log_batch_work, keeper_work and read_work in jobs, on what was handed to them. */
 #include "raft/log.h"
@@ -142,12 +148,24 @@ int log_reserve(struct log *log, uint32_t group_number, uint32_t count, uint32_t
     return log_append_reserve(log, group, count, runs) ? 0 : ERR_NO_MEMORY;
 }
 
+/* What is replaced stays on disk until its successors are there (I4). */
+static void keep_replaced(struct log *log, const struct log_group *group, uint64_t first)
+{
+    for (uint64_t i = first; i <= group->index.last_index; i++) {
+        uint64_t segment = log_index_at(&group->index, i)->segment;
+        if (segment != 0 && (log->replaced_from == 0 || segment < log->replaced_from)) {
+            log->replaced_from = segment;
+        }
+    }
+}
+
 void log_append(struct log *log, uint32_t group_number, uint64_t first, const uint64_t *terms,
                 struct blob *const *payloads, uint32_t count)
 {
     struct log_group *group = log_group_find(log, group_number);
     CHECK(group && count > 0);
     CHECK(first >= group->index.log_start && first <= group->index.last_index + 1);
+    keep_replaced(log, group, first);
     replace_from(log, group, first);
     for (uint32_t i = 0; i < count; i++) {
         CHECK(payloads[i]->size <= log->entry_bytes_max);
@@ -277,8 +295,7 @@ static void pending_drop_entries(struct log *log, const struct log_group *group)
 {
     for (size_t left = log->pending.count; left > 0; left--) {
         struct log_pending record = log_pending_take(&log->pending);
-        bool is_entry = record.kind == LOG_RECORD_ENTRY || record.kind == LOG_RECORD_MOVED;
-        if (record.group != group || !is_entry) {
+        if (record.group != group || !log_pending_is_entry(&record)) {
             log_pending_add(&log->pending, &record);
         }
         blob_unref(record.payload);
@@ -345,6 +362,18 @@ static int admit(const struct log *log, size_t bytes, size_t spares_needed)
         return ERR_BUSY;
     }
     return 0;
+}
+
+uint64_t log_room(const struct log *log)
+{
+    if (!log->is_spare_refused) {
+        return UINT64_MAX;
+    }
+    uint64_t sectors = log->segment_sectors - log_current(log)->used +
+                       (uint64_t)log->spare_count * log->segment_sectors;
+    uint64_t waits = log_load_bytes(log) - log_live_bytes(log);
+    uint64_t bytes = sectors * LOG_RECORD_CONTENT;
+    return bytes > waits ? bytes - waits : 0;
 }
 
 int log_admit(const struct log *log, size_t bytes)

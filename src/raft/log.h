@@ -141,7 +141,9 @@ uint64_t log_live_bytes_least(const struct log *log);
 /* Room left: ERR_DISK_FULL when appending another `bytes` could fail for want of space (a segment stays in reserve for what must
  * be written: votes, cuts), ERR_BUSY when too much waits for the disk, ERR_IO after a failure. */
 int log_admit(const struct log *log, size_t bytes);
-/* The same for what is to go on with a full disk (deletes): may use that segment, but not the rest of the present one. */
+/* How many bytes the log can still take with the files that it has, what waits counted in; UINT64_MAX while the disk gives it more. */
+uint64_t log_room(const struct log *log);
+/* The same as log_admit for what is to go on with a full disk (deletes): may use that segment, but not the rest of the present one. */
 int log_admit_vital(const struct log *log, size_t bytes);
 
 /* How long a batch takes from here to the disk and back: the median of the last ones, or the age of the one in flight if that hangs; µs,

@@ -1,4 +1,4 @@
-/* Batches of the log: laid out from what waits, written and synced by a job, then told (I1 to I4 of log.c). */
+/* Batches of the log: laid out from what waits, written and synced by a job, then told (I1 to I4 and I6 of log.c). */
 #include "raft/log_private.h"
 
 #include "base/check.h"
@@ -31,6 +31,7 @@ void log_pending_add(struct log_pendings *pendings, const struct log_pending *re
     CHECK(has_room);
     struct log_pending *item = &pendings->items[pendings->first + pendings->count++];
     *item = *record;
+    pendings->others += !log_pending_is_entry(record);
     if (item->payload) {
         blob_ref(item->payload);
         pendings->bytes += item->payload->size;
@@ -47,6 +48,7 @@ struct log_pending log_pending_take(struct log_pendings *pendings)
     if (record.payload) {
         pendings->bytes -= record.payload->size;
     }
+    pendings->others -= !log_pending_is_entry(&record);
     return record;
 }
 
@@ -169,14 +171,15 @@ static void batch_push_vote(struct log *log, const struct log_pending *record)
 /* The oldest segment that is needed once everything taken into this batch is durable (I4). */
 static uint64_t oldest_needed(const struct log *log)
 {
-    if (log->pending.count > 0) {
+    if (log->pending.others > 0) {
         return log->first_segment;
     }
     size_t i = 0;
     while (i + 1 < log->chain_count && log->chain[i]->live_count == 0) {
         i++;
     }
-    return log->chain[i]->number;
+    uint64_t number = log->chain[i]->number;
+    return log->replaced_from != 0 && log->replaced_from < number ? log->replaced_from : number;
 }
 
 static void batch_lay_out(struct log *log, uint32_t sectors, uint32_t copies, uint64_t payload)
@@ -201,18 +204,15 @@ static void batch_lay_out(struct log *log, uint32_t sectors, uint32_t copies, ui
     }
 }
 
-/* Goes on in the next segment: false when none is ready. */
-static bool next_segment(struct log *log)
+/* Goes on in the next segment, which is there. */
+static void next_segment(struct log *log)
 {
-    if (log->spare_count == 0) {
-        return false;
-    }
+    CHECK(log->spare_count > 0);
     struct log_segment *spare = log->spares[0];
     CHECK(log_current(log)->number < spare->number);
     log->spares[0] = log->spares[1];
     log->spare_count--;
     log_segments_push(&log->chain, &log->chain_count, &log->chain_capacity, spare);
-    return true;
 }
 
 /* The term is asked too: an empty payload takes no room, and its successor may lie at the same
@@ -240,59 +240,155 @@ static void moves_drop_stale(struct log *log)
     }
 }
 
-bool log_batch_begin(struct log *log)
+/* What a batch will hold. */
+struct plan {
+    size_t count, moves; /* of the waiting records */
+    bool has_entries;
+    uint64_t payload;
+    uint32_t copies, sectors;
+};
+
+static void plan_measure(struct plan *plan, uint32_t checkpoint)
 {
-    struct log_batch *batch = &log->batch;
-    uint64_t bytes = 0, payload = 0;
-    moves_drop_stale(log);
-    size_t count = records_that_fit(log, &log->pending, &bytes, &payload);
-    size_t moves = records_that_fit(log, &log->moves, &bytes, &payload);
-    if (count + moves == 0 && !log->is_flush_wanted) {
-        return false;
-    }
+    plan->sectors = log_record_sectors((uint32_t)(plan->count + plan->moves) + checkpoint,
+                                       plan->copies, plan->payload);
+}
+
+/* The checkpoint of the current segment, if this batch is its first. */
+static uint32_t checkpoint_due(const struct log *log)
+{
+    return log_current(log)->used == 1 ? log_checkpoint_records(log) : 0;
+}
+
+/* Whether it fits into the current segment. Where there may be no next one, entries leave a part of it (I6). */
+static bool plan_fits(const struct log *log, const struct plan *plan)
+{
+    uint32_t left = log->segment_sectors - log_current(log)->used;
+    bool is_last = log->spare_count == 0 && log->is_spare_refused && log_current(log)->used > 1;
+    uint32_t kept = is_last && plan->has_entries ? log->segment_sectors / LOG_OTHERS_PART : 0;
+    return plan->sectors + kept <= left;
+}
+
+static uint32_t copies_due(const struct log *log)
+{
     uint32_t copies = log->previous_records;
-    if (copies > LOG_RECORD_COPIES_MAX || copies * LOG_RECORD_HEADER > log->batch_bytes / 2 ||
-        batch->copies.size != copies * LOG_RECORD_HEADER) {
-        copies = 0;
+    bool is_much = copies > LOG_RECORD_COPIES_MAX ||
+                   copies * LOG_RECORD_HEADER > log->batch_bytes / 2 ||
+                   log->batch.copies.size != copies * LOG_RECORD_HEADER;
+    return is_much ? 0 : copies;
+}
+
+static struct plan plan_all(const struct log *log)
+{
+    struct plan plan = { .copies = copies_due(log) };
+    const struct log_pending *waiting = log->pending.items + log->pending.first;
+    uint64_t bytes = 0;
+    plan.count = records_that_fit(log, &log->pending, &bytes, &plan.payload);
+    plan.moves = records_that_fit(log, &log->moves, &bytes, &plan.payload);
+    plan.has_entries = plan.moves > 0 || plan.count > log->pending.others;
+    for (size_t i = 0; i < plan.count && !plan.has_entries; i++) {
+        plan.has_entries = log_pending_is_entry(&waiting[i]);
     }
-    struct log_segment *segment = log_current(log);
-    uint32_t most = (uint32_t)(count + moves) + log_checkpoint_records(log);
-    if (!batch_reserve(log, most, log_record_sectors(most, copies, payload))) {
-        return false;
+    plan_measure(&plan, checkpoint_due(log));
+    return plan;
+}
+
+/* I6. The copies, which are for the case that the batch before gets damaged, only if they have room. */
+static struct plan plan_others(const struct log *log)
+{
+    size_t most = log->batch_bytes / LOG_RECORD_HEADER;
+    struct plan plan = { .count = log->pending.others < most ? log->pending.others : most,
+                         .copies = copies_due(log) };
+    plan_measure(&plan, checkpoint_due(log));
+    if (!plan_fits(log, &plan)) {
+        plan.copies = 0;
+        plan_measure(&plan, checkpoint_due(log));
     }
-    uint32_t checkpoint = segment->used == 1 ? log_checkpoint_records(log) : 0;
-    uint32_t sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
-    batch->head.durable_segment = segment->number;
-    batch->head.durable_sector = segment->used;
-    if (sectors > log->segment_sectors - segment->used) {
-        CHECK(segment->used > 1);
-        if (!next_segment(log)) {
-            return false;
+    return plan;
+}
+
+static void batch_take(struct log *log, const struct log_pending *record)
+{
+    batch_push(&log->batch, record);
+    if (record->kind == LOG_RECORD_STATE || record->kind == LOG_RECORD_HEALED) {
+        batch_push_vote(log, record);
+    } else if (record->kind == LOG_RECORD_RESET) {
+        record->group->is_reset = false;
+    }
+}
+
+/* Takes so many of those that are no entries from among the others. */
+static void batch_take_others(struct log *log, size_t count)
+{
+    struct log_pendings *pending = &log->pending;
+    struct log_pending *items = pending->items + pending->first;
+    size_t left = 0;
+    for (size_t i = 0; i < pending->count; i++) {
+        if (count > 0 && !log_pending_is_entry(&items[i])) {
+            batch_take(log, &items[i]);
+            pending->others--;
+            count--;
+        } else {
+            items[left++] = items[i];
         }
-        segment = log_current(log);
-        checkpoint = log_checkpoint_records(log);
-        sectors = log_record_sectors((uint32_t)(count + moves) + checkpoint, copies, payload);
-        CHECK(sectors <= log->segment_sectors - segment->used);
     }
-    batch->count = batch->votes_count = 0;
+    pending->count = left;
+    pending->first = left > 0 ? pending->first : 0;
+}
+
+static void batch_fill(struct log *log, const struct plan *plan, bool are_others, uint32_t checkpoint)
+{
+    log->batch.count = log->batch.votes_count = 0;
     if (checkpoint) {
         batch_push_checkpoint(log);
     }
-    for (size_t i = 0; i < count; i++) {
+    if (are_others) {
+        batch_take_others(log, plan->count);
+    }
+    for (size_t i = 0; i < plan->count && !are_others; i++) {
         struct log_pending record = log_pending_take(&log->pending);
-        batch_push(batch, &record);
-        if (record.kind == LOG_RECORD_STATE || record.kind == LOG_RECORD_HEALED) {
-            batch_push_vote(log, &record);
-        } else if (record.kind == LOG_RECORD_RESET) {
-            record.group->is_reset = false;
-        }
+        batch_take(log, &record);
     }
-    for (size_t i = 0; i < moves; i++) {
+    for (size_t i = 0; i < plan->moves; i++) {
         struct log_pending record = log_pending_take(&log->moves);
-        batch_push(batch, &record);
+        batch_push(&log->batch, &record);
     }
+    if (log->pending.count == 0) {
+        log->replaced_from = 0;
+    }
+}
+
+bool log_batch_begin(struct log *log)
+{
+    struct log_batch *batch = &log->batch;
+    moves_drop_stale(log);
+    struct plan plan = plan_all(log);
+    bool is_next = !plan_fits(log, &plan);
+    bool are_others = is_next && log->spare_count == 0;
+    if (are_others) {
+        plan = plan_others(log);
+        is_next = false;
+    }
+    if ((plan.count + plan.moves == 0 && !log->is_flush_wanted) ||
+        (are_others && !plan_fits(log, &plan))) {
+        return false;
+    }
+    uint32_t most = (uint32_t)(plan.count + plan.moves) + log_checkpoint_records(log);
+    if (!batch_reserve(log, most, log_record_sectors(most, plan.copies, plan.payload))) {
+        return false;
+    }
+    batch->head.durable_segment = log_current(log)->number;
+    batch->head.durable_sector = log_current(log)->used;
+    if (is_next) {
+        CHECK(log_current(log)->used > 1);
+        next_segment(log);
+    }
+    uint32_t checkpoint = checkpoint_due(log);
+    plan_measure(&plan, checkpoint);
+    CHECK(plan.sectors <= log->segment_sectors - log_current(log)->used);
+    batch_fill(log, &plan, are_others, checkpoint);
     log->is_flush_wanted = false;
-    batch_lay_out(log, sectors, copies, payload);
+    batch_lay_out(log, plan.sectors, plan.copies, plan.payload);
     return true;
 }
 

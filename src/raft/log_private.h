@@ -12,6 +12,9 @@ enum {
     /* Segments made ahead: one to go on with, one kept for what must be written on a full disk
      * (deletes; votes can do with what the present segment has left). */
     LOG_SPARES = 2,
+    /* That part of the last segment that a full disk allows is left to what is no entry. It takes the cuts
+     * of all groups several times; each that frees a segment gives all of it back. */
+    LOG_OTHERS_PART = 8,
     /* Files of freed segments kept for reuse beyond that; more are removed, unless all files together
      * are below log_keep_bytes. */
     LOG_FREED_MAX = 2,
@@ -85,6 +88,7 @@ struct log_pending {
 struct log_pendings {
     struct log_pending *items;
     size_t first, count, capacity; /* items first … first + count - 1 wait */
+    size_t others;                 /* of them, those that are no entries: cuts, states */
     uint64_t bytes;
 };
 
@@ -180,6 +184,7 @@ struct log {
 
     struct log_pendings pending, moves;
     uint32_t serial;   /* of pending entries */
+    uint64_t replaced_from; /* the oldest segment with an entry whose successor waits, 0: none */
     uint64_t clean_to; /* segments to this one have lost record headers: what they hold is moved, so
                           that they go and no later recovery meets them */
     bool is_flush_wanted;
@@ -251,6 +256,10 @@ void log_drop_slot(struct log *log, struct log_group *group, struct log_slot *sl
 
 /* Room for so many more. False: there is no memory; without a gate the process ends. */
 bool log_pendings_reserve(struct log_pendings *pendings, struct mem_gate *gate, size_t more);
+static inline bool log_pending_is_entry(const struct log_pending *record)
+{
+    return record->kind == LOG_RECORD_ENTRY || record->kind == LOG_RECORD_MOVED;
+}
 /* Queues a record; takes a reference to the payload. */
 void log_pending_add(struct log_pendings *pendings, const struct log_pending *record);
 /* The oldest; the reference to its payload goes with it. */

@@ -12,11 +12,21 @@
 
 enum { BUDGET = 10 * 1000 * 1000, NODES = 3 };
 
+enum { SEGMENT = BUDGET / 10 };
+
+static struct budget_view view_of(uint64_t percent)
+{
+    return (struct budget_view){ .load = BUDGET / 100 * percent,
+                                 .budget = BUDGET,
+                                 .node_count = NODES,
+                                 .may_shrink = true,
+                                 .room = UINT64_MAX,
+                                 .segment_bytes = SEGMENT };
+}
+
 static void look(struct budget *budget, uint64_t percent)
 {
-    struct budget_view view = {
-        .load = BUDGET / 100 * percent, .budget = BUDGET, .node_count = NODES, .may_shrink = true
-    };
+    struct budget_view view = view_of(percent);
     budget_look(budget, &view);
 }
 
@@ -84,7 +94,7 @@ static void writes_slow_down_before_they_stop(void **state)
     assert_int_equal(propose_all(&budget), 0);
 }
 
-/* B4 */
+/* B5 */
 static void one_turn_stays_below_the_line_but_for_one_write(void **state)
 {
     for (uint64_t percent = 0; percent < 250; percent++) {
@@ -129,7 +139,8 @@ static void what_is_not_applied_is_bounded(void **state)
 static void large_clusters_leave_room_for_each_others_entries(void **state)
 {
     struct budget budget = { 0 };
-    struct budget_view view = { .budget = BUDGET, .node_count = 64, .may_shrink = true };
+    struct budget_view view = view_of(0);
+    view.node_count = 64;
     budget_look(&budget, &view);
     assert_true(64 * propose_all(&budget) <= BUDGET / 2 + 64 * 1000);
 }
@@ -150,12 +161,46 @@ static void entries_count_as_they_are_taken(void **state)
 static void entries_are_taken_where_no_flush_would_make_room(void **state)
 {
     struct budget budget = { 0 };
-    struct budget_view view = { .load = 5 * BUDGET, .budget = BUDGET, .node_count = NODES };
+    struct budget_view view = view_of(500);
+    view.may_shrink = false;
     budget_look(&budget, &view);
     assert_int_equal(budget_room(&budget, false), RAFT_ROOM_ANY);
     budget_took(&budget, BUDGET / 8, 1);
     assert_int_equal(budget_room(&budget, false), RAFT_ROOM_NONE);
     assert_int_equal(budget_admit(&budget, false), ERR_BUSY);
+}
+
+/* B4: with a full disk the last segment is for what makes room, however little the log holds, and also where no flush would help. */
+static void a_full_disk_leaves_the_last_segment_to_cuts(void **state)
+{
+    static const struct {
+        uint64_t percent; /* of a segment that the log still takes */
+        enum raft_room room;
+    } lines[] = {
+        { 200, RAFT_ROOM_ANY },   { 51, RAFT_ROOM_ANY },   { 50, RAFT_ROOM_SMALL },
+        { 26, RAFT_ROOM_SMALL }, { 25, RAFT_ROOM_NONE }, { 0, RAFT_ROOM_NONE },
+    };
+    for (size_t i = 0; i < 2 * sizeof lines / sizeof *lines; i++) {
+        struct budget budget = { 0 };
+        struct budget_view view = view_of(10);
+        view.room = SEGMENT / 100 * lines[i / 2].percent;
+        view.may_shrink = i % 2 == 0;
+        budget_look(&budget, &view);
+        assert_int_equal(budget_room(&budget, false), lines[i / 2].room);
+        assert_int_equal(budget_admit(&budget, true), 0); /* log_admit_vital knows better */
+    }
+}
+
+static void what_is_taken_counts_on_a_full_disk(void **state)
+{
+    struct budget budget = { 0 };
+    struct budget_view view = view_of(10);
+    view.room = SEGMENT;
+    budget_look(&budget, &view);
+    budget_took(&budget, SEGMENT / 2, 1);
+    assert_int_equal(budget_room(&budget, false), RAFT_ROOM_SMALL);
+    assert_true(budget_propose(&budget, SEGMENT / 4, true));
+    assert_int_equal(budget_room(&budget, false), RAFT_ROOM_NONE);
 }
 
 int main(void)
@@ -170,6 +215,8 @@ int main(void)
         cmocka_unit_test(large_clusters_leave_room_for_each_others_entries),
         cmocka_unit_test(entries_count_as_they_are_taken),
         cmocka_unit_test(entries_are_taken_where_no_flush_would_make_room),
+        cmocka_unit_test(a_full_disk_leaves_the_last_segment_to_cuts),
+        cmocka_unit_test(what_is_taken_counts_on_a_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
