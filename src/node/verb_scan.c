@@ -390,25 +390,24 @@ static bool comes_first(const struct merge *merge, const struct scan_source *a,
     return merge->reverse ? order > 0 : order < 0;
 }
 
-static void sift_down(struct merge *merge, size_t at)
+/* Puts the source at its place in the heap below `top`. Neighbours in the order of keys lie in different partitions, so who was
+ * first comes next to last as a rule: the gap is moved down to the bottom at one comparison a level, then the source up from there,
+ * seldom far (Floyd; Wegener, "Bottom-up heapsort", 1993). */
+static void heap_place(struct merge *merge, size_t top, struct scan_source *source)
 {
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= merge->count) {
-            return;
-        }
-        if (child + 1 < merge->count &&
-            comes_first(merge, merge->heap[child + 1], merge->heap[child])) {
+    struct scan_source **heap = merge->heap;
+    size_t at = top;
+    for (size_t child; (child = 2 * at + 1) < merge->count; at = child) {
+        if (child + 1 < merge->count && comes_first(merge, heap[child + 1], heap[child])) {
             child++;
         }
-        if (!comes_first(merge, merge->heap[child], merge->heap[at])) {
-            return;
-        }
-        struct scan_source *swap = merge->heap[at];
-        merge->heap[at] = merge->heap[child];
-        merge->heap[child] = swap;
-        at = child;
+        heap[at] = heap[child];
     }
+    for (size_t parent; at > top && comes_first(merge, source, heap[parent = (at - 1) / 2]);
+         at = parent) {
+        heap[at] = heap[parent];
+    }
+    heap[at] = source;
 }
 
 /* Sets the head to what comes next. 1, 0 at the end, or an error. */
@@ -462,7 +461,7 @@ static int open_sources(struct request *request, struct merge *merge, struct err
         add_source(merge, scan->pages[i], err);
     }
     for (size_t i = merge->count; i-- > 0;) {
-        sift_down(merge, i);
+        heap_place(merge, i, merge->heap[i]);
     }
     return 0;
 }
@@ -531,9 +530,11 @@ static int fill_page(struct request *request, struct merge *merge, struct buf *p
             if (first->cursor) {
                 store_cursor_close(first->cursor);
             }
-            merge->heap[0] = merge->heap[--merge->count];
+            first = merge->heap[--merge->count];
         }
-        sift_down(merge, 0);
+        if (merge->count > 0) {
+            heap_place(merge, 0, first);
+        }
     }
     return 0;
 }
