@@ -71,7 +71,8 @@ struct request {
     size_t operation_count, unfinished;
     struct list forwards;
     struct scan *scan;
-    struct operation single; /* room for the common case */
+    struct operation single; /* room for the common case, */
+    uint8_t small_key[64];   /* and for its key */
     bool may_have_written; /* a write was proposed or passed on */
     bool is_finished;
 };

@@ -100,37 +100,51 @@ static bool make_command(struct operation *operation, const Operation *from, str
     return operation->command != NULL;
 }
 
-/* Fills one operation; a bad one is done at once with its error. */
-static void take_operation(struct request *request, struct operation *operation,
-                           const Operation *from, struct span value)
+static int judge_operation(const Operation *from, struct span value)
+{
+    if (value.size > LIMIT_VALUE_BYTES) {
+        return ERR_VALUE_TOO_LARGE;
+    }
+    if (from->condition > CAIRN__V1__CONDITION__PRESENT ||
+        from->kind > CAIRN__V1__OPERATION__KIND__SETATTR || from->ack > CAIRN__V1__ACK__ALL ||
+        (from->session && from->session->number != 0 &&
+         from->session->lowest > from->session->number)) {
+        return ERR_BAD_REQUEST;
+    }
+    return 0;
+}
+
+/* What every operation has; kind, key and consistency are filled. False: it is bad, or was (status), and done with that error. */
+static bool begin_operation(struct request *request, struct operation *operation, int status)
 {
     operation->request = request;
-    operation->kind = from->kind;
-    operation->key = span_of(from->key.data, from->key.len);
-    operation->consistency = from->consistency;
-    operation->max_staleness_ms = from->max_staleness_ms;
-    operation->ack_all = from->ack == CAIRN__V1__ACK__ALL;
     operation->state = OPERATION_NEW;
-    int status = judge_key(from->key.len);
-    if (status == 0 && value.size > LIMIT_VALUE_BYTES) {
-        status = ERR_VALUE_TOO_LARGE;
-    }
-    if (status == 0 &&
-        (from->condition > CAIRN__V1__CONDITION__PRESENT ||
-         from->kind > CAIRN__V1__OPERATION__KIND__SETATTR ||
-         from->consistency > CAIRN__V1__CONSISTENCY__STALE || from->ack > CAIRN__V1__ACK__ALL ||
-         (from->session && from->session->number != 0 &&
-          from->session->lowest > from->session->number))) {
+    int key_status = judge_key(operation->key.size);
+    status = key_status != 0 ? key_status : status;
+    if (status == 0 && operation->consistency > CAIRN__V1__CONSISTENCY__STALE) {
         status = ERR_BAD_REQUEST;
     }
     if (status != 0) {
         operation->has_record = false;
         finish_operation(operation, status);
-        return;
+        return false;
     }
     const struct topology *topology = request->node->topology;
     operation->group = topology->partitions[topology_locate(topology, operation->key)].group;
-    if (!is_read(operation) && !make_command(operation, from, value)) {
+    return true;
+}
+
+/* Fills one operation; a bad one is done at once with its error. */
+static void take_operation(struct request *request, struct operation *operation,
+                           const Operation *from, struct span value)
+{
+    operation->kind = from->kind;
+    operation->key = span_of(from->key.data, from->key.len);
+    operation->consistency = from->consistency;
+    operation->max_staleness_ms = from->max_staleness_ms;
+    operation->ack_all = from->ack == CAIRN__V1__ACK__ALL;
+    if (begin_operation(request, operation, judge_operation(from, value)) && !is_read(operation) &&
+        !make_command(operation, from, value)) {
         finish_operation(operation, ERR_NO_MEMORY);
     }
 }
@@ -231,22 +245,36 @@ static bool is_multi(const struct request *request)
     return request->verb == VERB_MULTI;
 }
 
-/* False: there is no memory for its key. */
-static bool take_get(struct request *request, const struct get_question *get, Operation *out)
+/* A get in its usual form, as most requests are. False: there is no memory for its key. */
+static bool take_get(struct request *request, const struct get_question *get)
 {
-    uint8_t *key = arena_try_alloc(&request->arena, get->key.size);
+    struct operation *operation = &request->single;
+    uint8_t *key = get->key.size <= sizeof request->small_key
+                       ? request->small_key
+                       : arena_try_alloc(&request->arena, get->key.size);
     if (!key) {
         return false;
     }
-    cairn__v1__operation__init(out);
     if (get->key.size > 0) {
         memcpy(key, get->key.data, get->key.size);
     }
-    out->kind =
+    operation->kind =
         get->meta_only ? CAIRN__V1__OPERATION__KIND__GET_META : CAIRN__V1__OPERATION__KIND__GET;
-    out->key = (ProtobufCBinaryData){ get->key.size, key };
-    out->consistency = (Cairn__V1__Consistency)get->consistency;
-    out->max_staleness_ms = get->max_staleness_ms;
+    operation->key = span_of(key, get->key.size);
+    operation->consistency = (Cairn__V1__Consistency)get->consistency;
+    operation->max_staleness_ms = get->max_staleness_ms;
+    begin_operation(request, operation, 0);
+    return true;
+}
+
+/* Any single verb. False: malformed, or there is no memory for it. */
+static bool take_other(struct request *request, const struct frame *frame)
+{
+    Operation operation;
+    if (!take_single(request, frame, &operation)) {
+        return false;
+    }
+    take_operation(request, &request->single, &operation, frame->payload);
     return true;
 }
 
@@ -263,17 +291,14 @@ void kv_start(struct request *request, const struct frame *frame)
             return;
         }
     } else {
-        Operation operation;
         struct get_question get;
         bool is_usual = frame->verb == VERB_GET && get_question_unpack(frame->message, &get);
-        if (is_usual ? !take_get(request, &get, &operation)
-                     : !take_single(request, frame, &operation)) {
+        request->operations = &request->single;
+        request->operation_count = request->unfinished = 1;
+        if (is_usual ? !take_get(request, &get) : !take_other(request, frame)) {
             request_fail_unpack(request);
             return;
         }
-        request->operations = &request->single;
-        request->operation_count = request->unfinished = 1;
-        take_operation(request, &request->single, &operation, frame->payload);
     }
     kv_dispatch(request);
 }
