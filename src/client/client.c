@@ -70,6 +70,7 @@ static int open_parts(struct cairn *cairn, const struct cairn_options *options, 
                                                                             : "127.0.0.1:7400",
         .program = options && options->program ? options->program : "client",
         .timeout_ms = cairn->timeout_ms,
+        .beside = options && options->beside ? options->beside->core : NULL,
     };
     int status = sockets_random(core_options.seed, sizeof core_options.seed, err);
     if (status == 0) {

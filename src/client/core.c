@@ -119,6 +119,10 @@ int core_open(const struct core_options *options, const struct core_transport *t
     core->session.next = core->session.lowest = 1;
     core->next_link = core->next_request = core->next_call = 1;
     core->allocator = (ProtobufCAllocator){ core_arena_alloc, core_arena_free, &core->arena };
+    list_init(&core->beside);
+    if (options->beside) {
+        list_append(&options->beside->beside, &core->beside);
+    }
     list_init(&core->links);
     list_init(&core->ready);
     list_init(&core->homeless);
@@ -159,6 +163,7 @@ void core_close(struct core *core)
     while (!list_is_empty(&core->links)) {
         link_free(core, container_of(core->links.next, struct link, node));
     }
+    list_remove(&core->beside);
     route_fini(core);
     call_fini(core);
     link_fini(core);

@@ -42,6 +42,9 @@ struct core_options {
     uint32_t timeout_ms;   /* longest wait without progress of one request */
     uint64_t seed[4];      /* random: the session's id and the jitter */
     struct mem_gate *gate; /* NULL as a rule (base/mem.h) */
+    /* Another core of the same thread, NULL: none. They hold one copy of a topology, so that many
+     * find partitions in memory that is at hand. Either may be closed first. */
+    struct core *beside;
 };
 
 /* Everything is copied. ERR_USAGE: malformed endpoints. ERR_NO_MEMORY.

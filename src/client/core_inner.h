@@ -298,6 +298,7 @@ struct core {
     uint64_t time;    /* newest cluster time seen */
     uint64_t time_us; /* when a node last told one */
     struct topology *topology;
+    struct list beside;       /* ring of the cores that share copies of topologies */
     struct link **node_links; /* parallel to topology->nodes */
     int32_t *primaries;       /* parallel to topology->partitions: index of a node, -1 unknown */
     bool has_strays;          /* links that are neither seeds nor members any more */

@@ -223,9 +223,26 @@ static int32_t *adopt_primaries(const struct core *core, const struct topology *
     return primaries;
 }
 
+/* The copy that a core beside holds of the same topology (an epoch of a cluster has but one), or
+ * this one. */
+static struct topology *topology_share(struct core *core, struct topology *topology)
+{
+    LIST_FOR(at, &core->beside)
+    {
+        struct topology *other = container_of(at, struct core, beside)->topology;
+        if (other && other->epoch == topology->epoch &&
+            memcmp(other->cluster_id, topology->cluster_id, sizeof other->cluster_id) == 0) {
+            topology_unref(topology);
+            return topology_ref(other);
+        }
+    }
+    return topology;
+}
+
 /* False: there is no memory; all is as it was, but that the topology is given back. */
 static bool topology_adopt(struct core *core, struct topology *topology)
 {
+    topology = topology_share(core, topology);
     int32_t *primaries = adopt_primaries(core, topology);
     struct link **links = primaries ? find_links(core, topology) : NULL;
     if (!links) {

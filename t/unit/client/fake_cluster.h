@@ -672,7 +672,7 @@ static struct topology *fake_make_topology(void)
     return topology;
 }
 
-static struct fake *fake_new_with(const char *endpoints, uint32_t timeout_ms)
+static struct fake *fake_new_with(const char *endpoints, uint32_t timeout_ms, struct core *beside)
 {
     struct fake *fake = MEM_NEW(struct fake);
     fake->topology = fake_make_topology();
@@ -689,7 +689,7 @@ static struct fake *fake_new_with(const char *endpoints, uint32_t timeout_ms)
         fake->leaders[i] = (int)(preferred - 100);
     }
     struct core_options options = {
-        .endpoints = endpoints, .program = "test", .timeout_ms = timeout_ms, .seed = { 1, 2, 3, 4 }
+        .endpoints = endpoints, .program = "test", .timeout_ms = timeout_ms, .seed = { 1, 2, 3, 4 }, .beside = beside
     };
     struct err err;
     assert_int_equal(core_open(&options, &fake_transport, fake, fake->now_us, &fake->core, &err),
@@ -697,9 +697,14 @@ static struct fake *fake_new_with(const char *endpoints, uint32_t timeout_ms)
     return fake;
 }
 
+static struct fake *fake_new_beside(struct core *beside)
+{
+    return fake_new_with("10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400", 5000, beside);
+}
+
 static struct fake *fake_new(void)
 {
-    return fake_new_with("10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400", 5000);
+    return fake_new_beside(NULL);
 }
 
 static void fake_free(struct fake *fake)

@@ -58,6 +58,32 @@ static void a_newer_epoch_is_fetched(void **state)
     fake_free(fake);
 }
 
+/* One copy, as long as the epochs are equal; each goes on when others close. */
+static void cores_beside_each_other_hold_one_topology(void **state)
+{
+    struct fake *first = fake_new(), *second = fake_new_beside(first->core);
+    struct fake *third = fake_new_beside(first->core), *stranger = fake_new();
+    assert_int_equal(fake_put(first, "a", "1"), 0);
+    assert_int_equal(fake_put(second, "a", "1"), 0);
+    assert_int_equal(fake_put(stranger, "a", "1"), 0);
+    assert_ptr_equal(core_topology(first->core), core_topology(second->core));
+    assert_ptr_not_equal(core_topology(first->core), core_topology(stranger->core));
+    fake_free(first);
+    third->topology->epoch = 9;
+    assert_int_equal(fake_put(third, "a", "1"), 0);
+    assert_int_equal(core_topology(third->core)->epoch, 9);
+    assert_int_not_equal(core_topology(second->core)->epoch, 9);
+    second->topology->epoch = 9;
+    assert_int_equal(fake_put(second, "a", "2"), 0);
+    bool never = false;
+    fake_run(second, &never, 500);
+    assert_ptr_equal(core_topology(second->core), core_topology(third->core));
+    fake_free(third);
+    assert_int_equal(fake_put(second, "a", "3"), 0);
+    fake_free(second);
+    fake_free(stranger);
+}
+
 static void another_clusters_node_is_refused(void **state)
 {
     struct fake *fake = fake_new();
@@ -83,7 +109,7 @@ static void another_clusters_node_is_refused(void **state)
 
 static void endpoints_are_tried_in_turn(void **state)
 {
-    struct fake *fake = fake_new_with("10.9.9.9:1,10.0.0.2:7400", 5000);
+    struct fake *fake = fake_new_with("10.9.9.9:1,10.0.0.2:7400", 5000, NULL);
     uint64_t begin = fake->now_us;
     assert_int_equal(fake_put(fake, "a", "1"), 0);
     assert_true(fake->now_us - begin < 100000);
@@ -293,7 +319,7 @@ static void a_node_that_does_not_answer_is_passed_by(void **state)
 /* A machine that stands still accepts connections and says nothing, not even hello. */
 static void a_new_client_passes_by_a_node_that_stands_still(void **state)
 {
-    struct fake *fake = fake_new_with("10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400", 5000);
+    struct fake *fake = fake_new_with("10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400", 5000, NULL);
     fake->forwards = true;
     fake->rule_state = 0;
     fake->rule = drop_all_at_node;
@@ -903,6 +929,7 @@ int main(void)
         cmocka_unit_test(keys_go_straight_to_their_primaries),
         cmocka_unit_test(a_wrong_primary_costs_one_redirect),
         cmocka_unit_test(a_newer_epoch_is_fetched),
+        cmocka_unit_test(cores_beside_each_other_hold_one_topology),
         cmocka_unit_test(another_clusters_node_is_refused),
         cmocka_unit_test(endpoints_are_tried_in_turn),
         cmocka_unit_test(malformed_endpoints_are_told),

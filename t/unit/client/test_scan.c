@@ -270,7 +270,7 @@ static void what_can_not_be_had_ends_the_scan(void **state)
         core_scan_close(scan);
         fake_free(fake);
     }
-    struct fake *fake = fake_new_with("10.9.9.9:1", 800);
+    struct fake *fake = fake_new_with("10.9.9.9:1", 800, NULL);
     struct core_scan *scan;
     struct cairn_entry entry;
     struct cairn_scan_options all = { 0 };
