@@ -5,25 +5,26 @@
  * one put; its condition depends on how the bytes came about:
  *
  *   replaced   (truncated to nothing first)       no condition: the last writer wins
- *   appended   (only written behind the end)      if the version is the one read; else the new
- * value is read, the tail put behind it, and the put repeated changed    (everything else) if the
- * version is the one read; else ESTALE
+ *   appended   (only written behind the end)      if the version is the one read; else the new value is read, the tail put
+ *                                                 behind it, and the put repeated
+ *   changed    (everything else)                  if the version is the one read; else ESTALE
  *
  * Only one request per file is under way. Those who want something stand in a queue (first in,
  * first out); pump() looks whether the first has what it wants, or starts the next request for it.
  *
  *            load                      commit
- *   LOADING <----- IDLE --------> COMMITTING ----> RECONCILING --+ the tail is put behind the new
- * value, |            ^ ^  refresh       |  ^   condition failed   | or what is there is ours
+ *   LOADING <----- IDLE --------> COMMITTING ----> RECONCILING --+ the tail is put behind the new value,
+ *      |            ^ ^  refresh       |  ^   condition failed   | or what is there is ours
  *      +------------+ +---- CHECKING   |  +----------------------+
  *                   ^------------------+
  *
  * Invariants:
  *   I1  state is IDLE exactly when no request is under way; then the queue is empty or being
- * pumped. I2  what changes during a commit counts against the value being written: it is never
- * marked clean by that commit. I3  a put whose outcome is unknown is remembered; a failed condition
- * after it is first compared with what was sent, so our own put is never taken for another
- * client's.
+ *       pumped.
+ *   I2  what changes during a commit counts against the value being written: it is never marked
+ *       clean by that commit.
+ *   I3  a put whose outcome is unknown is remembered; a failed condition after it is first compared
+ *       with what was sent, so our own put is never taken for another client's.
  */
 #include "data.h"
 

@@ -19,7 +19,7 @@
  * Invariants:
  *   I1  entries[0 … count) have the offsets first_offset … first_offset + count.
  *   I2  every key at or before `passed` has been folded into entries, the stack or the collapsed
- * directory.
+ *       directory.
  */
 #include "dir.h"
 

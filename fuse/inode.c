@@ -8,7 +8,8 @@
  * Invariants:
  *   I1  every node is in by_number and by_shown; it is in by_path unless detached.
  *   I2  no two living nodes show the same number, though a rename may leave one with the hash of
- * another's path. I3  the root is never freed, detached or moved.
+ *       another's path.
+ *   I3  the root is never freed, detached or moved.
  */
 #include "inode.h"
 

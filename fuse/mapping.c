@@ -11,8 +11,9 @@
  *
  * Invariants:
  *   I1  decoding is a left inverse of encoding: a token is decoded wherever it stands, and encoding
- * leaves no false one. I2  a path is accepted only if encoding what it decodes to gives that very
- * path; so the mapping is one to one.
+ *       leaves no false one.
+ *   I2  a path is accepted only if encoding what it decodes to gives that very path; so the mapping
+ *       is one to one.
  *
  * A path that ends in a piece has no key yet, so I2 can't be asked directly. It is asked whether
  * some continuation gives these very pieces: what follows matters only by the size of its first

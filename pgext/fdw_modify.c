@@ -3,15 +3,17 @@
  *
  *   row -> constraints -> key, value -> buffer            (no round trip)
  *   end of the statement: inserted keys are looked up, many at once, if a later error would come
- * too late (in a transaction block) commit -> fdw_commit.c
+ *                         too late (in a transaction block)
+ *   commit -> fdw_commit.c
  *
  * UPDATE and DELETE know their row by a handle in its ctid, into the statement's read set: key,
  * version and, for UPDATE, what was stored. So the version that is checked at commit is that of the
  * very row that the plan worked on, whatever shape the plan has.
  *
  * I1: constraints hold: core does not check CHECK and NOT NULL of foreign tables, so it is done
- * here. I2: a command changes a row once, as with local tables: a second match is skipped; a row
- * that the command itself made under the key of a row that it still has to change is a duplicate.
+ *     here.
+ * I2: a command changes a row once, as with local tables: a second match is skipped; a row that the
+ *     command itself made under the key of a row that it still has to change is a duplicate.
  */
 #include "cairn_fdw.h"
 

@@ -1,13 +1,15 @@
 /* fdw_scan.c: reads rows, merged with the transaction's own writes.
  *
  *   begin -> (first row) arguments are evaluated -> single keys, in chunks of one request each
- *                                                -> or one walk over a range, merged with the write
- * buffer by key rescan forgets the arguments; end closes. An error skips end: a callback of the
- * query's memory context closes then.
+ *                                                -> or one walk over a range, merged with the write buffer by key
+ *
+ * rescan forgets the arguments; end closes. An error skips end: a callback of the query's memory
+ * context closes then.
  *
  * I1: a key shows once: own writes hide what is stored under the same key, visible by command id
- * (write_visible). I2: rows come in key order, descending if the plan says so. I3: an error of the
- * store is raised; it is never the end of the rows. */
+ *     (write_visible).
+ * I2: rows come in key order, descending if the plan says so.
+ * I3: an error of the store is raised; it is never the end of the rows. */
 #include "cairn_fdw.h"
 
 #include "access/xact.h"

@@ -7,15 +7,16 @@
  * tables (parameterised paths). Its value is only needed at execution, so a generic plan is as good
  * as a custom one. From the candidates, in this order:
  *
- *   every key column has = (or one has IN / = ANY)   Point Get, Multi Get: single keys, in key
- * order, each once json: leading key columns have =                 Prefix Scan of what they begin
- *   raw: LIKE 'x%', starts_with, ^@, <, <=, >=, >    Prefix Scan or Range Scan, all of them
- * together none                                             Full Scan of the table's prefix
+ *   every key column has = (or one has IN / = ANY)   Point Get, Multi Get: single keys, in key order, each once
+ *   json: leading key columns have =                 Prefix Scan of what they begin
+ *   raw: LIKE 'x%', starts_with, ^@, <, <=, >=, >    Prefix Scan or Range Scan, all of them together
+ *   none                                             Full Scan of the table's prefix
  *
  * I1: a clause is left out of the local filter only if the keys or range say exactly what it says.
- * (LIKE stays.) I2: equality is bytewise, so it needs a deterministic collation; order is bytewise,
- * so ranges need COLLATE "C", bytea, or the operators of text_pattern_ops. Segments of the json
- * format do not sort as their columns do: no ranges there. */
+ *     (LIKE stays.)
+ * I2: equality is bytewise, so it needs a deterministic collation; order is bytewise, so ranges
+ *     need COLLATE "C", bytea, or the operators of text_pattern_ops. Segments of the json format do
+ *     not sort as their columns do: no ranges there. */
 #include "cairn_fdw.h"
 
 #include "access/stratnum.h"

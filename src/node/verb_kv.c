@@ -3,9 +3,9 @@
  * that leads it.
  *
  *   NEW → WRITING → DONE                   the partition here leads: proposed, applied
- *   NEW → READING → READABLE → (DONE)      leadership confirmed; read when the whole request is
- * answered NEW → FORWARDED → DONE                 another node answered … → NEW no primary, or the
- * wrong one: parked, dispatched again
+ *   NEW → READING → READABLE → (DONE)      leadership confirmed; read when the whole request is answered
+ *   NEW → FORWARDED → DONE                 another node answered
+ *   … → NEW                                no primary, or the wrong one: parked, dispatched again
  *
  * A read's value is taken at the very end, for all operations at once: what the store holds then is
  * committed and no older than what was confirmed, and spans borrowed from the store need not

@@ -2,8 +2,9 @@
  * led here are read here; the others' pages are asked of the nodes that lead them, all at once, and
  * merged in.
  *
- *   each part (partition): NEW → READING → READABLE, or NEW → FORWARDED → FETCHED; back to NEW and
- * parked when no primary is known all parts settled → merge → answer
+ *   each part (partition): NEW → READING → READABLE, or NEW → FORWARDED → FETCHED;
+ *                          back to NEW and parked when no primary is known
+ *   all parts settled → merge → answer
  *
  * Parts of a scan by lease or of a stale one are readable at once where the replica here may answer
  * alone; as with single keys, that is judged again after the read, and who had not the right is

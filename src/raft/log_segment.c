@@ -3,7 +3,7 @@
  *
  *   new       create N.spare → write zeroes → header → sync → rename to N.log → sync the directory
  *   recycled  rename M.log to N.spare → sync the directory → header → sync → rename to N.log → sync
- * the directory
+ *             the directory
  *
  * Overwriting blocks that hold written bytes syncs fastest (no allocation, no extent conversion in
  * the file system's journal).

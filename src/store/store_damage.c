@@ -6,9 +6,8 @@
  *   LMDB fails in a replica's database     replica damaged and stopped
  *   meta record, key count, sessions,      replica opens damaged and stopped
  *     when it is opened
- *   identity, LMDB's file, free list,      the store is condemned: it can't be opened again, the
- * node session or meta database             moves it aside (store_set_aside) and begins an empty
- * one
+ *   identity, LMDB's file, free list,      the store is condemned: it can't be opened again, the node
+ *     session or meta database             moves it aside (store_set_aside) and begins an empty one
  *
  * The others of the store go on in all cases but the last. A stopped replica reads, applies and
  * flushes nothing: its overlay would be lost at the next flush, and what its readers saw then would

@@ -2,10 +2,15 @@
  * finds what another one started.
  *
  *   DIR/state       "name = value" lines: nodes, port-base, in-process, pg-temp. Its presence makes
- * DIR a cluster's folder DIR/data/nK     the nodes' data        DIR/log/  their output DIR/run/ pid
- * files DIR/env         for `. DIR/env`: CAIRN_ENDPOINTS, PATH, PGHOST, PGPORT, PGUSER, PGDATABASE
- *   DIR/mnt         the mount              DIR/pg    link to the PostgreSQL socket's folder
- * DIR/postgres  its files DIR/lock        held while a command changes something
+ *                   DIR a cluster's folder
+ *   DIR/data/nK     the nodes' data
+ *   DIR/log/        their output
+ *   DIR/run/        pid files
+ *   DIR/env         for `. DIR/env`: CAIRN_ENDPOINTS, PATH, PGHOST, PGPORT, PGUSER, PGDATABASE
+ *   DIR/mnt         the mount
+ *   DIR/pg          link to the PostgreSQL socket's folder
+ *   DIR/postgres    its files
+ *   DIR/lock        held while a command changes something
  *
  * Ports are chosen when the folder is new: the nodes' addresses are part of the cluster from then
  * on.

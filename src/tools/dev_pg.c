@@ -1,9 +1,8 @@
 /* How the private server comes about.
  *
  * PostgreSQL finds its libraries and shared files relative to its program:
- * /usr/lib/postgresql/15/bin/postgres looks in
- * ../lib and ../../../../share/postgresql/15, and follows links of the program first. So
- * ROOT/lib/postgresql/15/bin holds copies of the programs, and beside it stand folders of links to
+ * /usr/lib/postgresql/15/bin/postgres looks in ../lib and ../../../../share/postgresql/15, and
+ * follows links of the program first. So ROOT/lib/postgresql/15/bin holds copies of the programs, and beside it stand folders of links to
  * the system's files, with our extension's among them.
  *
  *   ROOT/lib/postgresql/15/bin/       copies: postgres, initdb
@@ -11,8 +10,7 @@
  *   ROOT/share/postgresql/15/         links
  *   ROOT/share/postgresql/15/extension/  links, and cairn_fdw's control and sql
  *   ROOT/data/                        the server's data
- *   TEMP/                             0700: the socket (a socket's path has at most 107 bytes, DIR
- * may be long); DIR/pg links to it
+ *   TEMP/                             0700: the socket (a socket's path has at most 107 bytes, DIR may be long); DIR/pg links to it
  *
  * ROOT is DIR/postgres where the server's user can come there, else TEMP/postgres: under root the
  * server runs as user postgres, who may not enter, say, root's home. What is lost with TEMP are

@@ -18,8 +18,7 @@
  *   I4  out_bytes is what gathers plus what flies.
  *   I5  conn->parts has room for all parts of either batch, so that a flush needs no memory.
  *
- *   connecting → open → closing → (on_close) freed          raw_open; conn_close, conn_fail;
- * raw_close */
+ *   connecting → open → closing → (on_close) freed          raw_open; conn_close, conn_fail; raw_close */
 #include "wire/conn.h"
 
 #include <stdio.h>

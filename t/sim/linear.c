@@ -13,15 +13,15 @@
  *
  * Unknown outcomes would make the search exponential; four observations keep it small:
  *   - an unknown put whose value somebody read did happen, before that read's reply, with the version
- * that was read: it is treated so;
+ *     that was read: it is treated so;
  *   - an unknown put that nobody read is left out at first. It can explain something only if an
- * answer speaks of a version that is of no known write, or of a bare presence: then, and only if
- * there is no order without it, a second search takes it in;
+ *     answer speaks of a version that is of no known write, or of a bare presence: then, and only if
+ *     there is no order without it, a second search takes it in;
  *   - nobody can tell which of these it was: all of them write the same, and of those with the same
- * condition the first is taken;
+ *     condition the first is taken;
  *   - another unknown operation earns its place only by what comes right after it: if that could
- * have come without it, the unknown one can be moved behind it (it was a read) or left out (it was
- * a write). So whatever follows an unknown operation must be impossible without it. */
+ *     have come without it, the unknown one can be moved behind it (it was a read) or left out (it was
+ *     a write). So whatever follows an unknown operation must be impossible without it. */
 #include "sim/linear.h"
 
 #include <stdlib.h>

@@ -12,16 +12,19 @@
  *   kind       put, get, delete
  *   key        any word; every key begins absent
  *   condition  -  none;  absent;  present;  =N  the version must be N      (put, delete)
- *   value      put: what was to be written, a word that no other put of this key writes; get with
- * ok: what was read; else - version    as answered: put ok: the new one; get ok: the one read;
- * delete ok: the one deleted; refused: the present one, 0 = absent; - not told call       when the
- * request left, an integer below 2^61, from one clock that all clients share (CLOCK_MONOTONIC, ns)
+ *   value      put: what was to be written, a word that no other put of this key writes;
+ *              get with ok: what was read; else -
+ *   version    as answered: put ok: the new one; get ok: the one read; delete ok: the one deleted;
+ *              refused: the present one, 0 = absent; - not told
+ *   call       when the request left, an integer below 2^61, from one clock that all clients share
+ *              (CLOCK_MONOTONIC, ns)
  *   reply      when the answer was there, the same clock; - none came
  *   outcome    ok       put: written; get: found; delete: there was something
  *              absent   get: not found; delete: there was nothing
  *              refused  the condition did not hold
  *              unknown  may have happened or not (timeouts, ERR_UNKNOWN_OUTCOME, the client died
- * waiting) nothing  certainly not applied, or a read that failed
+ *                       waiting)
+ *              nothing  certainly not applied, or a read that failed
  *
  * Example: a read that no order explains.
  *

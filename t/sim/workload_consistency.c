@@ -3,12 +3,13 @@
  *
  *   K1  writes, linearizable reads and lease reads of a key are one linearizable history
  *   K2  a stale read that reports a staleness of s misses nothing that was acknowledged longer than
- * s before it was asked K3  it reports no more than was allowed K4  it shows a value that was
- * written, and that is committed: the version is the one that the write was answered with, no two
- *       values share one, and a write of unknown outcome that a stale read saw has happened (it
- * takes part in K1 so) K5  when a write with --ack all is answered, every replica that was within
- * the primary's reach all the time has it durably: the world looks into their cores
- * (workload->ack_all) */
+ *       s before it was asked
+ *   K3  it reports no more than was allowed
+ *   K4  it shows a value that was written, and that is committed: the version is the one that the
+ *       write was answered with, no two values share one, and a write of unknown outcome that a
+ *       stale read saw has happened (it takes part in K1 so)
+ *   K5  when a write with --ack all is answered, every replica that was within the primary's reach
+ *       all the time has it durably: the world looks into their cores (workload->ack_all) */
 #include <stdio.h>
 
 #include "base/mem.h"

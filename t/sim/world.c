@@ -1,8 +1,7 @@
 /* The world: builds a cluster, lets it live under faults for a while, heals everything, and sees
  * whether it comes back with all it promised.
  *
- *   form (no faults) → trouble (clients work, faults strike) → healed: clients end, every key is
- * read, replicas agree → judge
+ *   form (no faults) → trouble (clients work, faults strike) → healed: clients end, every key is read, replicas agree → judge
  *
  * Files (world_private.h is what they share)
  *   world.c         how a run goes; what a healed cluster must be able to do
