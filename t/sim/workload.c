@@ -21,6 +21,7 @@ enum {
     CALM_US = 3 * 1000 * 1000,     /* W3: one election and a retry */
     SCAN_PAGES_TYPICAL = 20,       /* each page has a deadline of its own */
     REST_US = 50 * 1000,           /* how often one who rests looks whether the lull is over */
+    THINK_LEAST_US = 500,          /* of one whose answer came when its next question was due */
 };
 
 static const struct workload_module *const modules[WORKLOAD_COUNT] = {
@@ -145,18 +146,33 @@ static void submitted(struct session *session)
     }
 }
 
+/* A question follows the one before it, not its answer: so how many are asked hangs little on how
+ * quick the cluster is, and a run with a quick one costs no more than others. */
+static uint64_t draw_pause_us(struct session *session)
+{
+    struct workload *workload = session->part->workload;
+    uint64_t pace_us = (uint64_t)workload->pace_us * session->part->module->pace;
+    uint64_t took_us = caller_now_us(session->caller) - session->asked_us;
+    uint64_t pause_us = random_delay(&session->part->random, pace_us);
+    pause_us = pause_us > took_us + THINK_LEAST_US
+                   ? pause_us - took_us
+                   : random_delay(&session->part->random, THINK_LEAST_US);
+    uint32_t burst_us = workload->config.burst_us;
+    if (burst_us > 0) { /* to the nearest; a whole burst later rather than never */
+        uint64_t now_us = workload->schedule->now_us;
+        uint64_t due_us = (now_us + pause_us + burst_us / 2) / burst_us * burst_us;
+        pause_us = due_us > now_us ? due_us - now_us : due_us + burst_us - now_us;
+    }
+    return pause_us;
+}
+
 static void think(struct session *session)
 {
     struct workload *workload = session->part->workload;
     if (session->is_waiting) {
         return; /* it went on by itself */
     }
-    uint64_t pause_us = random_delay(
-        &session->part->random, workload->config.think_us * session->part->module->think_factor);
-    uint32_t burst_us = workload->config.burst_us;
-    if (burst_us > 0) {
-        pause_us += burst_us - (workload->schedule->now_us + pause_us) % burst_us;
-    }
+    uint64_t pause_us = draw_pause_us(session);
     if (!workload->is_ending || workload->is_final) {
         env_timer_start(&session->caller->env->env, &session->think,
                         workload->is_final ? 1000 : pause_us);
@@ -497,9 +513,22 @@ static void init_part(struct workload *workload, enum workload_kind kind)
     part->workload = workload;
     part->module = modules[kind];
     part->kind = kind;
+    part->operations = 1;
     part->random = random_stream(workload->config.seed, 0x4000 + (uint64_t)kind);
     part->own = mem_zalloc(part->module->part_bytes);
     workload->parts[kind] = part;
+}
+
+/* At the pace 1 a session whose calls are single operations asks each pace_us; all together make the rate. */
+static void set_pace(struct workload *workload)
+{
+    const struct workload_config *config = &workload->config;
+    uint64_t asked = 0; /* in 1,000,000 times pace_us */
+    for (uint32_t i = 0; i < config->sessions; i++) {
+        const struct part *part = workload->sessions[i].part;
+        asked += 1000000 * part->operations / part->module->pace;
+    }
+    workload->pace_us = (uint32_t)(asked / config->rate);
 }
 
 void workload_init(struct workload *workload, const struct workload_config *config,
@@ -507,7 +536,7 @@ void workload_init(struct workload *workload, const struct workload_config *conf
                    struct logger *logger, void (*violated)(void *ctx, const char *text), void *ctx)
 {
     CHECK(config->clients <= WORKLOAD_CLIENTS_MAX && config->sessions <= WORKLOAD_SESSIONS_MAX);
-    CHECK(config->mix != 0 && config->mix < 1u << WORKLOAD_COUNT);
+    CHECK(config->rate > 0 && config->mix != 0 && config->mix < 1u << WORKLOAD_COUNT);
     *workload = (struct workload){ .config = *config, .schedule = schedule, .logger = logger };
     workload->random = random_stream(config->seed, 0x3017);
     workload->violated = violated;
@@ -542,6 +571,7 @@ void workload_init(struct workload *workload, const struct workload_config *conf
             part->module->begin(part);
         }
     }
+    set_pace(workload);
 }
 
 void workload_kill(struct workload *workload)
@@ -590,7 +620,7 @@ static void start_all(struct workload *workload, uint64_t spread_us)
 
 void workload_begin(struct workload *workload)
 {
-    start_all(workload, workload->config.think_us + 1000);
+    start_all(workload, workload->pace_us + 1000);
 }
 
 void workload_lull(struct workload *workload, uint64_t from_us, uint64_t until_us)

@@ -32,7 +32,7 @@ struct workload_config {
     uint32_t mix;          /* bit set of enum workload_kind; not empty */
     uint32_t clients;      /* processes */
     uint32_t sessions;     /* callers in all; at least one a workload of the mix */
-    uint32_t think_us;     /* typical, between an answer and the next question */
+    uint32_t rate;         /* operations that all sessions ask in a second, while none waits for long */
     uint32_t grain_us;     /* of the callers' loops, see env_sim.h */
     uint32_t burst_us;     /* questions are asked at multiples of it only, many at a time; 0: at any time */
     uint32_t timeout_ms;
@@ -58,6 +58,7 @@ struct workload {
     struct caller callers[WORKLOAD_CLIENTS_MAX];
     struct part *parts[WORKLOAD_COUNT]; /* NULL: not in the mix */
     struct session *sessions;
+    uint32_t pace_us;    /* typical, from one question to the next of a session whose module has the pace 1 */
     uint64_t place;      /* in the real order of calls and replies */
     bool is_ending;      /* no new requests */
     bool is_final;       /* the final reads */

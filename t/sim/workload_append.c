@@ -265,7 +265,7 @@ static void append_fini(struct part *part)
 const struct workload_module workload_append = { .name = "append",
                                                  .part_bytes = sizeof(struct append_part),
                                                  .session_bytes = sizeof(struct append_session),
-                                                 .think_factor = 1,
+                                                 .pace = 1,
                                                  .begin = append_begin,
                                                  .ask = append_ask,
                                                  .ask_final = append_ask_final,

@@ -295,7 +295,7 @@ static void counter_fini(struct part *part)
 const struct workload_module workload_counter = { .name = "counter",
                                                   .part_bytes = sizeof(struct counter_part),
                                                   .session_bytes = sizeof(struct counter_session),
-                                                  .think_factor = 1,
+                                                  .pace = 1,
                                                   .begin = counter_begin,
                                                   .ask = counter_ask,
                                                   .ask_final = counter_ask_final,

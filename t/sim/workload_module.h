@@ -8,7 +8,7 @@
 struct workload_module {
     const char *name;
     size_t part_bytes, session_bytes; /* of part->own and session->own, zeroed */
-    uint32_t think_factor;            /* of the run's think time */
+    uint32_t pace;                    /* from one question to the next, in those of the run */
     /* Draws what this run's instance is like. */
     void (*begin)(struct part *part);
     /* Makes exactly one call. */
@@ -27,10 +27,11 @@ struct part {
     enum workload_kind kind;
     struct random random;
     uint32_t session_count;
+    uint32_t operations; /* of a call, on average; set by `begin` where it is not 1 */
     void *own;
 };
 
-/* One caller: asks, waits for the answer, thinks, asks again. */
+/* One caller: asks, waits for the answer, thinks until it is time for the next question. */
 struct session {
     struct part *part;
     struct caller *caller;

@@ -301,6 +301,7 @@ static void multi_begin(struct part *part)
     struct register_part *own = part->own;
     own->keys = (uint32_t)random_between(&part->random, 8, KEYS_MAX);
     own->operations_max = (uint32_t)random_between(&part->random, 4, SESSION_OPERATIONS_MAX);
+    part->operations = (1 + own->operations_max) / 2;
 }
 
 static void large_begin(struct part *part)
@@ -311,10 +312,10 @@ static void large_begin(struct part *part)
     own->value_bytes = (uint32_t)random_between(&part->random, 2000, 40000);
 }
 
-#define REGISTER_MODULE(name_, factor, begin_)                                                     \
+#define REGISTER_MODULE(name_, pace_, begin_)                                                      \
     {                                                                                              \
         .name = name_, .part_bytes = sizeof(struct register_part),                                 \
-        .session_bytes = sizeof(struct register_session), .think_factor = factor, .begin = begin_, \
+        .session_bytes = sizeof(struct register_session), .pace = pace_, .begin = begin_,          \
         .ask = register_ask, .ask_final = register_ask_final, .judge = register_judge,             \
         .fini = register_fini                                                                      \
     }

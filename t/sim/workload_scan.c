@@ -11,7 +11,13 @@
 #include "base/mem.h"
 #include "sim/workload_module.h"
 
-enum { WINDOW_MAX = 600, LARGE_TOTAL = 80, LARGE_BYTES = 300000 };
+enum {
+    WINDOW_MAX = 600,   /* keys of a session */
+    WINDOWS_MAX = 2400, /* of all: a scan of them costs as much as hundreds of other calls */
+    PAGES_MAX = 24,     /* of a scan, about */
+    LARGE_TOTAL = 80,
+    LARGE_BYTES = 300000
+};
 
 /* One key's life; places in the real order, 0: not yet. */
 struct item {
@@ -312,11 +318,13 @@ static void ask_scan(struct session *session)
     const struct owner *owner = &part->owners[of];
     own->from = make_position(of, 0);
     own->to = make_position(of + 1, 0);
+    uint32_t live = owner->count - owner->oldest;
+    uint32_t page_least = 1 + live / PAGES_MAX;
     if (random_percent(random, 20)) {
         own->from = 0;
         own->to = make_position(session->part->session_count, 0);
+        page_least += live * session->part->session_count / PAGES_MAX;
     } else if (random_percent(random, 40)) {
-        uint32_t live = owner->count - owner->oldest;
         own->from += owner->oldest + random_below(random, live + 1);
         own->to = own->from + random_below(random, live + 1) + 1;
     }
@@ -324,7 +332,9 @@ static void ask_scan(struct session *session)
                                           .keys_only = random_percent(random, 20),
                                           .meta_only = random_percent(random, 10) };
     options.limit = random_percent(random, 40) ? random_between(random, 1, part->window) : 0;
-    options.page_entries = random_percent(random, 60) ? (uint32_t)random_between(random, 1, 60) : 0;
+    options.page_entries = random_percent(random, 60)
+                               ? (uint32_t)random_between(random, page_least, page_least + 60)
+                               : 0;
     ask_range(session, &options);
 }
 
@@ -360,9 +370,9 @@ static bool scan_ask_final(struct session *session)
 static void scan_begin(struct part *part)
 {
     struct scan_part *own = part->own;
-    /* mostly some dozen: a scan of all costs a thousand calls of other kinds where it is 600 */
-    own->window =
-        (uint32_t)random_between(&part->random, 20, random_between(&part->random, 20, WINDOW_MAX));
+    uint32_t most = WINDOWS_MAX / part->session_count; /* mostly some dozen */
+    most = (uint32_t)random_between(&part->random, 20, most < WINDOW_MAX ? most : WINDOW_MAX);
+    own->window = (uint32_t)random_between(&part->random, 20, most);
     own->scan_percent = (uint32_t)random_between(&part->random, 2, 10);
     own->value_bytes = 80;
     /* A node's page ends by its bytes, before a large value; others' go on, and small ones still
@@ -397,7 +407,7 @@ static void scan_fini(struct part *part)
 const struct workload_module workload_scan = { .name = "scan",
                                                .part_bytes = sizeof(struct scan_part),
                                                .session_bytes = sizeof(struct scan_session),
-                                               .think_factor = 1,
+                                               .pace = 1,
                                                .begin = scan_begin,
                                                .ask = scan_ask,
                                                .ask_final = scan_ask_final,

@@ -10,7 +10,7 @@
 #include "sim/workload_module.h"
 
 enum {
-    SET_ELEMENTS = 512,
+    SET_ELEMENTS = 256,
     NAME_BYTES = 40,
     SCRAMBLE = 0x5bd1,   /* odd: a permutation of the numbers, so that they come in no order */
     UNSCRAMBLE = 0xdd31, /* its inverse */
@@ -218,7 +218,7 @@ static void ask_scan(struct session *session, uint32_t set)
                                                                           "set/%04u/", set),
                                           .reverse = random_percent(random, 30),
                                           .keys_only = own->is_keys_only };
-    options.page_entries = random_percent(random, 50) ? (uint32_t)random_between(random, 5, 60) : 0;
+    options.page_entries = random_percent(random, 50) ? (uint32_t)random_between(random, 8, 60) : 0;
     session_scan(session, &options, scanned, scan_ended);
 }
 
@@ -248,7 +248,7 @@ static bool set_ask_final(struct session *session)
 static void set_begin(struct part *part)
 {
     struct set_part *own = part->own;
-    own->scan_percent = (uint32_t)random_between(&part->random, 2, 15);
+    own->scan_percent = (uint32_t)random_between(&part->random, 2, 10);
     begin_set(own);
 }
 
@@ -268,7 +268,7 @@ static void set_fini(struct part *part)
 const struct workload_module workload_set = { .name = "set",
                                               .part_bytes = sizeof(struct set_part),
                                               .session_bytes = sizeof(struct set_session),
-                                              .think_factor = 1,
+                                              .pace = 1,
                                               .begin = set_begin,
                                               .ask = set_ask,
                                               .ask_final = set_ask_final,
