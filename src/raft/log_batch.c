@@ -336,7 +336,8 @@ static void batch_take_others(struct log *log, size_t count)
     pending->first = left > 0 ? pending->first : 0;
 }
 
-static void batch_fill(struct log *log, const struct plan *plan, bool are_others, uint32_t checkpoint)
+static void batch_fill(struct log *log, const struct plan *plan, bool are_others,
+                       uint32_t checkpoint)
 {
     log->batch.count = log->batch.votes_count = 0;
     if (checkpoint) {
@@ -373,7 +374,7 @@ bool log_batch_begin(struct log *log)
         (are_others && !plan_fits(log, &plan))) {
         return false;
     }
-    uint32_t most = (uint32_t)(plan.count + plan.moves) + log_checkpoint_records(log);
+    uint32_t most = (uint32_t)(plan.count + plan.moves + LOG_CHECKPOINT_RECORDS * log->group_count);
     if (!batch_reserve(log, most, log_record_sectors(most, plan.copies, plan.payload))) {
         return false;
     }

@@ -36,6 +36,8 @@ enum {
     /* A segment that could not be made for want of space is tried again after. */
     LOG_SPARE_RETRY_US = 1000000,
     LOG_MEMORY_RETRY_US = 10000,
+    /* What a segment's checkpoint says of a group at most: start, state, suspicion. */
+    LOG_CHECKPOINT_RECORDS = 3,
 };
 
 struct log_group {

@@ -77,6 +77,11 @@ static struct session *find(struct session_table *table, struct session_id id)
     while (session && !id_equal(session->id, id)) {
         session = session->next_in_chain;
     }
+    if (session) { /* what session_record will touch */
+        __builtin_prefetch(session->by_use.prev);
+        __builtin_prefetch(session->by_use.next);
+        __builtin_prefetch(session->results + session->first + session->count);
+    }
     table->recent = session;
     return session;
 }
@@ -131,6 +136,7 @@ static struct session *add(struct session_table *table, struct session_id id)
     session->id = id;
     session->next_in_chain = hashtab_put(&table->by_id, hash_id(id), session);
     list_append(&table->by_use, &session->by_use);
+    table->oldest_time = 0; /* its time is not known here */
     table->count++;
     return session;
 }
@@ -197,11 +203,20 @@ static bool forget(struct session_table *table, struct session *session)
     return true;
 }
 
+static bool is_kept(uint64_t last_time, uint64_t time)
+{
+    return time <= last_time || time - last_time < hlc_from_us(SESSION_KEEP_US);
+}
+
 bool session_table_expire(struct session_table *table, uint64_t time)
 {
+    if (is_kept(table->oldest_time, time)) {
+        return true;
+    }
     while (!list_is_empty(&table->by_use)) {
         struct session *oldest = container_of(table->by_use.next, struct session, by_use);
-        if (time <= oldest->last_time || time - oldest->last_time < hlc_from_us(SESSION_KEEP_US)) {
+        if (is_kept(oldest->last_time, time)) {
+            table->oldest_time = oldest->last_time; /* I2 */
             return true;
         }
         if (!forget(table, oldest)) {

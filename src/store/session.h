@@ -33,6 +33,7 @@ struct session_table {
     struct hashtab by_id;   /* hash of the id to a chain of sessions */
     struct session *recent; /* found last, or NULL: session_record asks for the one just admitted */
     struct list by_use;   /* oldest first */
+    uint64_t oldest_time; /* no session was used last before this; so most entries need not look */
     struct list dirty;    /* changed since session_table_pack */
     struct buf removed;   /* ids (16 bytes each) forgotten since then */
     size_t count;
