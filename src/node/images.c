@@ -22,6 +22,9 @@
  * without the follower, for then nothing is written anyway; and a stage that is complete, whose swap
  * lets the log be cut.
  *
+ * Users' writes go before an image where it pins so much of LMDB's map that flushes come to an end of it
+ * (store_pinned): the oldest is given up, the scrub too, and begun anew later.
+ *
  * Thread: the loop; the reads in jobs, which outlive the node if they must. */
 #include "node/images.h"
 
@@ -164,8 +167,43 @@ static bool is_full(const struct images *images)
 /* Whether an image of the group may be open here. */
 static bool may_send(const struct images *images, const struct partition *partition)
 {
-    return !reserve_is_tight(images->node->reserve) ||
-           !raft_needs_no_image(partition_raft(partition));
+    return store_pinned(images->node->store) != STORE_PINNED_ALL &&
+           (!reserve_is_tight(images->node->reserve) ||
+            !raft_needs_no_image(partition_raft(partition)));
+}
+
+static void sending_give_up(struct sending *sending)
+{
+    struct node *node = sending->images->node;
+    LOG_WARN(node->logger,
+             "part=%u image=%lu given up: it keeps pages of the store that writes need",
+             sending->group, sending->id);
+    node->counters.images_given_up++;
+    partition_image_withdraw(node_find_partition(node, sending->group), sending->to);
+    sending_end(sending);
+}
+
+/* Ends who keeps pages that flushes need: the oldest, or all. One that is being read ends with that. */
+static void give_way(struct images *images)
+{
+    struct node *node = images->node;
+    enum store_pinned pinned = store_pinned(node->store);
+    LIST_FOR_SAFE(at, &images->sendings)
+    {
+        struct sending *sending = container_of(at, struct sending, link);
+        if (pinned == STORE_PINNED_LITTLE || scrub_give_way(node->scrub, sending->opened_us)) {
+            return; /* the scrub was older */
+        }
+        if (!sending->is_over) {
+            sending_give_up(sending);
+        }
+        if (pinned == STORE_PINNED_MUCH) {
+            return; /* if one is not enough, the next flush says so */
+        }
+    }
+    if (pinned != STORE_PINNED_LITTLE) {
+        scrub_give_way(node->scrub, UINT64_MAX);
+    }
 }
 
 void images_want(struct images *images, struct partition *partition,
@@ -632,6 +670,7 @@ void images_tick(struct images *images)
 {
     uint64_t now_us = env_now_us(images->node->env);
     fill_bucket(images, now_us);
+    give_way(images);
     LIST_FOR_SAFE(at, &images->sendings)
     {
         tick_sending(container_of(at, struct sending, link), now_us);

@@ -65,6 +65,19 @@ static void close_it(struct scrub *scrub)
     scrub->open = NULL;
 }
 
+bool scrub_give_way(struct scrub *scrub, uint64_t before_us)
+{
+    if (!scrub->open || scrub->opened_us >= before_us) {
+        return false;
+    }
+    LOG_WARN(scrub->node->logger, "part=%u scrub given up: it keeps pages that writes need",
+             scrub->group);
+    scrub->node->counters.images_given_up++;
+    scrub->is_stepping = false; /* a step under way is not told */
+    close_it(scrub);
+    return true;
+}
+
 static void on_step(void *ctx, int status, const struct err *err)
 {
     struct scrub *scrub = ctx;

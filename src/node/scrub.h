@@ -7,6 +7,7 @@
 #ifndef NODE_SCRUB_H
 #define NODE_SCRUB_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct node;
@@ -17,6 +18,9 @@ struct scrub *scrub_new(struct node *node);
 void scrub_free(struct scrub *scrub);
 /* Every NODE_TICK_US. */
 void scrub_tick(struct scrub *scrub);
+/* Writes need the pages that it keeps: one that was opened before that time ends, and the replica is read in the next round. False: there
+ * is none. */
+bool scrub_give_way(struct scrub *scrub, uint64_t before_us);
 /* The group is to be looked at next, whenever its turn would be. */
 void scrub_hurry(struct scrub *scrub, uint32_t group);
 

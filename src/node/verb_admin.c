@@ -84,6 +84,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
     out->store_flush_us = store->flush_us_total;
     out->store_overlay_bytes = store->overlay_bytes;
     out->store_used_bytes = store->used_bytes;
+    out->store_pinned_bytes = store->pinned_bytes;
     out->store_keys = store->keys;
     out->store_checksum_failures = store->checksum_failures;
 }

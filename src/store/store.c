@@ -602,6 +602,28 @@ uint64_t store_unflushed_bytes(const struct store *store)
     return overlay_bytes(store);
 }
 
+uint64_t store_pinned_from(const struct store *store)
+{
+    uint64_t images = store_image_pinned_from(store), scrub = store_scrub_pinned_from(store);
+    return images < scrub ? images : scrub;
+}
+
+/* What others pin is known from the next flush on. */
+void store_unpinned(struct store *store)
+{
+    store->stats.pinned_bytes = 0;
+    store_remove_next(store);
+}
+
+enum store_pinned store_pinned(const struct store *store)
+{
+    uint64_t used = store->stats.used_bytes, map = store->config.map_bytes;
+    uint64_t left = map > used ? map - used : 0;
+    return store->is_pinned_full                  ? STORE_PINNED_ALL
+           : store->stats.pinned_bytes > left / 2 ? STORE_PINNED_MUCH
+                                                  : STORE_PINNED_LITTLE;
+}
+
 uint64_t store_used_bytes(const struct store *store)
 {
     return store->stats.used_bytes;

@@ -137,6 +137,13 @@ uint64_t store_active_marks(const struct store *store);
 /* Bytes of both generations, and bytes in use in LMDB's file as of the last flush. */
 uint64_t store_unflushed_bytes(const struct store *store);
 uint64_t store_used_bytes(const struct store *store);
+/* How much of the map is kept by images and a scrub: pages that flushes replaced since they were opened. */
+enum store_pinned {
+    STORE_PINNED_LITTLE,
+    STORE_PINNED_MUCH, /* half of what would be free without them, as of the last flush: the oldest should end */
+    STORE_PINNED_ALL,  /* a flush waits for room that they keep: all should end, and none be opened */
+};
+enum store_pinned store_pinned(const struct store *store);
 bool store_is_flushing(const struct store *store); /* a frozen generation exists, or a swap is under way */
 /* A flush is due, or is not any more: swaps that wait let it go first, else a queue of images would keep it off for as long as more of
  * them come. To be said again with each look. While a flush is under way it says nothing: behind it goes a swap, if one waits. */
@@ -205,7 +212,7 @@ void store_scrub_close(struct store_scrub *scrub);
 
 struct store_stats {
     uint64_t gets, scans, applied, flushes, flush_us_total, flushed_operations, flushed_bytes, used_bytes, quota_bytes, keys,
-        overlay_bytes, checksum_failures, sessions, damages;
+        pinned_bytes, overlay_bytes, checksum_failures, sessions, damages;
 };
 const struct store_stats *store_stats(struct store *store);
 

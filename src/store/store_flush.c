@@ -14,6 +14,8 @@ enum {
      * file stays small, too. Less would cost: with 8 MiB flushing took 28 % more instructions. */
     TRANSACTION_BYTES = 32 << 20,
     PAGE_BYTES = 4096,
+    /* A flush that waits for room that images keep is tried again after. */
+    PINNED_RETRY_US = 100 * 1000,
 };
 
 struct flush_item {
@@ -42,10 +44,11 @@ struct flush {
     bool is_piecewise; /* one transaction per replica */
     uint64_t bytes;    /* what it has to write, about */
     uint64_t dirtied;  /* by the transaction under way, about */
+    uint64_t pinned_from; /* see store_pinned_from */
     /* Results. */
     int status;
     struct err err;
-    uint64_t used_bytes, duration_us;
+    uint64_t used_bytes, pinned_bytes, duration_us;
 };
 
 /* Takes the record that goes away out of the digests. One that is too short to be a record was
@@ -189,9 +192,9 @@ static bool is_out_of_room(int code)
  * others would fail as well. */
 static bool is_own_damage(const struct flush *flush, const struct flush_item *item, int code)
 {
-    uint64_t used_bytes;
+    uint64_t used_bytes, pinned_bytes;
     return code == ERR_CORRUPT && item->is_at_a_loss &&
-           store_measure_used(flush->measurer, &used_bytes) == 0;
+           store_measure_used(flush->measurer, UINT64_MAX, &used_bytes, &pinned_bytes) == 0;
 }
 
 /* Gives every replica that isn't written yet its own transaction: what one needs to copy, the next can use again. Goes on
@@ -264,7 +267,8 @@ static void flush_work(struct store_job *job)
     uint64_t begin_us = env_now_us(job->env);
     flush->status = write_all(flush);
     flush->status = explain_failure(flush);
-    int rc = store_measure_used(flush->measurer, &flush->used_bytes);
+    int rc = store_measure_used(flush->measurer, flush->pinned_from, &flush->used_bytes,
+                                &flush->pinned_bytes);
     if (rc != 0 && flush->status == 0) {
         flush->status = store_lmdb_error(&flush->err, rc, "measuring the store");
     }
@@ -375,6 +379,7 @@ static void flush_succeeded(struct store *store)
               (unsigned long long)store->frozen->operations,
               (unsigned long long)store->frozen->bytes, (unsigned long long)flush->duration_us,
               (unsigned long long)flush->used_bytes);
+    store->is_pinned_full = false;
     if (store->full != 0) {
         LOG_INFO(store->logger, "store: there is room again");
         store->full = 0;
@@ -396,12 +401,18 @@ static void flush_failed(struct store *store)
         store->config.on_failure(store->config.ctx, &flush->err);
         return;
     }
+    flush->is_piecewise = true;
+    if (flush->status == ERR_STORE_FULL && flush->pinned_from != UINT64_MAX) {
+        store->is_pinned_full = true; /* I9: nobody is refused for it */
+        env_timer_start(store->config.env, &store->retry_timer, PINNED_RETRY_US);
+        return;
+    }
+    store->is_pinned_full = false;
     if (store->full == 0) {
         LOG_WARN(store->logger, "store: no room for a flush, writes are refused: %s",
                  flush->err.text);
     }
     store->full = flush->status;
-    flush->is_piecewise = true;
     env_timer_start(store->config.env, &store->retry_timer, STORE_RETRY_US);
 }
 
@@ -416,6 +427,9 @@ static void flush_done(struct store_job *job)
     struct store *store = job->store;
     CHECK(store->flush == flush);
     store->stats.used_bytes = flush->used_bytes ? flush->used_bytes : store->stats.used_bytes;
+    /* Who was closed meanwhile pins nothing: what the others do, the next flush says. */
+    bool is_known = flush->used_bytes && store_pinned_from(store) == flush->pinned_from;
+    store->stats.pinned_bytes = is_known ? flush->pinned_bytes : 0;
     if (flush->status == 0) {
         flush_succeeded(store);
     } else {
@@ -426,6 +440,7 @@ static void flush_done(struct store_job *job)
 static void flush_queue(struct flush *flush)
 {
     flush->status = 0;
+    flush->pinned_from = store_pinned_from(flush->job.store);
     flush->err = (struct err){ 0 };
     store_job_start(&flush->job, ENV_JOB_FLUSH);
 }

@@ -144,7 +144,7 @@ void store_image_close(struct store_image *image)
         }
         list_remove(&image->link);
         mdb_txn_abort(image->txn);
-        store_remove_next(store);
+        store_unpinned(store);
     }
     mem_free(image);
 }
@@ -161,6 +161,18 @@ void store_images_detach(struct store *store)
         mdb_txn_abort(image->txn);
         image->replica = NULL;
     }
+}
+
+uint64_t store_image_pinned_from(const struct store *store)
+{
+    uint64_t from = UINT64_MAX;
+    LIST_FOR(link, &store->images)
+    {
+        const struct store_image *image = container_of(link, struct store_image, link);
+        uint64_t number = mdb_txn_id(image->txn);
+        from = number < from ? number : from;
+    }
+    return from;
 }
 
 bool store_image_uses(const struct store *store, const struct store_name *name)

@@ -158,8 +158,9 @@ static int open_environment(struct store *store, struct err *err)
     return env_dir_sync(config->env, config->directory, err);
 }
 
-/* Pages in use, in bytes: all that were ever used less those on the free list. Any thread. */
-int store_measure_used(MDB_txn *measurer, uint64_t *used_bytes)
+/* Any thread. */
+int store_measure_used(MDB_txn *measurer, uint64_t pinned_from, uint64_t *used_bytes,
+                       uint64_t *pinned_bytes)
 {
     int rc = mdb_txn_renew(measurer);
     if (rc != 0) {
@@ -169,20 +170,24 @@ int store_measure_used(MDB_txn *measurer, uint64_t *used_bytes)
     MDB_stat stat;
     mdb_env_info(mdb_txn_env(measurer), &info);
     mdb_env_stat(mdb_txn_env(measurer), &stat);
-    uint64_t pages = info.me_last_pgno + 1, free_pages = 0;
+    uint64_t pages = info.me_last_pgno + 1, free_pages = 0, pinned_pages = 0;
     MDB_cursor *cursor;
-    /* Database 0 is the free list; a record begins with the count of its pages. */
+    /* Database 0 is the free list; a record bears the number of the transaction that freed its pages, and begins with their count.
+     * LMDB uses again what was freed before the oldest state that is still read. */
     rc = mdb_cursor_open(measurer, 0, &cursor);
     if (rc == 0) {
         MDB_val key, value;
         while ((rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) == 0) {
-            free_pages += get_u64(value.mv_data);
+            uint64_t count = get_u64(value.mv_data);
+            free_pages += count;
+            pinned_pages += get_u64(key.mv_data) >= pinned_from ? count : 0;
         }
         mdb_cursor_close(cursor);
     }
     mdb_txn_reset(measurer);
     if (rc == MDB_NOTFOUND) {
         *used_bytes = (pages - (free_pages < pages ? free_pages : pages)) * stat.ms_psize;
+        *pinned_bytes = pinned_pages * stat.ms_psize;
         return 0;
     }
     return rc;
@@ -229,7 +234,8 @@ int store_open(const struct store_config *config, struct store **out, struct err
         rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &store->measurer);
         if (rc == 0) {
             mdb_txn_reset(store->measurer);
-            rc = store_measure_used(store->measurer, &store->stats.used_bytes);
+            rc = store_measure_used(store->measurer, UINT64_MAX, &store->stats.used_bytes,
+                                    &store->stats.pinned_bytes);
         }
         rc = rc == 0 ? 0 : store_lmdb_error(err, rc, "measuring the store");
     }

@@ -44,6 +44,9 @@
  *   I8  Flush and swap exclude one another: while one of them is on its way, store_is_flushing. Where
  *       both are wanted again and again they take turns: behind a flush comes a swap, behind a swap
  *       the flush that is due.
+ *   I9  Images and scrubs pin all pages that flushes replace meanwhile. What they keep is known from
+ *       each flush (stats.pinned_bytes): store_pinned says when they must end, before or when a
+ *       flush finds no room, so that they never make the store refuse writes.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):
  *
@@ -180,6 +183,7 @@ struct store {
     struct env_timer remove_timer;
     bool is_committed; /* the frozen generation is in LMDB and waits to be dropped */
     int full;          /* 0, or why the flush waits for room: ERR_STORE_FULL, ERR_DISK_FULL */
+    bool is_pinned_full; /* the flush waits for room that images or a scrub keep (I9) */
     /* Reset; renewed by each measurement: a read transaction made anew costs 50 bytes of zeroes for each
      * database that there might be. The flush thread's once the store is open. */
     MDB_txn *measurer;
@@ -204,13 +208,26 @@ static inline struct span span_of_val(MDB_val val)
     return span_of(val.mv_data, val.mv_size);
 }
 
+/* --- store.c */
+
+/* The number of the oldest transaction whose state is being read; UINT64_MAX: none is. */
+uint64_t store_pinned_from(const struct store *store);
+/* An old state is no longer read. */
+void store_unpinned(struct store *store);
+
+/* --- store_image.c, store_scrub.c */
+
+uint64_t store_image_pinned_from(const struct store *store);
+uint64_t store_scrub_pinned_from(const struct store *store);
+
 /* --- store_open.c */
 
 /* LMDB's code as one of ours, with its text behind `what`. */
 int store_lmdb_error(struct err *err, int rc, const char *what);
-/* Pages in use, in bytes: all that were ever used less those on the free list. LMDB's code. By
- * store->measurer, on the flush thread. */
-int store_measure_used(MDB_txn *measurer, uint64_t *used_bytes);
+/* Pages in use, in bytes: all that were ever used less those on the free list. And those of the free list that can't be used again
+ * as long as a state from pinned_from on is read. LMDB's code. By store->measurer, on the flush thread. */
+int store_measure_used(MDB_txn *measurer, uint64_t pinned_from, uint64_t *used_bytes,
+                       uint64_t *pinned_bytes);
 /* Reads a generation's sessions into an initialised table. */
 int store_load_sessions(MDB_txn *txn, MDB_dbi sessions, const struct store_name *name,
                         struct session_table *table, struct err *err);

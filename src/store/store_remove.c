@@ -138,6 +138,7 @@ static void remove_work(struct store_job *job)
     struct removal *removal = container_of(job, struct removal, job);
     MDB_txn *txn;
     removal->is_done = false;
+    uint64_t pinned_bytes;
     int rc = mdb_txn_begin(removal->lmdb, NULL, 0, &txn);
     if (rc != 0) {
         removal->status = store_lmdb_error(&removal->err, rc, "beginning");
@@ -150,7 +151,8 @@ static void remove_work(struct store_job *job)
     }
     rc = mdb_txn_commit(txn); /* after a walk there is nothing to write */
     removal->status = rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting");
-    if (removal->is_done && store_measure_used(removal->measurer, &removal->used_bytes) != 0) {
+    if (removal->is_done && store_measure_used(removal->measurer, UINT64_MAX, &removal->used_bytes,
+                                              &pinned_bytes) != 0) {
         removal->used_bytes = 0; /* the next flush measures again, and says what is wrong */
     }
 }

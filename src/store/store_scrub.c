@@ -51,6 +51,11 @@ void store_scrub_detach(struct store *store)
     store->scrub = NULL;
 }
 
+uint64_t store_scrub_pinned_from(const struct store *store)
+{
+    return store->scrub ? mdb_txn_id(store->scrub->txn) : UINT64_MAX;
+}
+
 bool store_scrub_uses(const struct store *store, const struct store_name *name)
 {
     return store->scrub && store_name_equal(&store->scrub->name, name);
@@ -99,7 +104,7 @@ void store_scrub_close(struct store_scrub *scrub)
         struct store *store = scrub->store;
         store->scrub = NULL;
         free_scrub(scrub);
-        store_remove_next(store);
+        store_unpinned(store);
     }
 }
 

@@ -14,6 +14,7 @@ enum {
     RATE_LEAST = 450, /* see draw_rate */
     RATE_MOST = 3500,
     SCANS_LARGE_FACTOR = 20, /* so many fewer where scans read many MB */
+    MAP_BYTES = 64 << 20,
 };
 
 /* One to four workloads. */
@@ -81,6 +82,7 @@ static void bend_run(struct world *world, struct random *draw)
         world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
         world->image_chunk_bytes = 4096u << random_below(draw, 3);
         world->image_bytes_per_second = 1u << random_between(draw, 16, 20);
+        world->map_bytes = MAP_BYTES >> random_between(draw, 1, 4); /* what images pin may fill it */
         return;
     case BIAS_SCANS:
         allow_only(world, random_u64(draw) & (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK |
@@ -156,6 +158,7 @@ static void draw_run(struct world *world)
         draw, 500, random_percent(draw, 20) ? COMPARE_ROUND_MAX_MS : 60000);
     world->image_chunk_bytes = 4096u << random_below(draw, 8);
     world->image_bytes_per_second = 1u << random_between(draw, 20, 26);
+    world->map_bytes = MAP_BYTES;
     world->mix = draw_mix(draw);
     world->hurry_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 1, 30);
     world->lease_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 1, 100);

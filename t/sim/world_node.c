@@ -17,7 +17,6 @@ enum {
     /* An image whose pieces are smaller must find a quick disk, since each piece is durable before the
      * next is asked for: it must be there before its index is cut from the log that goes on. */
     PIECE_SMALL_BYTES = 32 << 10,
-    MAP_BYTES = 64 << 20,
     OVERLAY_BYTES = 32 << 20,
 };
 
@@ -146,7 +145,7 @@ static void run_start(struct schedule_event *event)
         .log_bytes = world->log_bytes,
         .log_segment_bytes = world->segment_bytes,
         .log_cache_bytes = world->log_cache_bytes,
-        .map_bytes = MAP_BYTES,
+        .map_bytes = world->map_bytes,
         .reserve_bytes = RESERVE_SEGMENTS * world->segment_bytes,
         .scrub_interval_ms = world->scrub_interval_ms,
         .image_chunk_bytes = world->image_chunk_bytes,

@@ -79,6 +79,7 @@ struct world {
     char bootstrap[256], endpoints[256];
     uint64_t flush_bytes, log_bytes, segment_bytes, log_cache_bytes;
     uint32_t flush_idle_ms, scrub_interval_ms, image_chunk_bytes, image_bytes_per_second;
+    uint64_t map_bytes;
     enum world_bias bias;
     uint32_t mix;            /* of workloads */
     uint64_t swaps_until_us; /* images that are swapped in before strike their process */

@@ -526,6 +526,83 @@ static void a_tight_map_is_flushed_piecewise(void **state)
     assert_int_equal(fixture->failed, 0);
 }
 
+/* A store with a map of 4 MiB, and an image open of one record; 100 KB are overwritten again and again. */
+static struct store_image *image_in_a_small_map(struct fixture *fixture)
+{
+    struct store_image *image;
+    fixture_close(fixture);
+    fake_remove_directory((char *)fixture->config.directory);
+    fixture->config.directory = fake_make_directory();
+    fixture->config.map_bytes = 4 << 20;
+    fixture->config.quota_bytes = 0;
+    fixture_open(fixture);
+    put_large(fixture, 0, 100000);
+    fixture_flush(fixture);
+    assert_int_equal(store_image_open(fixture->replica, &image, NULL), 0);
+    return image;
+}
+
+/* What an image keeps is seen while half of the rest is free, and ends with the image, for good. */
+static void images_that_pin_much_are_seen_in_time(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_image *image = image_in_a_small_map(fixture);
+    int flushes = 0;
+    while (store_pinned(fixture->store) == STORE_PINNED_LITTLE && flushes < 100) {
+        put_large(fixture, 0, 100000);
+        fixture_flush(fixture);
+        assert_false(store_is_flushing(fixture->store));
+        flushes++;
+    }
+    assert_in_range(flushes, 10, 25);
+    assert_int_equal(store_pinned(fixture->store), STORE_PINNED_MUCH);
+    assert_in_range(store_stats(fixture->store)->pinned_bytes, 1500 << 10, 2500 << 10);
+    assert_true(store_used_bytes(fixture->store) < 500 << 10);
+    store_image_close(image);
+    assert_int_equal(store_pinned(fixture->store), STORE_PINNED_LITTLE);
+    for (int i = 0; i < 100; i++) {
+        put_large(fixture, 0, 100000);
+        fixture_flush(fixture);
+        assert_false(store_is_flushing(fixture->store));
+        assert_int_equal(store_pinned(fixture->store), STORE_PINNED_LITTLE);
+    }
+}
+
+/* A flush that has no room because of an image refuses nobody: it goes on once the image is closed. A scrub pins likewise. */
+static void a_flush_waits_for_images_and_refuses_nobody(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_image *image = image_in_a_small_map(fixture);
+    struct store_scrub *scrub;
+    assert_int_equal(store_scrub_open(fixture->replica, &scrub, NULL), 0);
+    for (int i = 0; i < 100 && !store_is_flushing(fixture->store); i++) {
+        put_large(fixture, 0, 100000);
+        store_turn_end(fixture->store);
+        assert_true(store_freeze(fixture->store));
+        assert_true(store_flush_start(fixture->store));
+        assert_true(fake_env_work(&fixture->env) && fake_env_finish(&fixture->env));
+        store_turn_end(fixture->store);
+    }
+    assert_true(store_is_flushing(fixture->store));
+    assert_int_equal(store_pinned(fixture->store), STORE_PINNED_ALL);
+    assert_int_equal(store_admit(fixture->store, 1), 0);
+    store_image_close(image);
+    fake_env_pass(&fixture->env, 200000);
+    assert_true(fake_env_work(&fixture->env) && fake_env_finish(&fixture->env));
+    assert_int_equal(store_pinned(fixture->store), STORE_PINNED_ALL);
+    store_scrub_close(scrub);
+    fake_env_pass(&fixture->env, 200000);
+    fake_env_settle(&fixture->env);
+    store_turn_end(fixture->store);
+    assert_false(store_is_flushing(fixture->store));
+    assert_int_equal(store_pinned(fixture->store), STORE_PINNED_LITTLE);
+    assert_int_equal(fixture->failed, 0);
+    struct record record;
+    assert_int_equal(get(fixture, "k0", &record), 0);
+    assert_int_equal(record.value.size, 100000);
+    store_turn_end(fixture->store);
+}
+
 static void admission_keeps_to_quota_and_overlay(void **state)
 {
     struct fixture *fixture = *state;
@@ -740,6 +817,8 @@ int main(void)
         STORY(boundaries_of_keys_and_values),
         STORY(a_full_map_is_refused_and_heals),
         STORY(a_tight_map_is_flushed_piecewise),
+        STORY(images_that_pin_much_are_seen_in_time),
+        STORY(a_flush_waits_for_images_and_refuses_nobody),
         STORY(admission_keeps_to_quota_and_overlay),
         STORY(damaged_records_are_never_delivered),
         STORY(another_clusters_store_is_refused),
