@@ -1,6 +1,6 @@
 /* The node: see node.h. This file owns the turn: events mark partitions as awake and reads as
  * waiting; at the end of the turn each awake partition proposes, sends, applies and answers, read
- * rounds are asked, and one frame leaves per peer.
+ * rounds are asked, and one frame leaves per peer; but see send_frames.
  *
  * Flushing: the overlay is frozen when it is large, when the log is long, or when nothing was
  * written for a while; the flush begins when the log is durable to where the frozen generation
@@ -19,6 +19,10 @@ enum {
      * bytes went through the overlay and nothing was written since they were flushed, for so long. */
     TRIM_BYTES = 8 << 20,
     TRIM_AFTER_US = 1000 * 1000,
+    /* See send_frames. */
+    HOLD_RECORDS = 8,
+    HOLD_US = 300,
+    HOLD_LATENCY_US = 1000,
 };
 
 static void node_turn(struct env_task *task);
@@ -163,7 +167,11 @@ static void continue_flush(struct node *node)
 
 static void on_batch(void *ctx)
 {
-    continue_flush(ctx);
+    struct node *node = ctx;
+    continue_flush(node);
+    if (node->held_us != 0) {
+        node_wake(node);
+    }
 }
 
 static void on_flushed(void *ctx)
@@ -341,6 +349,7 @@ static void look_at_disks(struct node *node)
     for (size_t i = 0; i < node->link_count; i++) {
         others_us[count++] = node->links[i].peer.disk.latency_us;
     }
+    node->may_hold = own_us != 0 && own_us <= HOLD_LATENCY_US;
     if (disks_look(&node->disks, env_now_us(node->env), own_us, others_us, count)) {
         bool is_slow = node->disks.is_slow;
         LOG_WARN(node->logger, "event=%s log_us=%lu median_us=%lu %s",
@@ -1076,6 +1085,27 @@ static void run_awake(struct node *node)
     memmove(node->awake, node->awake + count, node->awake_count * sizeof *node->awake);
 }
 
+/* One frame per peer. While the own log writes a batch of many records, entries wait for its end: they
+ * can't be in a batch here before, and gathered they cost each node a frame, a turn and a sync for
+ * many turns of this one. Not so under little load, nor for longer than a sync takes on a sound disk:
+ * then the others' disks are quicker than this one, and a majority of them suffices. Nor at all where
+ * the disk is known to be slow: if no other event comes, only the next tick ends the wait. */
+static void send_frames(struct node *node, uint64_t now_us)
+{
+    uint64_t held_us = node->held_us ? node->held_us : now_us;
+    bool may_hold =
+        node->may_hold && log_in_flight(node->log) >= HOLD_RECORDS && now_us - held_us < HOLD_US;
+    node->held_us = 0;
+    for (size_t i = 0; i < node->link_count; i++) {
+        struct peer *peer = &node->links[i].peer;
+        if (may_hold && peer_may_wait(peer)) {
+            node->held_us = held_us;
+        } else {
+            peer_flush(peer, node->topology->epoch, node->hlc, node->changes);
+        }
+    }
+}
+
 static void node_turn(struct env_task *task)
 {
     struct node *node = container_of(task, struct node, turn);
@@ -1083,7 +1113,8 @@ static void node_turn(struct env_task *task)
         return;
     }
     node->counters.turns++;
-    node->now_ms = env_now_us(node->env) / 1000;
+    uint64_t now_us = env_now_us(node->env);
+    node->now_ms = now_us / 1000;
     node->is_in_turn = true;
     run_awake(node);
     node->is_in_turn = false;
@@ -1091,10 +1122,7 @@ static void node_turn(struct env_task *task)
         return;
     }
     ask_read_rounds(node);
-    uint64_t epoch = node->topology->epoch;
-    for (size_t i = 0; i < node->link_count; i++) {
-        peer_flush(&node->links[i].peer, epoch, node->hlc, node->changes);
-    }
+    send_frames(node, now_us);
     store_turn_end(node->store);
     if (node->awake_count > 0) {
         node_wake(node);
@@ -1141,6 +1169,9 @@ static void node_tick(struct env_timer *timer)
         consider_flush(node);
         consider_cut(node);
         consider_trim(node);
+        if (node->held_us != 0) {
+            node_wake(node);
+        }
     }
     if (node->ticks % NODE_SWEEP_TICKS == 0 || !list_is_empty(&node->parked)) {
         request_sweep(node);

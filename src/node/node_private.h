@@ -105,6 +105,8 @@ struct node {
 
     struct env_task turn;
     bool is_in_turn; /* partitions' turns run */
+    bool may_hold;    /* the log's disk is quick; see send_frames */
+    uint64_t held_us; /* since when frames with entries wait for the log, 0: none does; see send_frames */
     struct partition **awake;
     size_t awake_count;
     bool *reads_wanted;            /* by group number */

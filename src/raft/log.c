@@ -254,6 +254,11 @@ bool log_is_busy(const struct log *log)
     return log->is_in_flight || log->pending.count > 0;
 }
 
+size_t log_in_flight(const struct log *log)
+{
+    return log->is_in_flight ? log->batch.count : 0;
+}
+
 void log_hole_tell(struct log *log, const struct log_group *group)
 {
     if (log->config.on_hole) {

@@ -90,6 +90,8 @@ void log_rebase(struct log *log, uint32_t group, uint64_t log_start);
 void log_set_start_term(struct log *log, uint32_t group, uint64_t start_term);
 /* True while something gathered or in flight is not durable. */
 bool log_is_busy(const struct log *log);
+/* Records in the batch that is on its way to the disk, 0: none is. on_batch tells its end. */
+size_t log_in_flight(const struct log *log);
 
 /* The entry's payload if it is in memory (borrowed until the end of the turn; blob_ref to keep), else NULL. */
 struct blob *log_peek(struct log *log, uint32_t group, uint64_t index);

@@ -17,6 +17,7 @@ static void peer_clear(struct peer *peer)
     }
     peer->entry_count = 0;
     peer->message_count = 0;
+    peer->is_urgent = false;
 }
 
 void peer_fini(struct peer *peer)
@@ -78,6 +79,7 @@ void peer_send(struct peer *peer, const struct raft_message *message, const uint
         return; /* Raft repeats what gets lost */
     }
     peer->messages[peer->message_count++] = *message;
+    peer->is_urgent |= message->type != RAFT_APPEND || message->count == 0;
     for (uint32_t i = 0; i < message->count; i++) {
         peer->entries[peer->entry_count++] = (struct peer_entry){ terms[i], blob_ref(payloads[i]) };
     }
@@ -270,6 +272,12 @@ static void send_part(struct peer *peer, size_t first, size_t last, size_t recor
     }
     peer->round_opened = false;
     peer->round_to_answer = 0;
+}
+
+bool peer_may_wait(const struct peer *peer)
+{
+    return peer->message_count > 0 && !peer->is_urgent && !peer->round_opened &&
+           peer->round_to_answer == 0;
 }
 
 void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time, uint64_t changes)

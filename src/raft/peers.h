@@ -49,6 +49,7 @@ struct peer {
     bool round_opened;               /* this turn's frame asks a new round */
     uint64_t own_changes;            /* the own node's count of changes, for the frame being packed */
     uint64_t changes;                /* its count of changes, as heard last on this connection; 0: not yet */
+    bool is_urgent;                  /* something was gathered that may not wait, see peer_may_wait */
     uint64_t frames_sent, messages_sent;
     struct peer_disk {
         uint32_t latency_us; /* 0: not known */
@@ -68,6 +69,9 @@ bool peer_round_is_free(const struct peer *peer);
 void peer_round_open(struct peer *peer);
 /* Waits no longer for the round in flight: its frame, or the answer, never came. An answer that comes yet is ignored. */
 void peer_round_give_up(struct peer *peer);
+/* Whether something was gathered, and all of it is entries: they may share a frame with those of a later turn. Answers, questions and heartbeats are
+ * waited for. */
+bool peer_may_wait(const struct peer *peer);
 /* Sends what was gathered as one frame, if anything. changes: the count of the node's own changes. */
 void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time, uint64_t changes);
 
