@@ -706,6 +706,14 @@ static int begin_store_anew(struct node *node, const struct store_config *config
     return status;
 }
 
+/* LMDB zeroes some 50 bytes for each as a read transaction begins, 200 KB with the store's own limit. A group has
+ * its replica's database, and for a while those that images have replaced. 0: the store's own. */
+static uint32_t databases_max(const struct node *node)
+{
+    uint32_t count = 4 * (uint32_t)node->topology->partition_count;
+    return count < LIMIT_PARTITIONS_MAX ? count + LIMIT_STORE_STAGES + 16 : 0;
+}
+
 static int open_store(struct node *node, struct err *err)
 {
     char *directory = mem_printf("%s/store", node->config.data);
@@ -716,6 +724,7 @@ static int open_store(struct node *node, struct err *err)
         .node_id = node->id,
         .map_bytes = node->config.map_bytes,
         .overlay_bytes_max = node->config.overlay_bytes,
+        .databases_max = databases_max(node),
         .no_sync = node->config.store_no_sync,
         .on_failure = on_disk_failure,
         .on_flushed = on_flushed,
