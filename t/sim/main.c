@@ -48,6 +48,7 @@ struct job {
     uint64_t seed;
     bool is_repeated, is_again;
     size_t got;
+    double cpu_seconds; /* once it ended */
     struct world_report report;
     uint64_t hash; /* of the first of two runs */
 };
@@ -168,9 +169,11 @@ static void start_job(struct fleet *fleet, struct job *job)
 static bool reap(struct job *job)
 {
     int status = 0;
+    struct rusage usage = { 0 };
     close(job->fd);
-    while (waitpid(job->pid, &status, 0) < 0 && errno == EINTR) {
+    while (wait4(job->pid, &status, 0, &usage) < 0 && errno == EINTR) {
     }
+    job->cpu_seconds = report_seconds_of(&usage);
     bool is_fine = job->got == sizeof job->report && WIFEXITED(status) && WEXITSTATUS(status) == 0;
     if (!is_fine) {
         remove_leftovers(job->pid, job->seed);
@@ -212,7 +215,7 @@ static void end_job(struct fleet *fleet, struct job *job)
         compare(fleet, job);
         return;
     }
-    report_add(&fleet->report, &job->report);
+    report_add(&fleet->report, &job->report, job->cpu_seconds);
     if (job->report.violations > 0) {
         printf("seed %lu: VIOLATION %s\n", job->seed, job->report.violation);
         tell_replay(fleet->arguments, job->seed);

@@ -32,7 +32,7 @@ struct workload_config {
     uint32_t mix;          /* bit set of enum workload_kind; not empty */
     uint32_t clients;      /* processes */
     uint32_t sessions;     /* callers in all; at least one a workload of the mix */
-    uint32_t rate;         /* operations that all sessions ask in a second, while none waits for long */
+    uint32_t rate;         /* operations that all sessions ask in a second, while none waits for long; dear ones count as several */
     uint32_t grain_us;     /* of the callers' loops, see env_sim.h */
     uint32_t burst_us;     /* questions are asked at multiples of it only, many at a time; 0: at any time */
     uint32_t timeout_ms;

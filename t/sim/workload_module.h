@@ -27,7 +27,7 @@ struct part {
     enum workload_kind kind;
     struct random random;
     uint32_t session_count;
-    uint32_t operations; /* of a call, on average; set by `begin` where it is not 1 */
+    uint32_t cost; /* processor time of a call, about, in percent of a single small operation's; set by `begin` where it is not 100 */
     void *own;
 };
 

@@ -301,7 +301,8 @@ static void multi_begin(struct part *part)
     struct register_part *own = part->own;
     own->keys = (uint32_t)random_between(&part->random, 8, KEYS_MAX);
     own->operations_max = (uint32_t)random_between(&part->random, 4, SESSION_OPERATIONS_MAX);
-    part->operations = (1 + own->operations_max) / 2;
+    part->cost =
+        40 + 30 * (1 + own->operations_max); /* 60 for each, which share what a call costs */
 }
 
 static void large_begin(struct part *part)
@@ -310,6 +311,7 @@ static void large_begin(struct part *part)
     struct register_part *own = part->own;
     own->keys = (uint32_t)random_between(&part->random, 1, 6);
     own->value_bytes = (uint32_t)random_between(&part->random, 2000, 40000);
+    part->cost = 100 + own->value_bytes / 200;
 }
 
 #define REGISTER_MODULE(name_, pace_, begin_)                                                      \

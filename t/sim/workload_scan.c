@@ -14,7 +14,8 @@
 enum {
     WINDOW_MAX = 600,   /* keys of a session */
     WINDOWS_MAX = 2400, /* of all: a scan of them costs as much as hundreds of other calls */
-    PAGES_MAX = 24,     /* of a scan, about */
+    PAGES_MAX = 12,     /* of a scan, about */
+    SCAN_COST = 15,     /* in operations, on average */
     LARGE_TOTAL = 80,
     LARGE_BYTES = 300000
 };
@@ -373,7 +374,8 @@ static void scan_begin(struct part *part)
     uint32_t most = WINDOWS_MAX / part->session_count; /* mostly some dozen */
     most = (uint32_t)random_between(&part->random, 20, most < WINDOW_MAX ? most : WINDOW_MAX);
     own->window = (uint32_t)random_between(&part->random, 20, most);
-    own->scan_percent = (uint32_t)random_between(&part->random, 2, 10);
+    own->scan_percent = (uint32_t)random_between(&part->random, 2, 8);
+    part->cost = 100 + own->scan_percent * SCAN_COST;
     own->value_bytes = 80;
     /* A node's page ends by its bytes, before a large value; others' go on, and small ones still
      * find room behind it. */

@@ -11,6 +11,7 @@
 
 enum {
     SET_ELEMENTS = 256,
+    SCAN_COST = 15, /* in operations */
     NAME_BYTES = 40,
     SCRAMBLE = 0x5bd1,   /* odd: a permutation of the numbers, so that they come in no order */
     UNSCRAMBLE = 0xdd31, /* its inverse */
@@ -218,7 +219,8 @@ static void ask_scan(struct session *session, uint32_t set)
                                                                           "set/%04u/", set),
                                           .reverse = random_percent(random, 30),
                                           .keys_only = own->is_keys_only };
-    options.page_entries = random_percent(random, 50) ? (uint32_t)random_between(random, 8, 60) : 0;
+    options.page_entries =
+        random_percent(random, 50) ? (uint32_t)random_between(random, 16, 80) : 0;
     session_scan(session, &options, scanned, scan_ended);
 }
 
@@ -248,7 +250,8 @@ static bool set_ask_final(struct session *session)
 static void set_begin(struct part *part)
 {
     struct set_part *own = part->own;
-    own->scan_percent = (uint32_t)random_between(&part->random, 2, 10);
+    own->scan_percent = (uint32_t)random_between(&part->random, 2, 8);
+    part->cost = 100 + own->scan_percent * SCAN_COST;
     begin_set(own);
 }
 

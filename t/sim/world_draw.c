@@ -12,7 +12,7 @@
 enum {
     ROT_PERCENT = 30, /* of the runs */
     RATE_LEAST = 450, /* see draw_rate */
-    RATE_MOST = 3500,
+    RATE_MOST = 3700,
     SCANS_LARGE_FACTOR = 20, /* so many fewer where scans read many MB */
     MAP_BYTES = 64 << 20,
 };
