@@ -456,7 +456,7 @@ static void on_partition_failed(void *ctx, struct partition *partition, const st
 static void on_applied(void *ctx, struct partition *partition)
 {
     struct node *node = ctx;
-    node->last_write_us = env_now_us(node->env);
+    node->last_write_us = node->now_ms * 1000;
     if (partition_group(partition) == 0) {
         struct record record;
         struct err err;
