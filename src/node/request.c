@@ -61,7 +61,8 @@ static struct request *request_new(struct node *node)
     if (free_one) {
         request = container_of(free_one, struct request, link);
         struct arena arena = request->arena;
-        *request = (struct request){ .arena = arena };
+        memset(request, 0, REQUEST_CLEARED_BYTES);
+        request->arena = arena;
         node->free_request_count--;
     } else {
         request = MEM_TRY_NEW(env_gate(node->env, MEM_REQUEST), struct request);

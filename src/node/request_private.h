@@ -31,15 +31,16 @@ struct operation {
     struct span key;          /* the request's arena */
     struct blob *command;     /* writes */
     struct partition *partition;
-    struct partition_write write;
-    struct partition_read read;
     /* The result. */
     int status;
     struct store_result result;
     bool has_record;
-    struct record record;     /* gets: what another node answered (arena), or is read at the end */
     uint64_t staleness_ms;    /* stale gets */
     const char *text;         /* more for people than the status says; NULL: nothing */
+    /* What follows is written before it is read, and need not be cleared. */
+    struct partition_write write; /* while WRITING */
+    struct partition_read read;   /* while READING */
+    struct record record;         /* if has_record: gets, what another node answered (arena), or is read at the end */
 };
 
 /* A question passed on to another node. */
@@ -71,11 +72,15 @@ struct request {
     size_t operation_count, unfinished;
     struct list forwards;
     struct scan *scan;
-    struct operation single; /* room for the common case, */
-    uint8_t small_key[64];   /* and for its key */
     bool may_have_written; /* a write was proposed or passed on */
     bool is_finished;
+    struct operation single; /* room for the common case, */
+    uint8_t small_key[64];   /* and for its key */
 };
+
+/* Bytes of a request that are cleared when it is used again. */
+#define REQUEST_CLEARED_BYTES \
+    (offsetof(struct request, single) + offsetof(struct operation, write))
 
 /* request.c */
 void request_fail(struct request *request, int status, const char *text);
