@@ -11,7 +11,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 
-enum { BUF_CAPACITY_MIN = 64 };
+enum { BUF_CAPACITY_MIN = 64, BLOB_HEAD_BYTES = offsetof(struct blob, data) };
 
 int span_compare(struct span a, struct span b)
 {
@@ -143,6 +143,31 @@ void buf_consume(struct buf *buf, size_t count)
     if (buf->size && count) {
         memmove(buf->data, buf->data + count, buf->size);
     }
+}
+
+bool buf_begin_blob(struct buf *buf, struct mem_gate *gate, size_t more)
+{
+    CHECK(buf->size == 0);
+    if (!buf_try_reserve(buf, gate, BLOB_HEAD_BYTES + more)) {
+        return false;
+    }
+    buf_commit(buf, BLOB_HEAD_BYTES);
+    return true;
+}
+
+struct blob *buf_take_blob(struct buf *buf)
+{
+    size_t size = buf->size - BLOB_HEAD_BYTES;
+
+    CHECK(buf->size >= BLOB_HEAD_BYTES && buf->capacity >= sizeof(struct blob) &&
+          size <= UINT32_MAX);
+    struct blob *blob = (struct blob *)buf->data;
+    blob->references = 1; /* field by field: the data begin within what sizeof counts */
+    blob->size = (uint32_t)size;
+    blob->crc = 0;
+    blob->is_summed = false;
+    *buf = (struct buf){ 0 };
+    return blob;
 }
 
 /* The next `size` bytes; NULL, and bad for good, when there are fewer. */

@@ -52,6 +52,12 @@ void buf_append_span(struct buf *buf, struct span span);
 void buf_printf(struct buf *buf, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Drops bytes from the front. */
 void buf_consume(struct buf *buf, size_t count);
+/* An empty buffer that is to become a blob (base/mem.h): leaves room for the blob's head, which counts as the buffer's first bytes, and
+ * for `more`. False: there is no memory. */
+struct blob;
+bool buf_begin_blob(struct buf *buf, struct mem_gate *gate, size_t more);
+/* The blob of what was appended since, without a copy; one reference, the caller's. The buffer is empty then, without memory. */
+struct blob *buf_take_blob(struct buf *buf);
 static inline struct span buf_span(const struct buf *buf)
 {
     return (struct span){ buf->data, buf->size };

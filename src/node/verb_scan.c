@@ -16,6 +16,8 @@
 #include "node/request_private.h"
 #include "wire/scan_page.h"
 
+enum { PAGE_BYTES_FIRST = 4000 }; /* it grows */
+
 enum part_state { PART_NEW, PART_READING, PART_READABLE, PART_FORWARDED, PART_FETCHED };
 
 struct scan_part {
@@ -496,16 +498,16 @@ static void make_entry(const struct scan_source *source, uint8_t wanted,
     }
 }
 
-/* Fills the page from the merge. 1: more is left; 0: all; or an error. */
+/* Adds to the page from the merge. 1: more is left; 0: all; or an error. */
 static int fill_page(struct request *request, struct merge *merge, struct buf *page,
                      struct err *err)
 {
     const Cairn__V1__ScanRequest *asked = request->scan->asked;
     size_t limit = asked->limit && asked->limit < LIMIT_SCAN_PAGE_ENTRIES ? asked->limit
                                                                           : LIMIT_SCAN_PAGE_ENTRIES;
-    size_t bytes_max = asked->page_bytes && asked->page_bytes < LIMIT_SCAN_PAGE_BYTES
-                           ? asked->page_bytes
-                           : LIMIT_SCAN_PAGE_BYTES;
+    size_t bytes_max = page->size + (asked->page_bytes && asked->page_bytes < LIMIT_SCAN_PAGE_BYTES
+                                         ? asked->page_bytes
+                                         : LIMIT_SCAN_PAGE_BYTES);
     uint8_t wanted = wanted_flags(asked);
     struct mem_gate *gate = env_gate(request->node->env, MEM_SCAN);
     for (size_t count = 0; merge->count > 0; count++) {
@@ -608,6 +610,10 @@ static void scan_settle(struct request *request)
     struct buf payload = { 0 };
     struct err err;
     int status = open_sources(request, &merge, &err);
+    if (status == 0 &&
+        !buf_begin_blob(&payload, env_gate(request->node->env, MEM_SCAN), PAGE_BYTES_FIRST)) {
+        status = err_set(&err, ERR_NO_MEMORY, "no memory for a scan's page");
+    }
     if (status == 0) {
         status = fill_page(request, &merge, &payload, &err);
     }
@@ -625,8 +631,10 @@ static void scan_settle(struct request *request)
     if (status < 0) {
         request_fail(request, status, err.text);
     } else {
-        struct conn_piece piece = { buf_span(&payload), NULL };
+        struct blob *page = buf_take_blob(&payload);
+        struct conn_piece piece = { blob_span(page), page };
         request_answer(request, 0, status == 1 ? FRAME_MORE : 0, &response.base, &piece, 1);
+        blob_unref(page);
     }
     buf_fini(&payload);
 }

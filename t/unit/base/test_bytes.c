@@ -7,6 +7,8 @@
 
 #include <cmocka.h>
 
+#include "base/mem.h"
+
 static struct span text(const char *s)
 {
     return span_of_string(s);
@@ -153,6 +155,31 @@ static void a_reader_that_failed_stays_bad(void **state)
     assert_true(reader.bad);
 }
 
+static void a_buffer_becomes_a_blob_without_a_copy(void **state)
+{
+    struct buf buf = { 0 };
+    assert_true(buf_begin_blob(&buf, NULL, 0));
+    for (int i = 0; i < 1000; i++) {
+        buf_append(&buf, &i, sizeof i);
+    }
+    const uint8_t *data = buf.data;
+    struct blob *blob = buf_take_blob(&buf);
+    assert_ptr_equal(blob, data);
+    assert_int_equal(blob->size, 1000 * sizeof(int));
+    assert_int_equal(blob->references, 1);
+    assert_false(blob->is_summed);
+    for (int i = 0; i < 1000; i++) {
+        assert_memory_equal(blob->data + (size_t)i * sizeof i, &i, sizeof i);
+    }
+    assert_null(buf.data);
+    assert_int_equal(buf.size + buf.capacity, 0);
+    blob_unref(blob);
+    assert_true(buf_begin_blob(&buf, NULL, 100));
+    blob = buf_take_blob(&buf);
+    assert_int_equal(blob->size, 0);
+    blob_unref(blob);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -165,6 +192,7 @@ int main(void)
         cmocka_unit_test(integers_are_little_endian_at_any_alignment),
         cmocka_unit_test(a_reader_takes_exactly_what_is_there),
         cmocka_unit_test(a_reader_that_failed_stays_bad),
+        cmocka_unit_test(a_buffer_becomes_a_blob_without_a_copy),
     };
     return cmocka_run_group_tests_name("bytes", tests, NULL, NULL);
 }
