@@ -82,7 +82,8 @@ static void bend_run(struct world *world, struct random *draw)
         world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
         world->image_chunk_bytes = 4096u << random_below(draw, 3);
         world->image_bytes_per_second = 1u << random_between(draw, 16, 20);
-        world->map_bytes = MAP_BYTES >> random_between(draw, 1, 4); /* what images pin may fill it */
+        world->map_bytes =
+            MAP_BYTES >> random_between(draw, 1, 4); /* what images pin may fill it */
         return;
     case BIAS_SCANS:
         allow_only(world, random_u64(draw) & (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK |
@@ -194,7 +195,8 @@ static void draw_run(struct world *world)
 static uint32_t draw_rate(struct world *world)
 {
     struct random *draw = &world->draw;
-    bool fills_logs = world->bias == BIAS_LOGS || world->bias == BIAS_CUTOFF;
+    bool fills_logs =
+        world->bias == BIAS_LOGS || world->bias == BIAS_CUTOFF || world->bias == BIAS_IMAGES;
     uint64_t most = random_between(draw, RATE_LEAST, RATE_MOST);
     uint64_t rate = random_between(draw, fills_logs ? most / 2 : RATE_LEAST, most);
     return (uint32_t)(world->scans_large ? rate / SCANS_LARGE_FACTOR : rate);
