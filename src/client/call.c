@@ -474,6 +474,7 @@ static void operation_route(struct core *core, struct operation *operation)
         return;
     }
     operation->asked = link->node_id;
+    operation->is_at_preferred = link == route_node_link(core, route_preferred(core, partition));
     operation->routed_us = core->now_us;
     operation->retry_us = operation_ask_again_us(operation);
     operation_wait(core, operation, OPERATION_QUEUED, &link->queue);

@@ -172,6 +172,8 @@ struct operation {
     enum operation_state state;
     uint8_t verb, condition, flight_count, redirects;
     bool is_write;
+    /* QUEUED, SENT: the last attempt went to the node that is believed to lead its partition. */
+    bool is_at_preferred;
     /* A write that was sent and whose answer can't come any more. */
     bool may_have_happened;
     /* Its answer didn't fit beside others: not to be put into a MULTI again. */

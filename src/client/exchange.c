@@ -392,10 +392,21 @@ static void operation_conclude(struct core *core, struct operation *operation,
     }
 }
 
+/* Whoever answered leads the partition: news only when another was believed to. */
+static void learn_asked(struct core *core, const struct operation *operation,
+                        const struct link *link)
+{
+    if (!operation->is_at_preferred || operation->asked != link->node_id) {
+        size_t partition = topology_locate(core->topology, operation->key);
+        route_learn_primary(core, core->topology->partitions[partition].group, link->node_id);
+    }
+}
+
 /* The answer to a get, as most are. */
-static int take_get(struct core *core, const struct operation *operation, const struct frame *frame,
+static int take_get(struct core *core, const struct flight *flight, const struct frame *frame,
                     const struct get_answer *answer, struct outcome *out)
 {
+    const struct operation *operation = flight->operations[0];
     if (operation->verb == CAIRN_GET && answer->size != frame->payload.size) {
         return ERR_PROTOCOL;
     }
@@ -404,16 +415,21 @@ static int take_get(struct core *core, const struct operation *operation, const 
     out->size = answer->size;
     out->staleness_ms = answer->staleness_ms;
     out->value = frame->payload;
-    route_learn_primary(core, answer->group, answer->node_id);
+    if (answer->has_hint) {
+        route_learn_primary(core, answer->group, answer->node_id);
+    } else {
+        learn_asked(core, operation, flight->link);
+    }
     return 0;
 }
 
-static int read_get(struct core *core, const struct operation *operation, const struct frame *frame,
+static int read_get(struct core *core, const struct flight *flight, const struct frame *frame,
                     struct outcome *out)
 {
+    const struct operation *operation = flight->operations[0];
     struct get_answer answer;
     if (get_answer_unpack(frame->message, &answer)) {
-        return take_get(core, operation, frame, &answer, out);
+        return take_get(core, flight, frame, &answer, out);
     }
     Cairn__V1__GetResponse *get =
         message_unpack(&cairn__v1__get_response__descriptor, &core->allocator, frame->message);
@@ -426,7 +442,11 @@ static int read_get(struct core *core, const struct operation *operation, const 
     if (operation->verb == CAIRN_GET && get->meta->size != frame->payload.size) {
         return ERR_PROTOCOL;
     }
-    route_learn(core, get->hint);
+    if (get->hint) {
+        route_learn(core, get->hint);
+    } else {
+        learn_asked(core, operation, flight->link);
+    }
     return 0;
 }
 
@@ -463,7 +483,7 @@ static int exchange_read_one(struct core *core, struct flight *flight, const str
     bool has_version = frame->status == ERR_EXISTS || frame->status == ERR_CONDITION_FAILED;
     out->status = frame->status;
     if (frame->status == 0 || (has_version && operation->is_write)) {
-        int status = !operation->is_write              ? read_get(core, operation, frame, out)
+        int status = !operation->is_write              ? read_get(core, flight, frame, out)
                      : operation->verb == CAIRN_DELETE ? read_delete(core, frame, out)
                                                        : read_put(core, frame, out);
         if (status == 0 || frame->status == 0) {

@@ -887,11 +887,13 @@ static const char *text_of(const struct operation *operation)
 static void answer_get(struct request *request)
 {
     struct operation *operation = &request->operations[0];
+    uint64_t leader = node_leader_of(request->node, operation->group);
     struct get_answer answer = { .version = operation->record.version,
                                  .time = operation->record.time,
                                  .size = operation->record.value.size,
+                                 .has_hint = leader != request->node->id,
                                  .group = operation->group,
-                                 .node_id = node_leader_of(request->node, operation->group),
+                                 .node_id = leader,
                                  .staleness_ms = operation->staleness_ms };
     uint8_t packed[GET_ANSWER_BYTES];
     struct span message = span_of(packed, get_answer_pack(&answer, packed));

@@ -78,11 +78,13 @@ size_t get_answer_pack(const struct get_answer *answer, uint8_t out[GET_ANSWER_B
     at = put_eight(at, META_TIME, answer->time);
     at = put_field(at, META_SIZE, answer->size);
     meta[1] = (uint8_t)(at - meta - 2);
-    uint8_t *hint = at;
-    hint[0] = ANSWER_HINT;
-    at = put_field(hint + 2, HINT_GROUP, answer->group);
-    at = put_eight(at, HINT_NODE, answer->node_id);
-    hint[1] = (uint8_t)(at - hint - 2);
+    if (answer->has_hint) {
+        uint8_t *hint = at;
+        hint[0] = ANSWER_HINT;
+        at = put_field(hint + 2, HINT_GROUP, answer->group);
+        at = put_eight(at, HINT_NODE, answer->node_id);
+        hint[1] = (uint8_t)(at - hint - 2);
+    }
     at = put_field(at, ANSWER_STALENESS, answer->staleness_ms);
     return (size_t)(at - out);
 }
@@ -168,6 +170,16 @@ bool get_question_unpack(struct span bytes, struct get_question *out)
     return true;
 }
 
+static bool take_hint(struct input *in, struct get_answer *out)
+{
+    struct span inner = take_bytes(in);
+    struct input hint = { inner.data, inner.data + inner.size, in->bad };
+    uint64_t group = take_field(&hint, HINT_GROUP);
+    out->group = (uint32_t)group;
+    out->node_id = take_eight(&hint, HINT_NODE);
+    return is_done(&hint) && group <= UINT32_MAX;
+}
+
 bool get_answer_unpack(struct span bytes, struct get_answer *out)
 {
     struct input in = { bytes.data, bytes.data + bytes.size, false };
@@ -179,16 +191,12 @@ bool get_answer_unpack(struct span bytes, struct get_answer *out)
     struct get_answer answer = { .version = take_field(&meta, META_VERSION) };
     answer.time = take_eight(&meta, META_TIME);
     answer.size = take_field(&meta, META_SIZE);
-    if (!next_is(&in, ANSWER_HINT)) {
+    answer.has_hint = next_is(&in, ANSWER_HINT);
+    if (answer.has_hint && !take_hint(&in, &answer)) {
         return false;
     }
-    inner = take_bytes(&in);
-    struct input hint = { inner.data, inner.data + inner.size, in.bad };
-    uint64_t group = take_field(&hint, HINT_GROUP);
-    answer.group = (uint32_t)group;
-    answer.node_id = take_eight(&hint, HINT_NODE);
     answer.staleness_ms = take_field(&in, ANSWER_STALENESS);
-    if (!is_done(&meta) || !is_done(&hint) || !is_done(&in) || group > UINT32_MAX) {
+    if (!is_done(&meta) || !is_done(&in)) {
         return false;
     }
     *out = answer;

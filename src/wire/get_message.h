@@ -18,6 +18,7 @@ struct get_question {
 /* A GetResponse without attributes. */
 struct get_answer {
     uint64_t version, time, size; /* of its meta */
+    bool has_hint;
     uint32_t group;               /* of its hint */
     uint64_t node_id;
     uint64_t staleness_ms;

@@ -404,7 +404,7 @@ static void fake_answer_single(struct fake *fake, uint64_t link, int node,
         Cairn__V1__Meta meta;
         fake_meta(outcome.record, &meta);
         get.meta = &meta;
-        get.hint = &hint;
+        get.hint = fake->leaders[group] == node ? NULL : &hint; /* as nodes do */
         bool has_value = operation->kind == CAIRN__V1__OPERATION__KIND__GET;
         fake_answer(fake, link, request, 0, 0, &get.base,
                     span_of(outcome.record->value, has_value ? outcome.record->value_size : 0));

@@ -437,6 +437,37 @@ static void writes_go_on_when_a_primary_dies(void **state)
     fake_free(fake);
 }
 
+/* An answer without a hint says that whoever gave it leads: the next get goes there at once. */
+static void who_answers_a_get_without_a_hint_leads(void **state)
+{
+    struct fake *fake = fake_new();
+    struct cairn_result result;
+    char key[32];
+    fake->tells_hints = false;
+    for (int i = 0; i < 40; i++) {
+        snprintf(key, sizeof key, "key%d", i);
+        assert_int_equal(fake_put(fake, key, "1"), 0);
+    }
+    fake_kill(fake, 0);
+    for (uint32_t i = 1; i <= FAKE_PARTITIONS; i++) {
+        fake->leaders[i] = fake->leaders[i] == 0 ? 1 : fake->leaders[i];
+    }
+    for (int round = 0; round < 2; round++) {
+        int before = fake->frames[VERB_GET];
+        for (int i = 0; i < 40; i++) {
+            snprintf(key, sizeof key, "key%d", i);
+            struct cairn_request get = fake_request(CAIRN_GET, key, NULL);
+            assert_int_equal(fake_call(fake, &get, &result), 0);
+            cairn_result_free(&result);
+        }
+        assert_true(round == 0 || fake->frames[VERB_GET] == before + 40);
+        bool never = false;
+        fake->is_down[0] = false;
+        fake_run(fake, &never, 3000);
+    }
+    fake_free(fake);
+}
+
 static int say_unknown_once(struct fake *fake, int node, const struct frame *frame)
 {
     return frame->verb == VERB_PUT && fake->rule_state++ == 0 ? ERR_UNKNOWN_OUTCOME : FAKE_SERVE;
@@ -946,6 +977,7 @@ int main(void)
         cmocka_unit_test(a_refusal_says_nothing_of_an_earlier_attempt),
         cmocka_unit_test(the_dead_are_told_apart_from_the_never_reached),
         cmocka_unit_test(writes_go_on_when_a_primary_dies),
+        cmocka_unit_test(who_answers_a_get_without_a_hint_leads),
         cmocka_unit_test(the_servers_unknown_is_resolved_by_repeating),
         cmocka_unit_test(conditions_tell_the_present_version),
         cmocka_unit_test(empty_and_largest_values_come_back_in_pieces),
