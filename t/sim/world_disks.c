@@ -268,10 +268,34 @@ static bool has_started_since(struct world *world)
     return false;
 }
 
+/* Whether all other nodes have connections to each other. One that broke for another reason (memory) while a
+ * node was cut off is dialled again only after a while, and until then nobody waits for what that node
+ * remembers. */
+static bool are_others_connected(const struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct world_node *from = &world->nodes[i];
+        const struct node *node = from->server ? server_node(from->server) : NULL;
+        for (size_t j = 0; from != world->old.node && j < (node ? node->link_count : 0); j++) {
+            bool is_other = node->links[j].node_id != node_id(server_node(world->old.node->server));
+            if (is_other && !node->links[j].peer.conn) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
 void world_run_put(struct schedule_event *event)
 {
     struct world *world = container_of(event, struct world, old.put);
     struct world_old *old = &world->old;
+    if (old->behind && !old->is_with_all && old->node->server && !are_others_connected(world)) {
+        network_unblock_all(&world->network);
+        old->behind = NULL;
+        put_later(world, SECOND_US / 4);
+        return;
+    }
     if (old->behind) {
         put_back(world);
         network_unblock_all(&world->network);
