@@ -66,8 +66,7 @@ struct env_uv {
     uv_mutex_t mutex;      /* guards the next three */
     struct list jobs_done; /* worked, to be told */
     struct list posts;
-    bool
-        is_waiting; /* the loop waits, or will before it looks at the lists again; who finds it set wakes it */
+    bool is_waiting; /* the loop waits, or will before it looks at them again: wake it */
     bool is_joined;
 
     struct list conns, listeners, locks;
