@@ -1,4 +1,4 @@
-/* What log.c and its files (writing, reading, keeping) and log_recover.c (opening) share; for nobody else. */
+/* What log.c and its files (writing, reading, keeping) and log_recover*.c (opening) share; for nobody else. */
 #ifndef RAFT_LOG_PRIVATE_H
 #define RAFT_LOG_PRIVATE_H
 
