@@ -141,22 +141,78 @@ struct node {
     struct node_counters counters;
 };
 
+static inline void node_wake(struct node *node)
+{
+    env_defer(node->env, &node->turn);
+}
+
+static inline struct partition *node_find_partition(struct node *node, uint32_t group)
+{
+    return group < node->partition_count ? node->partitions[group] : NULL;
+}
+
+/* The partition did what a turn may do, in one or without. */
+static inline void node_observe_turn(struct node *node, const struct partition *partition)
+{
+    if (node->config.observe_turn) {
+        node->config.observe_turn(node->config.ctx, partition_group(partition));
+    }
+}
+
 /* node.c */
-void node_wake(struct node *node);
+
 void node_fail(struct node *node, const struct err *err);
-/* The cluster is known: opens log, store and the groups that have a replica here. */
-int node_open_cluster(struct node *node, struct err *err);
-/* Takes a topology of a newer epoch; false when it is not newer or malformed. */
-bool node_take_topology(struct node *node, struct span packed, bool is_to_save);
-struct partition *node_find_partition(struct node *node, uint32_t group);
-/* Node id that leads a group as far as is known here, 0 = unknown. */
-uint64_t node_leader_of(struct node *node, uint32_t group);
-/* What the log may take before others' needs count less; it is never let grow beyond three times that (node/budget.h). */
-uint64_t node_log_budget(const struct node *node);
-void node_hear_time(struct node *node, uint64_t time);
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame);
 void node_link_up(struct node *node, struct link *link);
 void node_link_down(struct node *node, struct link *link);
+/* Sets the callbacks of turn and tick. */
+void node_arm(struct node *node);
+
+/* node_open.c */
+
+/* The cluster is known: opens log, store and the groups that have a replica here. */
+int node_open_cluster(struct node *node, struct err *err);
+
+/* node_events.c: set the callbacks. */
+
+void node_hear_log(struct node *node, struct log_config *config);
+void node_hear_store(struct node *node, struct store_config *config);
+void node_hear_partitions(struct node *node, struct partition_host *host);
+
+/* node_flush.c */
+
+/* Begins the flush of what is frozen, once the log is durable to there. */
+void node_flush_continue(struct node *node);
+/* Flushes, cuts and gives memory back where it is time to. */
+void node_flush_tick(struct node *node);
+/* What the log may take until the next look. */
+void node_look_at_budget(struct node *node);
+/* What the log may take before others' needs count less; it is never let grow beyond three times that (node/budget.h). */
+uint64_t node_log_budget(const struct node *node);
+uint64_t node_log_segment_bytes(const struct node *node);
+
+/* node_rounds.c */
+
+/* Reads of the partition wait for a round; ctx: the node. */
+void node_rounds_want(void *ctx, struct partition *partition);
+/* At the end of the turn. */
+void node_rounds_ask(struct node *node);
+/* The peer answered. */
+void node_rounds_end(struct node *node, struct link *link);
+
+/* node_topology.c */
+
+/* Takes a topology of a newer epoch; false when it is not newer or malformed. */
+bool node_take_topology(struct node *node, struct span packed, bool is_to_save);
+/* The control group is led here from now on. */
+void node_publish_topology(struct node *node);
+/* Node id that leads a group as far as is known here, 0 = unknown. */
+uint64_t node_leader_of(struct node *node, uint32_t group);
+
+/* node_state.c */
+
+/* The time that another node has reached. */
+void node_hear_time(struct node *node, uint64_t time);
 
 /* membership.c */
 int membership_start(struct node *node, struct err *err);
