@@ -1,4 +1,4 @@
-/* Inside of requests: shared by request.c (life, routing, forwarding), verb_kv.c, verb_scan.c and verb_admin.c. */
+/* Inside of requests: shared by request.c (life, routing, forwarding), verb_kv*.c, verb_scan.c and verb_admin.c. */
 #ifndef NODE_REQUEST_PRIVATE_H
 #define NODE_REQUEST_PRIVATE_H
 
@@ -115,7 +115,7 @@ bool request_reserve(struct request *request, size_t size, size_t count);
 void *request_take(struct request *request, size_t size);
 void request_make_hint(struct request *request, uint32_t group, Cairn__V1__Hint *hint);
 
-/* verb_kv.c */
+/* verb_kv*.c */
 void kv_start(struct request *request, const struct frame *frame);
 void kv_dispatch(struct request *request);
 void kv_forward_answered(struct forward *forward, const struct frame *frame);
