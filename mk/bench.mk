@@ -39,7 +39,7 @@ bench-long: all $(BENCH_PROGRAMS) ## ten million keys against one million, into 
 HOTPATH := $(BUILD)/bench/hotpath
 $(BUILD)/obj/bench/hotpath.o: CPPFLAGS += -It
 
-$(HOTPATH): $(patsubst %,$(BUILD)/obj/%.o,bench/hotpath $(addprefix t/sim/,caller disk env_sim network schedule)) $(call links,$(NEEDS_sim))
+$(HOTPATH): $(patsubst %.c,$(BUILD)/obj/%.o,bench/hotpath.c $(wildcard t/sim/disk*.c) $(patsubst %,t/sim/%.c,caller env_sim network schedule)) $(call links,$(NEEDS_sim))
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)
