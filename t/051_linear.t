@@ -1,6 +1,6 @@
 #!/usr/bin/perl
 # Shows that build/t/linear reads histories of real clients and judges them: good and bad ones, several files and keys, unknown outcomes,
-# malformed lines. Writes small files and looks at output and exit status. (What the checker itself finds, self_test.c shows.)
+# malformed lines. Writes small files and looks at output and exit status. (What the checker itself finds, self_test_linear.c shows.)
 use strict;
 use warnings;
 use Test::More;
