@@ -2,20 +2,26 @@
  *
  * The measure is the median over all nodes, the own one included: where most disks are slow, handing over would not help. Two
  * thresholds and two times keep leadership from going to and fro: a disk is slow when it was far behind for SLOW_US, and well when it was
- * not for WELL_US and is near by then. A single stall lasts less, or is not single. */
+ * not for WELL_US and is near by then. A single stall lasts less, or is not single.
+ *
+ * Flushes are large and few, so what is far is nearer by factor, and much farther by time. A flush that hangs gets farther by itself. */
 #include "node/disks.h"
 
 #include "base/check.h"
 #include "base/limits.h"
 
 enum {
-    FAR_FACTOR = 10,
-    FAR_US = 6 * 1000, /* and so much more: what is less, nobody feels */
-    NEAR_FACTOR = 4,
-    NEAR_US = 4 * 1000,
     SLOW_US = 1500 * 1000,
     WELL_US = 10 * 1000 * 1000,
 };
+
+/* Far: by the factor, and by so much more at least, because what is less nobody feels. Near: by either. */
+struct lines {
+    uint64_t far_factor, far_us, near_factor, near_us;
+};
+
+static const struct lines log_lines = { 10, 6 * 1000, 4, 4 * 1000 };
+static const struct lines flush_lines = { 4, 2000 * 1000, 2, 1000 * 1000 };
 
 /* Of those that are known; with an even number the lesser of the two in the middle: a node of two may be the slow one, too. */
 static uint64_t median(uint64_t own_us, const uint64_t *others_us, size_t count)
@@ -38,25 +44,53 @@ static uint64_t median(uint64_t own_us, const uint64_t *others_us, size_t count)
     return known ? sorted[(known - 1) / 2] : 0;
 }
 
-bool disks_look(struct disks *disks, uint64_t now_us, uint64_t own_us, const uint64_t *others_us,
-                size_t count)
+static bool is_far(const struct lines *lines, uint64_t own_us, uint64_t middle_us)
 {
-    uint64_t middle = median(own_us, others_us, count);
-    bool is_far = own_us > middle * FAR_FACTOR && own_us > middle + FAR_US;
-    bool is_near = own_us < middle * NEAR_FACTOR || own_us < middle + NEAR_US;
-    disks->middle_us = middle;
-    if (is_far == disks->is_slow) {
-        disks->since_us = 0;
+    return own_us > middle_us * lines->far_factor && own_us > middle_us + lines->far_us;
+}
+
+static bool is_near(const struct lines *lines, uint64_t own_us, uint64_t middle_us)
+{
+    return own_us < middle_us * lines->near_factor || own_us < middle_us + lines->near_us;
+}
+
+static bool judge(struct disks_verdict *verdict, uint64_t now_us, bool looks_slow, bool may_be_well)
+{
+    if (looks_slow == verdict->is_slow) {
+        verdict->since_us = 0;
         return false;
     }
-    if (disks->since_us == 0) {
-        disks->since_us = now_us;
+    if (verdict->since_us == 0) {
+        verdict->since_us = now_us;
     }
-    if (now_us - disks->since_us < (disks->is_slow ? WELL_US : SLOW_US) ||
-        (disks->is_slow && !is_near)) {
+    if (now_us - verdict->since_us < (verdict->is_slow ? WELL_US : SLOW_US) ||
+        (verdict->is_slow && !may_be_well)) {
         return false;
     }
-    disks->is_slow = !disks->is_slow;
-    disks->since_us = 0;
+    verdict->is_slow = !verdict->is_slow;
+    verdict->since_us = 0;
     return true;
+}
+
+bool disks_look_log(struct disks *disks, uint64_t now_us, uint64_t own_us,
+                    const uint64_t *others_us, size_t count)
+{
+    struct disks_verdict *log = &disks->log;
+    log->middle_us = median(own_us, others_us, count);
+    return judge(log, now_us, is_far(&log_lines, own_us, log->middle_us),
+                 is_near(&log_lines, own_us, log->middle_us));
+}
+
+bool disks_look_flush(struct disks *disks, uint64_t now_us, uint64_t own_us, bool is_felt,
+                      const uint64_t *others_us, size_t count)
+{
+    struct disks_verdict *flush = &disks->flush;
+    flush->middle_us = median(own_us, others_us, count);
+    return judge(flush, now_us, is_felt && is_far(&flush_lines, own_us, flush->middle_us),
+                 is_near(&flush_lines, own_us, flush->middle_us));
+}
+
+bool disks_is_slow(const struct disks *disks)
+{
+    return disks->log.is_slow || disks->flush.is_slow;
 }

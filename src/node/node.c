@@ -220,25 +220,42 @@ static void node_turn(struct env_task *task)
 
 /* --- The tick */
 
+static void tell_verdict(struct node *node, const char *measure,
+                         const struct disks_verdict *verdict, uint64_t own_us)
+{
+    LOG_WARN(node->logger, "event=%s_%s own_us=%lu median_us=%lu %s", measure,
+             verdict->is_slow ? "slow" : "well", own_us, verdict->middle_us,
+             verdict->is_slow ? "its primaries are handed to other nodes" : "primaries may return");
+}
+
+static uint32_t u32_at_most(uint64_t value)
+{
+    return value < UINT32_MAX ? (uint32_t)value : UINT32_MAX;
+}
+
 /* What other nodes say of their disks is compared with the own one, and they are told of it. */
 static void look_at_disks(struct node *node)
 {
-    uint64_t others_us[LIMIT_NODES], own_us = log_latency_us(node->log);
-    size_t count = 0;
+    uint64_t logs_us[LIMIT_NODES], flushes_us[LIMIT_NODES];
+    uint64_t log_us = log_latency_us(node->log), flush_us = node_flush_us(node);
+    uint64_t now_us = env_now_us(node->env);
     for (size_t i = 0; i < node->link_count; i++) {
-        others_us[count++] = node->links[i].peer.disk.latency_us;
+        logs_us[i] = node->links[i].peer.disk.log_us;
+        flushes_us[i] = node->links[i].peer.disk.flush_us;
     }
-    node->may_hold = own_us != 0 && own_us <= HOLD_LATENCY_US;
-    if (disks_look(&node->disks, env_now_us(node->env), own_us, others_us, count)) {
-        bool is_slow = node->disks.is_slow;
-        LOG_WARN(node->logger, "event=%s log_us=%lu median_us=%lu %s",
-                 is_slow ? "disk_slow" : "disk_well", own_us, node->disks.middle_us,
-                 is_slow ? "its primaries are handed to other nodes" : "primaries may return");
+    node->may_hold = log_us != 0 && log_us <= HOLD_LATENCY_US;
+    if (disks_look_log(&node->disks, now_us, log_us, logs_us, node->link_count)) {
+        tell_verdict(node, "disk", &node->disks.log, log_us);
+    }
+    if (disks_look_flush(&node->disks, now_us, flush_us, node_flush_is_felt(node), flushes_us,
+                         node->link_count)) {
+        tell_verdict(node, "flush", &node->disks.flush, flush_us);
     }
     for (size_t i = 0; i < node->link_count; i++) {
         node->links[i].peer.own_disk = (struct peer_disk){
-            .latency_us = own_us < UINT32_MAX ? (uint32_t)own_us : UINT32_MAX,
-            .is_slow = node->disks.is_slow,
+            .log_us = u32_at_most(log_us),
+            .flush_us = u32_at_most(flush_us),
+            .is_slow = disks_is_slow(&node->disks),
         };
     }
 }

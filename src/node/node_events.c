@@ -73,7 +73,7 @@ void node_hear_log(struct node *node, struct log_config *config)
 static void on_flushed(void *ctx)
 {
     struct node *node = ctx;
-    node->flushed_us = env_now_us(node->env);
+    node_flush_ended(node);
     reserve_flushed(node->reserve);
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->partitions[i]) {
@@ -106,7 +106,7 @@ static bool on_slow_asked(void *ctx, uint64_t node_id)
 {
     struct node *node = ctx;
     struct link *link = node_id == node->id ? NULL : membership_find(node, node_id);
-    return node_id == node->id ? node->disks.is_slow : link && link->peer.disk.is_slow;
+    return node_id == node->id ? disks_is_slow(&node->disks) : link && link->peer.disk.is_slow;
 }
 
 static void on_partition_wake(void *ctx, struct partition *partition)

@@ -36,7 +36,26 @@ void node_flush_continue(struct node *node)
 {
     if (node->flush_is_waiting && log_covers_frozen(node)) {
         node->flush_is_waiting = !store_flush_start(node->store);
+        node->flush_began_us = node->flush_is_waiting ? 0 : env_now_us(node->env);
     }
+}
+
+void node_flush_ended(struct node *node)
+{
+    node->flushed_us = env_now_us(node->env);
+    node->flush_took_us = node->flushed_us - node->flush_began_us;
+    node->flush_began_us = 0;
+}
+
+uint64_t node_flush_us(const struct node *node)
+{
+    uint64_t age_us = node->flush_began_us ? env_now_us(node->env) - node->flush_began_us : 0;
+    return age_us > node->flush_took_us ? age_us : node->flush_took_us;
+}
+
+bool node_flush_is_felt(const struct node *node)
+{
+    return node->flush_began_us != 0 && node_log_is_full(node);
 }
 
 /* Replicas are compared at a mark once all have flushed it: where little is written, that would take
@@ -113,6 +132,11 @@ uint64_t node_log_budget(const struct node *node)
 {
     uint64_t least = log_live_bytes_least(node->log);
     return node->config.log_bytes > least ? node->config.log_bytes : least;
+}
+
+bool node_log_is_full(const struct node *node)
+{
+    return log_load_bytes(node->log) >= node_log_budget(node) / 100 * LIMIT_LOG_SLOW_PERCENT;
 }
 
 /* A log that outgrows its budget though the store was flushed is pinned by replicas that are dead

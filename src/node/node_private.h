@@ -126,6 +126,8 @@ struct node {
     bool flush_is_waiting;         /* frozen, waits for the log */
     bool flush_is_wanted;          /* by an image that must be newer */
     uint64_t marked_us;            /* since when the active generation holds a mark, 0: it holds none */
+    uint64_t flush_began_us;       /* when the flush under way did; 0: none is */
+    uint64_t flush_took_us;        /* the last one; 0: there was none */
     uint64_t flushed_us;           /* when the last flush ended */
     uint64_t untrimmed_bytes;      /* that went through the overlay since memory was last given back */
     struct images *images;
@@ -183,12 +185,20 @@ void node_hear_partitions(struct node *node, struct partition_host *host);
 
 /* Begins the flush of what is frozen, once the log is durable to there. */
 void node_flush_continue(struct node *node);
+/* The store tells that the flush under way has ended. */
+void node_flush_ended(struct node *node);
+/* What a flush takes here: the last one, or the one under way if that takes longer already; µs, 0: not known. */
+uint64_t node_flush_us(const struct node *node);
+/* Whether writes are slowed because the log waits for the flush under way. */
+bool node_flush_is_felt(const struct node *node);
 /* Flushes, cuts and gives memory back where it is time to. */
 void node_flush_tick(struct node *node);
 /* What the log may take until the next look. */
 void node_look_at_budget(struct node *node);
 /* What the log may take before others' needs count less; it is never let grow beyond three times that (node/budget.h). */
 uint64_t node_log_budget(const struct node *node);
+/* The log holds so much that writes are slowed. */
+bool node_log_is_full(const struct node *node);
 uint64_t node_log_segment_bytes(const struct node *node);
 
 /* node_rounds.c */

@@ -495,26 +495,47 @@ void partition_turn(struct partition *partition)
     note_quiet(partition);
 }
 
-/* It is heard, has all that there is to have, nearly, and its disk is as quick as others'. */
-static bool may_succeed(const struct partition *partition, const struct topology_replica *replica,
-                        uint64_t now_ms)
+/* It is heard, takes what it is sent, and its disk is as quick as others'. */
+static bool is_well(const struct partition *partition, const struct topology_replica *replica,
+                    uint64_t now_ms)
 {
     const struct raft_progress *progress = partition_find_progress(&partition->raft, replica->id);
     CHECK(progress);
     bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
     return progress->heard_ms + partition->host.election_timeout_ms >= now_ms && !awaits_image &&
-           !progress->is_full && progress->match + PREFER_CAUGHT_UP >= partition->raft.last_index &&
-           !partition->host.is_slow(partition->host.ctx, replica->node_id);
+           !progress->is_full && !partition->host.is_slow(partition->host.ctx, replica->node_id);
+}
+
+/* It has all that there is to have, nearly, besides. */
+static bool may_succeed(const struct partition *partition, const struct topology_replica *replica,
+                        uint64_t now_ms)
+{
+    const struct raft_progress *progress = partition_find_progress(&partition->raft, replica->id);
+    return replica->id != partition->self && is_well(partition, replica, now_ms) &&
+           progress->match + PREFER_CAUGHT_UP >= partition->raft.last_index;
+}
+
+/* Whether the others can do without this replica: where a majority needs its log all the same, handing over helps nobody. */
+static bool is_dispensable(const struct partition *partition, uint64_t now_ms)
+{
+    int count = partition->group.replica_count, well = 0;
+    for (int i = 0; i < count; i++) {
+        const struct topology_replica *replica = &partition->group.replicas[i];
+        well += replica->id != partition->self && is_well(partition, replica, now_ms);
+    }
+    return well > count / 2;
 }
 
 /* Who should lead instead; 0: nobody. A node whose disk is well gives way to the preferred one only. */
 static uint64_t find_successor(const struct partition *partition, bool is_slow, uint64_t now_ms)
 {
     int count = is_slow ? partition->group.replica_count : 1;
+    if (is_slow && !is_dispensable(partition, now_ms)) {
+        return 0;
+    }
     for (int i = 0; i < count; i++) {
-        const struct topology_replica *replica = &partition->group.replicas[i];
-        if (replica->id != partition->self && may_succeed(partition, replica, now_ms)) {
-            return replica->id;
+        if (may_succeed(partition, &partition->group.replicas[i], now_ms)) {
+            return partition->group.replicas[i].id;
         }
     }
     return 0;

@@ -74,7 +74,8 @@ static void gather_counters(struct node *node, struct node_counters *out)
     out->log_bytes = log->bytes;
     out->log_sync_us = log->syncs_us_total;
     out->log_latency_us = log_latency_us(node->log);
-    out->disk_slow = node->disks.is_slow;
+    out->disk_slow = node->disks.log.is_slow;
+    out->flush_slow = node->disks.flush.is_slow;
     out->log_live_bytes = log_live_bytes(node->log);
     out->log_holes = log->holes;
     out->log_holes_filled = log->holes_filled;
@@ -82,6 +83,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
     const struct store_stats *store = store_stats(node->store);
     out->store_flushes = store->flushes;
     out->store_flush_us = store->flush_us_total;
+    out->flush_latency_us = node_flush_us(node);
     out->store_overlay_bytes = store->overlay_bytes;
     out->store_used_bytes = store->used_bytes;
     out->store_pinned_bytes = store->pinned_bytes;

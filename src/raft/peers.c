@@ -244,8 +244,10 @@ static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t r
     put_u32(head + 16, (uint32_t)count);
     put_u32(head + 20, (uint32_t)entry_count);
     put_u64(head + 24, peer->own_changes);
-    put_u32(head + 32, peer->own_disk.latency_us);
+    put_u32(head + 32, peer->own_disk.log_us);
     put_u32(head + 36, peer->own_disk.is_slow);
+    put_u32(head + 40, peer->own_disk.flush_us);
+    put_u32(head + 44, 0);
     uint8_t *at = head + PEER_HEAD_BYTES;
     for (size_t i = first; i < last; i++) {
         at = pack_message(at, &peer->messages[i]);
@@ -398,7 +400,8 @@ int peer_receive(struct peer *peer, struct span payload,
     if (round != 0) {
         peer->round_to_answer = round;
     }
-    peer->disk = (struct peer_disk){ .latency_us = get_u32(payload.data + 32),
+    peer->disk = (struct peer_disk){ .log_us = get_u32(payload.data + 32),
+                                     .flush_us = get_u32(payload.data + 40),
                                      .is_slow = get_u32(payload.data + 36) != 0 };
     const uint8_t *at = payload.data + PEER_HEAD_BYTES;
     size_t entry_at = 0;

@@ -10,7 +10,9 @@
  *       24    8 changes: the sender's count of them (raft.h, raft_config) as the frame leaves
  *       32    4 what a batch of the sender's log takes, µs, 0 = not known
  *       36    4 1: the sender's disk is slow, see node/disks.h
- *       40      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
+ *       40    4 what a flush of the sender's store takes, µs, 0 = not known
+ *       44    4 zero
+ *       48      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
  *               (RAFT_READ, RAFT_READ_REPLY), which are many where many read, PEER_ROUND_BYTES: type, granted, two zeroes,
  *               group, from, to, term, sequence, index
  *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
@@ -25,7 +27,7 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 40, PEER_ENTRY_BYTES = 16 };
+enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 48, PEER_ENTRY_BYTES = 16 };
 
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {
@@ -52,7 +54,7 @@ struct peer {
     bool is_urgent;                  /* something was gathered that may not wait, see peer_may_wait */
     uint64_t frames_sent, messages_sent;
     struct peer_disk {
-        uint32_t latency_us; /* 0: not known */
+        uint32_t log_us, flush_us; /* 0: not known */
         bool is_slow;
     } disk, own_disk; /* what the other node said of its disk on this connection; what it is told of the own one */
 };

@@ -1,16 +1,19 @@
 /* Preloaded into a cairnd (LD_PRELOAD): lets a test move its wall clock and slow its disk at run time, without privileges. The file named by
- * CAIRN_SHIM holds three int64 that the test writes and that are read at every call:
+ * CAIRN_SHIM holds int64s that the test writes and that are read at every call; those that are missing are 0:
  *
  *   offset of CLOCK_REALTIME, µs      what clock_gettime and gettimeofday add; the monotonic clock is left alone, as in life
  *   delay before fdatasync, fsync and msync, µs
  *   delay before pwrite, pwrite64, pwritev and writev to regular files, µs
+ *   not 0: fdatasync, fsync and msync of the store hang until it is 0; LMDB's file, that is, and its map
  *
  * The delays model a device with long latencies (a full write cache, a neighbour's load): each call of each thread waits by itself.
  * They do not model a limited bandwidth, nor reads from a slow device. */
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/time.h>
@@ -19,7 +22,7 @@
 #include <unistd.h>
 
 struct shim {
-    volatile int64_t clock_us, sync_us, write_us;
+    volatile int64_t clock_us, sync_us, write_us, store_hangs;
 };
 
 static struct shim *shim;
@@ -49,6 +52,31 @@ static int is_file(int fd)
     return fstat(fd, &info) == 0 && S_ISREG(info.st_mode);
 }
 
+static void hang(void)
+{
+    while (shim->store_hangs != 0) {
+        wait_us(10000);
+    }
+}
+
+static int is_store(int fd)
+{
+    char link[32], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t size = readlink(link, path, sizeof path - 1);
+    path[size > 0 ? size : 0] = 0;
+    const char *name = strrchr(path, '/');
+    return name && strcmp(name, "/data.mdb") == 0;
+}
+
+static void before_sync(int fd)
+{
+    wait_us(shim->sync_us);
+    if (shim->store_hangs != 0 && is_store(fd)) {
+        hang();
+    }
+}
+
 /* The next definition of the function that asks. */
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
@@ -75,19 +103,20 @@ int gettimeofday(struct timeval *restrict out, void *restrict zone)
 
 int fdatasync(int fd)
 {
-    wait_us(shim->sync_us);
+    before_sync(fd);
     return NEXT(fdatasync)(fd);
 }
 
 int fsync(int fd)
 {
-    wait_us(shim->sync_us);
+    before_sync(fd);
     return NEXT(fsync)(fd);
 }
 
 int msync(void *memory, size_t size, int flags)
 {
     wait_us(shim->sync_us);
+    hang();
     return NEXT(msync)(memory, size, flags);
 }
 

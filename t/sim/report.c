@@ -50,6 +50,7 @@ void report_add(struct report *report, const struct world_report *run, double cp
     report->log_percent_max = run->log_percent_max > report->log_percent_max
                                   ? run->log_percent_max
                                   : report->log_percent_max;
+    report->flushes_hung += run->flushes_hung;
     report->boots += run->boots;
     report->jobs_cut += run->jobs_cut;
     report->sectors_lost += run->sectors_lost;
@@ -167,10 +168,10 @@ void report_print(const struct report *report)
            report->jobs_cut, report->sectors_lost, report->sectors_torn, report->names_lost);
     print_refused(report);
     printf("cluster: %lu starts, %lu elections, %lu entries committed, %lu images installed, "
-           "longest log %lu %% of its budget, "
+           "longest log %lu %% of its budget, handed over for %lu hung flushes, "
            "slowest recovery %.1f s, of that %.1f s after all nodes were up\n",
            report->boots, report->elections, report->committed, report->images,
-           report->log_percent_max, (double)report->recovery_us_max / 1e6,
+           report->log_percent_max, report->flushes_hung, (double)report->recovery_us_max / 1e6,
            (double)report->writable_us_max / 1e6);
     printf("clients: %lu operations (%.0f per simulated second): %lu ok, %lu refused by condition, "
            "%lu unknown, %lu not applied; "

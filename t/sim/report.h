@@ -16,7 +16,7 @@ struct report {
     struct report_cell {
         uint64_t runs, failed; /* in which the fault struck while an operation of the workload was in flight */
     } cells[FAULT_COUNT][WORKLOAD_COUNT];
-    uint64_t calls, ok, refused, unknown, nothing, elections, committed, images, log_percent_max, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
+    uint64_t calls, ok, refused, unknown, nothing, elections, committed, images, log_percent_max, flushes_hung, boots, jobs_cut, sectors_lost, sectors_torn, names_lost;
     uint64_t recovery_us_max, writable_us_max;
     struct report_three { /* of the runs with three nodes alone */
         uint64_t virtual_us, calls;

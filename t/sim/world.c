@@ -47,6 +47,9 @@ enum {
     SLOW_PERCENT = 10,              /* of the runs */
     HANDED_MAX_US = 5 * SECOND_US,  /* from when a disk gets slow until its node leads nothing */
     RETURN_MAX_US = 16 * SECOND_US, /* from when it is well; ten of them are hysteresis */
+    HANG_PERCENT = 30,              /* of the runs with the shortest logs, which are full soon */
+    HANG_US = 120 * SECOND_US,      /* longer than any look at it */
+    FELT_MAX_US = 30 * SECOND_US,   /* until the log is full for that: else nothing is asked */
     COMPARE_SLACK_US = 4 * SECOND_US,
     LOOK_EVERY = 64, /* steps: what need not be seen at once */
 };
@@ -263,7 +266,7 @@ static void live_on_full_disks(struct world *world)
 static bool has_handed_over(struct world *world)
 {
     const struct node *node = server_node(world->slow->server);
-    if (!node->disks.is_slow) {
+    if (!disks_is_slow(&node->disks)) {
         return false;
     }
     for (size_t i = 0; i < node->partition_count; i++) {
@@ -288,6 +291,33 @@ static bool has_got_back(struct world *world)
     return true;
 }
 
+/* Nobody is slow. */
+static bool are_disks_well(struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        if (disks_is_slow(&server_node(world->nodes[i].server)->disks)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* That its node leads nothing soon, and that it stays so. */
+static void expect_hand_over(struct world *world)
+{
+    struct schedule *schedule = &world->schedule;
+    expect(world, world_run_until(world, schedule->now_us + HANDED_MAX_US, has_handed_over),
+           "a node with a slow disk goes on to lead");
+    world_run_until(world, schedule->now_us + SECOND_US,
+                    NULL); /* leadership was on its way there, too */
+    expect(world, world_run_until(world, schedule->now_us + SECOND_US, has_handed_over),
+           "a node with a slow disk is handed leadership");
+    for (int i = 0; i < 8 && world->report->violations == 0; i++) {
+        world_run_until(world, schedule->now_us + SECOND_US / 4, NULL);
+        expect(world, has_handed_over(world), "a node with a slow disk leads again");
+    }
+}
+
 /* One disk takes fifty times as long as the others: soon its node leads nothing, and that stays so, while it goes on to follow
  * (decisions/012). When the disk is well, primaries return. */
 static void live_on_a_slow_disk(struct world *world)
@@ -295,8 +325,8 @@ static void live_on_a_slow_disk(struct world *world)
     struct schedule *schedule = &world->schedule;
     uint64_t others_us = SLOW_LEAST_US / SLOW_FACTOR;
     world->slow = world_draw_node(world);
-    if (!world_is_formed(world) || !world_are_replicas_whole(world)) {
-        return; /* who waits for an image can't take over */
+    if (!world_is_formed(world) || !world_are_replicas_whole(world) || !are_disks_well(world)) {
+        return; /* who waits for an image can't take over, nor who is slow */
     }
     for (uint32_t i = 0; i < world->node_count; i++) {
         const struct world_node *node = &world->nodes[i];
@@ -308,19 +338,59 @@ static void live_on_a_slow_disk(struct world *world)
     schedule_remove(schedule, &world->slow->relief); /* of an earlier fault */
     LOG_INFO(&world->logger, "world: the disk of %s is slow", world->slow->name);
     env->slow_factor = (uint32_t)(SLOW_FACTOR * others_us / env->log_delay_us) + 1;
-    expect(world, world_run_until(world, schedule->now_us + HANDED_MAX_US, has_handed_over),
-           "a node with a slow disk goes on to lead");
-    world_run_until(world, schedule->now_us + SECOND_US,
-                    NULL); /* leadership was on its way there, too */
-    expect(world, world_run_until(world, schedule->now_us + SECOND_US, has_handed_over),
-           "a node with a slow disk is handed leadership");
-    for (int i = 0; i < 8 && world->report->violations == 0; i++) {
-        world_run_until(world, schedule->now_us + SECOND_US / 4, NULL);
-        expect(world, has_handed_over(world), "a node with a slow disk leads again");
-    }
+    expect_hand_over(world);
     env_sim_heal_disk(env);
     expect(world, world_run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back),
            "primaries do not return to a node whose disk is well again");
+}
+
+/* Writes wait for the flush that hangs, and the others are free to take them. */
+static bool is_hang_felt(struct world *world)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        const struct node *node = server_node(world->nodes[i].server);
+        bool hangs = node_flush_us(node) > SECOND_US;
+        if (hangs != (&world->nodes[i] == world->slow) || hangs != node_log_is_full(node)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Its log has room again, and no replica needs an image. */
+static bool has_caught_up(struct world *world)
+{
+    return !node_log_is_full(server_node(world->slow->server)) && world_are_replicas_whole(world);
+}
+
+/* The flushes of one node hang, while its log is as quick as ever. Once the log is full for that, the node soon leads nothing, and
+ * every partition takes writes; when flushes are well again, so do primaries return (decisions/012). */
+static void live_on_a_hung_flush(struct world *world)
+{
+    struct schedule *schedule = &world->schedule;
+    world->slow = world_draw_node(world);
+    if (!world_is_formed(world) || !world_are_replicas_whole(world) || !are_disks_well(world)) {
+        return;
+    }
+    struct env_sim *env = world->slow->env;
+    schedule_remove(schedule, &world->slow->relief); /* of an earlier fault */
+    LOG_INFO(&world->logger, "world: the flushes of %s hang", world->slow->name);
+    env->flush_factor = HANG_US / env->flush_delay_us;
+    if (world_run_until(world, schedule->now_us + FELT_MAX_US, is_hang_felt)) {
+        world->report->flushes_hung++;
+        expect_hand_over(world);
+        if (world->report->violations == 0) {
+            workload_probe_again(&world->workload, CAIRN_PUT);
+        }
+        expect(world, world_run_until(world, schedule->now_us + WRITABLE_MAX_US, world_is_writable),
+               "a partition takes no writes while a flush hangs elsewhere");
+    }
+    env_sim_heal_disk(env);
+    expect(world,
+           world_run_until(world, schedule->now_us + world_images_max_us(world), has_caught_up),
+           "a node whose flush hung does not catch up");
+    expect(world, world_run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back),
+           "primaries do not return to a node whose flushes are well again");
 }
 
 /* Pauses that began before the healing go on. */
@@ -385,6 +455,14 @@ static void recover(struct world *world)
     expect_admission(world);
     if (world->report->faults[FAULT_DISK_FULL] > 0 && world->report->violations == 0) {
         world_run_until(world, schedule->now_us + LOOKED_US, NULL);
+    }
+    if (world->node_count >= 3 && world->report->violations == 0 &&
+        world->segment_bytes == 1 << 16 && random_percent(&world->nemesis, HANG_PERCENT)) {
+        live_on_a_hung_flush(world);
+    }
+    if (world->node_count >= 3 && world->report->violations == 0 &&
+        world->segment_bytes == 1 << 16 && random_percent(&world->nemesis, HANG_PERCENT)) {
+        live_on_a_hung_flush(world);
     }
     workload_expect_calm(&world->workload);
     if (world->node_count >= 3 && world->report->violations == 0 &&

@@ -84,6 +84,7 @@ struct world_report {
     uint64_t recovery_us; /* from healing until the last node was up and every partition took writes */
     uint64_t writable_us; /* of that, from the moment when all nodes were up and had found primaries */
     uint64_t log_percent_max; /* of its budget that any log took */
+    uint64_t flushes_hung; /* until the log was full, so that primaries were to be handed over */
     uint32_t nodes;
 };
 

@@ -9,7 +9,7 @@ package Cairn::Cluster;
 #
 # Nodes are counted from 1. Options of new: nodes (3), args (more options for every cairnd), standalone, folder (kept by the caller),
 # start (1; 0: the caller starts), network (a Cairn::Network: each node in its own namespace), shims (1: each node under t/lib/shim.c,
-# see the methods clock_offset and disk_delay).
+# see the methods clock_offset, disk_delay and store_hangs).
 use strict;
 use warnings;
 use Carp;
@@ -214,16 +214,17 @@ sub pause  { my ($self, $n) = @_; $self->signal($n, 'STOP'); }
 sub resume { my ($self, $n) = @_; $self->signal($n, 'CONT'); }
 sub is_running { my ($self, $n) = @_; my $pid = $self->{pids}[$n]; return $pid && waitpid($pid, WNOHANG) == 0; }
 
-# What the shim of a node does from now on: (clock offset, delay of syncs, delay of writes), all in µs; kept over restarts.
+# What the shim of a node does from now on: (clock offset, delay of syncs, delay of writes), all in µs, whether syncs of the store hang; kept over restarts.
 sub shim {
     my ($self, $n, %change) = @_;
-    my $values = $self->{shim}[$n] //= { clock => 0, sync => 0, write => 0 };
+    my $values = $self->{shim}[$n] //= { clock => 0, sync => 0, write => 0, hang => 0 };
     %$values = (%$values, %change);
     sysopen my $file, "$self->{folder}/n$n.shim", O_RDWR | O_CREAT or die "$self->{folder}/n$n.shim: $!";
-    syswrite($file, pack('q3', @$values{qw(clock sync write)})) == 24 or die;
+    syswrite($file, pack('q4', @$values{qw(clock sync write hang)})) == 32 or die;
 }
 sub clock_offset { my ($self, $n, $seconds) = @_; $self->shim($n, clock => int($seconds * 1e6)); }
 sub disk_delay   { my ($self, $n, $seconds) = @_; $self->shim($n, sync => int($seconds * 1e6), write => int($seconds * 1e5)); }
+sub store_hangs  { my ($self, $n, $hangs) = @_; $self->shim($n, hang => $hangs ? 1 : 0); }
 
 sub log_text {
     my ($self, $n) = @_;
