@@ -62,6 +62,7 @@ like($err, qr/the store has reached its configured size/, 'in words');
 is(lost($small, 'a', $keys, 10000), 0, 'all that was acknowledged is read');
 ($exit, undef, $err) = $small->cairn('put', 'one', 'x' x 20000);
 like("$exit $err", qr/^5 .*ERR_STORE_FULL/, 'still full');
+like(($small->cairn('status'))[1], qr/^n1 .* store full$/m, 'and cairn status says so');
 $small->kill9(1);
 $small->start(1);
 $small->wait_ready;
@@ -145,7 +146,7 @@ SKIP: {
     ($exit, undef, $err) = $full->cairn('--timeout', '5s', 'put', 'one', 'x' x 20000);
     is(lost($full, 'c', $keys, 10000), 0, 'all that was not deleted is read');
     is(lost($full, 'c', \@second, 10000), 600, 'what was deleted is gone');
-    is(($full->cairn('status', 'n1'))[0], 0, 'the daemon lives');
+    like(($full->cairn('status'))[1], qr/^n1 .* disk full$/m, 'the daemon lives, and cairn status says that the disk is full');
 
     # It starts there too.
     $full->kill9(1);

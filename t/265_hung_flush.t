@@ -43,6 +43,7 @@ $failed += put($_) ne '0' for 0 .. 3;
 ok(1, sprintf '32 MiB more were written while it hangs, in %.1f s', time - $begin);
 is($failed, 0, 'no put has failed');
 is(led(), 0, 'n1 leads nothing');
+like(($cluster->cairn('status'))[1], qr/^n1 .* slow flushes$/m, 'cairn status says why');
 $cluster->store_hangs(1, 0);
 wait_until('n1 to lead again', sub { led() }, 120);
 like($cluster->log_text(1), qr/event=flush_well/, 'n1 leads again now that its disk is well');

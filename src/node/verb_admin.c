@@ -1,7 +1,10 @@
 /* Verbs about the cluster and this node: topology, status. */
 #include "node/request_private.h"
 
-enum { COUNTERS = sizeof(struct node_counters) / sizeof(uint64_t) };
+enum {
+    COUNTERS = sizeof(struct node_counters) / sizeof(uint64_t),
+    REFUSED_BYTES = 64 << 10, /* see gather_refusals */
+};
 
 /* False: there is no memory. */
 static bool make_hints(struct request *request, size_t *count, Cairn__V1__Hint ***out)
@@ -43,6 +46,17 @@ void admin_topology(struct request *request, const struct frame *frame)
     request_answer(request, 0, 0, &response.base, NULL, 0);
 }
 
+/* Whether an ordinary write would be refused now: one of some size, since a full store may still take a byte. */
+static void gather_refusals(struct node *node, struct node_counters *out)
+{
+    int store = store_admit(node->store, REFUSED_BYTES);
+    int log = log_admit(node->log, REFUSED_BYTES);
+    out->flush_awaited = store == ERR_BUSY || node->is_refusing;
+    out->store_full = store == ERR_STORE_FULL;
+    out->disk_full = store == ERR_DISK_FULL || log == ERR_DISK_FULL ||
+                     reserve_admit(node->reserve, 0) == ERR_DISK_FULL;
+}
+
 /* Counters that are kept elsewhere join the node's own. */
 static void gather_counters(struct node *node, struct node_counters *out)
 {
@@ -68,6 +82,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
             out->replicas_in_repair += partition_is_damaged(node->partitions[i]);
         }
     }
+    gather_refusals(node, out);
     const struct log_stats *log = log_stats(node->log);
     out->log_batches = log->batches;
     out->log_entries = log->entries;
@@ -77,6 +92,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
     out->disk_slow = node->disks.log.is_slow;
     out->flush_slow = node->disks.flush.is_slow;
     out->log_live_bytes = log_live_bytes(node->log);
+    out->log_budget_bytes = node_log_budget(node);
     out->log_holes = log->holes;
     out->log_holes_filled = log->holes_filled;
     out->replicas_healed = log->healed;

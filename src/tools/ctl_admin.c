@@ -91,10 +91,34 @@ static int count_led(const json_t *node)
     return count;
 }
 
+/* What is wrong with a node now, in words; docs/OPERATIONS.md says what to do. */
+static void print_troubles(const json_t *counters)
+{
+    static const struct {
+        const char *counter, *text;
+    } troubles[] = {
+        { "replicas_suspect", "suspect" },
+        { "replicas_in_repair", "in repair" },
+        { "disk_full", "disk full" },
+        { "store_full", "store full" },
+        { "flush_awaited", "waits for a flush" },
+        { "disk_slow", "slow log" },
+        { "flush_slow", "slow flushes" },
+    };
+    bool is_first = true;
+    for (size_t i = 0; i < sizeof troubles / sizeof *troubles; i++) {
+        if (number_of(counters, troubles[i].counter) > 0) {
+            printf("%s%s", is_first ? "  " : ", ", troubles[i].text);
+            is_first = false;
+        }
+    }
+    printf("%s\n", is_first ? "  -" : "");
+}
+
 static void print_nodes(const json_t *cluster)
 {
-    printf("%-12s %-22s %-12s %-9s %10s %9s %12s\n", "NODE", "ADDRESS", "STATE", "PRIMARIES",
-           "UPTIME", "KEYS", "REQUESTS");
+    printf("%-12s %-22s %-12s %-9s %10s %9s %12s  %s\n", "NODE", "ADDRESS", "STATE", "PRIMARIES",
+           "UPTIME", "KEYS", "REQUESTS", "TROUBLE");
     size_t i;
     json_t *member;
     json_array_foreach(json_object_get(cluster, "members"), i, member)
@@ -103,15 +127,15 @@ static void print_nodes(const json_t *cluster)
         const json_t *node = node_status(cluster, name);
         const char *error = node ? json_string_value(json_object_get(node, "error")) : "-";
         if (!node || error) {
-            printf("%-12s %-22s %-12s %-9d %10s %9s %12s\n", name, text_of(member, "address"),
+            printf("%-12s %-22s %-12s %-9d %10s %9s %12s  -\n", name, text_of(member, "address"),
                    "unreachable", count_primaries(cluster, name), "-", "-", "-");
             continue;
         }
         const json_t *counters = json_object_get(node, "counters");
-        printf("%-12s %-22s %-12s %-9d %9llds %9lld %12lld\n", name, text_of(member, "address"),
-               number_of(counters, "replicas_in_repair") > 0 ? "in repair" : "up", count_led(node),
-               number_of(node, "uptime_ms") / 1000, number_of(counters, "store_keys"),
-               number_of(counters, "requests"));
+        printf("%-12s %-22s %-12s %-9d %9llds %9lld %12lld", name, text_of(member, "address"), "up",
+               count_led(node), number_of(node, "uptime_ms") / 1000,
+               number_of(counters, "store_keys"), number_of(counters, "requests"));
+        print_troubles(counters);
     }
 }
 
@@ -146,7 +170,8 @@ static void print_node_counters(const json_t *node)
     {
         const char *trouble =
             json_is_true(json_object_get(group, "suspect"))
-                ? "  suspect: its disk lost what it promised, it waits for a leader elected without it"
+                ? "  suspect: its disk lost what it promised, it waits for a leader elected "
+                  "without it"
             : json_is_true(json_object_get(group, "damaged")) ? "  damaged: waits for an image"
             : number_of(group, "hole") ? "  an entry of its log is damaged: waits for a peer"
                                        : "";
