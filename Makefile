@@ -194,7 +194,7 @@ fuzz: $(PROTO_C) ## run each fuzz target for FUZZ_SECONDS
 	@for target in $(patsubst t/fuzz/%.c,%,$(wildcard t/fuzz/fuzz_*.c)); do \
 	  mkdir -p $(BUILD)/fuzz/corpus-$$target && \
 	  clang $(CPPFLAGS) -std=gnu11 -O1 -g -msse4.2 -fsanitize=fuzzer,address,undefined -o $(BUILD)/fuzz/$$target \
-	    t/fuzz/$$target.c $(wildcard src/base/*.c) src/wire/frame.c $(wildcard src/raft/log*.c) -lxxhash -lprotobuf-c && \
+	    t/fuzz/$$target.c $(wildcard src/base/*.c) src/wire/frame.c src/wire/gets_page.c $(wildcard src/raft/log*.c) -lxxhash -lprotobuf-c && \
 	  $(BUILD)/fuzz/$$target -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=$(BUILD)/fuzz/ $(BUILD)/fuzz/corpus-$$target || exit 1; \
 	done
 

@@ -85,6 +85,8 @@ for my $what (sort keys %closing) {
     alive($what);
 }
 
+sub get_of { return pack 'Q<vCC a*', $_[0], length $_[1], 0, 0, $_[1] }
+
 my %refused = (
     'an unknown verb'            => [frame(verb => 999), -28],
     'a malformed message'        => [frame(verb => 2, message => "\xff\xff\xff\xff"), -27],
@@ -92,6 +94,11 @@ my %refused = (
     'a key that is too long'     => [frame(verb => 1, message => "\x0a\x80\x04" . 'k' x 512), -21],
     'a multi without operations' => [frame(verb => 5), -27],
     'values that do not add up'  => [frame(verb => 5, message => "\x0a\x07\x08\x01\x12\x01a\x18\x09", payload => 'x'), -27],
+    'gets without a get'         => [frame(verb => 9), -27],
+    'gets of which one is cut'   => [frame(verb => 9, payload => get_of(1, 'canary') . substr get_of(2, 'canary'), 0, 17), -27],
+    'gets with a key of nothing' => [frame(verb => 9, payload => get_of(1, 'canary') . get_of(2, '')), -27],
+    'gets with a message'        => [frame(verb => 9, message => 'x', payload => get_of(1, 'canary')), -27],
+    'too many gets'              => [frame(verb => 9, payload => join '', map { get_of($_, 'canary') } 1 .. 257), -26],
     'an unknown partition'       => [frame(verb => 6, message => "\x4a\x02\xff\x7f"), -44],
     'a bound that is too long'   => [frame(verb => 6, message => "\x0a\x84\x04" . 'k' x 516), -21],
 );
@@ -108,6 +115,29 @@ for my $what (sort keys %refused) {
     ($answered) = answer($socket);
     is(status_of($answered), 0, 'and the connection goes on') if length $answered >= 72;
 }
+
+my $both = dial();
+syswrite $both, $hello;
+answer($both);
+syswrite $both, frame(verb => 9, payload => get_of(7, 'canary') . get_of(8, 'absent') . get_of(9, 'canary'));
+my (%found, %alone, $stream);
+while (keys(%found) + keys(%alone) < 3) {
+    my ($more, $closed) = length($stream // '') >= 72 ? ('', 0) : answer($both);
+    $stream .= $more;
+    last if $closed || length $stream < 72;
+    my ($verb, $id) = (unpack('v', substr $stream, 6, 2), unpack 'Q<', substr $stream, 24, 8);
+    my ($message_size, $payload_size) = unpack 'VV', substr $stream, 16, 8;
+    $alone{$id} = status_of($stream) if $verb == 1;
+    my $payload = substr $stream, 72 + $message_size, $payload_size;
+    $stream = substr $stream, 72 + $message_size + $payload_size;
+    while ($verb == 9 && length $payload >= 32) {
+        my ($one, undef, undef, $size, $flags) = unpack 'Q<Q<Q<VV', $payload;
+        my $at = 32 + ($flags & 2 ? 12 : 0);
+        $found{$one} = substr $payload, $at, $size;
+        $payload = substr $payload, $at + $size;
+    }
+}
+is_deeply([\%found, \%alone], [{ 7 => 'alive', 9 => 'alive' }, { 8 => -23 }], 'gets that came together are answered each');
 
 my $early = dial();
 syswrite $early, frame(verb => 1, message => "\x0a\x06canary");

@@ -144,7 +144,7 @@ bool link_is_doubtful(const struct core *core, const struct link *link);
 void link_send_frame(struct core *core, struct link *link, const struct frame *frame,
                      const ProtobufCMessage *message, const struct span *payloads,
                      size_t payload_count);
-/* The same with a message that is packed already, and a small payload or none. */
+/* The same with a message that is packed already; its payload, if any, is copied. */
 void link_send_packed(struct core *core, struct link *link, const struct frame *frame);
 /* NULL: there is no memory, and the link is starved. */
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count);
@@ -225,6 +225,9 @@ void operation_unhook(struct operation *operation, struct flight *flight);
 void operation_hook(struct operation *operation, struct flight *flight, uint32_t slot);
 
 /* exchange.c */
+struct gets_page_answer;
+/* One of the answers that came together. The flight is a get's, or nobody's any more. ERR_PROTOCOL: it does not fit. */
+int exchange_got(struct core *core, struct flight *flight, const struct gets_page_answer *answer);
 void exchange_send_queue(struct core *core, struct link *link);
 /* An answer for operations. ERR_PROTOCOL: malformed; ERR_NO_MEMORY. */
 int exchange_answered(struct core *core, struct flight *flight, const struct frame *frame);

@@ -2,7 +2,8 @@
  *
  * An operation submitted alone travels as its own verb; operations submitted together travel as
  * MULTI, as many as fit (LIMIT_MULTI_OPERATIONS, CORE_MULTI_BYTES). Each is judged by its own
- * status: finished, or repeated alone.
+ * status: finished, or repeated alone. Gets that were submitted alone and leave together share a
+ * frame (GETS) and nothing else: each has its flight, and is answered when it is ready.
  *
  * Invariants
  *   E1  An answer is read to its end before anything of it is used: a malformed one changes
@@ -11,7 +12,7 @@
 
 #include "base/hlc.h"
 #include "client/core_inner.h"
-#include "wire/get_message.h"
+#include "wire/gets_page.h"
 
 /* The count of a MULTI bounds its message: a key, a session, attributes and the tags between. */
 _Static_assert((uint64_t)LIMIT_MULTI_OPERATIONS *(LIMIT_KEY_BYTES + 200) < LIMIT_MESSAGE_BYTES,
@@ -227,15 +228,62 @@ static void exchange_send_multi(struct core *core, struct link *link, struct ope
     link_send_frame(core, link, &frame, &request.base, payloads, payload_count);
 }
 
+static bool may_share(const struct operation *operation)
+{
+    return !operation->is_write && operation->call->count == 1 &&
+           operation->consistency != CAIRN_STALE;
+}
+
+/* Sends gets in one frame, which has no id of its own. */
+static void exchange_send_gets(struct core *core, struct link *link, struct operation **operations,
+                               uint32_t count)
+{
+    if (count == 1) {
+        exchange_send_one(core, link, operations[0]);
+        return;
+    }
+    struct frame frame = { .type = FRAME_REQUEST, .verb = VERB_GETS };
+    buf_clear(&core->scratch);
+    link->is_starved = link->is_starved || !buf_try_reserve(&core->scratch, core->gate,
+                                                            count * GETS_PAGE_QUESTION_BYTES);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct operation *operation = operations[i];
+        struct flight *flight = link_add_flight(core, link, VERB_GET, 1);
+        if (!flight) { /* the link fails at the step's end, and with it those before */
+            while (count > i) {
+                exchange_put_back(link, operations[--count]);
+            }
+            return;
+        }
+        operation_hook(operations[i], flight, 0);
+        struct get_question get = { .key = operation->key,
+                                    .consistency = operation->consistency,
+                                    .meta_only = operation->verb == CAIRN_GET_META };
+        gets_page_ask(&core->scratch, flight->id, &get);
+        uint32_t left_ms = deadline_ms(core, operation);
+        frame.deadline_ms = left_ms > frame.deadline_ms ? left_ms : frame.deadline_ms;
+    }
+    frame.payload = buf_span(&core->scratch);
+    link_send_packed(core, link, &frame);
+}
+
 void exchange_send_queue(struct core *core, struct link *link)
 {
-    struct operation *batch[LIMIT_MULTI_OPERATIONS];
-    uint32_t count = 0;
+    struct operation *batch[LIMIT_MULTI_OPERATIONS], *gets[GETS_PAGE_QUESTIONS];
+    uint32_t count = 0, get_count = 0;
     size_t bytes = 0;
     struct list *node;
     while (!link->is_starved && (node = list_take_first(&link->queue))) {
         struct operation *operation = container_of(node, struct operation, node);
         operation->state = OPERATION_SENT;
+        if (may_share(operation)) {
+            gets[get_count++] = operation;
+            if (get_count == GETS_PAGE_QUESTIONS) {
+                exchange_send_gets(core, link, gets, get_count);
+                get_count = 0;
+            }
+            continue;
+        }
         if (operation->call->count == 1 || operation->is_alone) {
             exchange_send_one(core, link, operation);
             continue;
@@ -251,6 +299,9 @@ void exchange_send_queue(struct core *core, struct link *link)
     }
     if (count) {
         exchange_send_multi(core, link, batch, count);
+    }
+    if (get_count) {
+        exchange_send_gets(core, link, gets, get_count);
     }
 }
 
@@ -420,6 +471,31 @@ static int take_get(struct core *core, const struct flight *flight, const struct
     } else {
         learn_asked(core, operation, flight->link);
     }
+    return 0;
+}
+
+int exchange_got(struct core *core, struct flight *flight, const struct gets_page_answer *answer)
+{
+    struct operation *operation = flight->operations[0];
+    if (flight->verb != VERB_GET) {
+        return ERR_PROTOCOL;
+    }
+    if (!operation) {
+        return 0;
+    }
+    if (operation->verb == CAIRN_GET && !answer->has_value) {
+        return ERR_PROTOCOL;
+    }
+    struct outcome outcome = { .version = answer->get.version,
+                               .time = answer->get.time,
+                               .size = answer->get.size,
+                               .value = answer->value };
+    if (answer->get.has_hint) {
+        route_learn_primary(core, answer->get.group, answer->get.node_id);
+    } else {
+        learn_asked(core, operation, flight->link);
+    }
+    operation_conclude(core, operation, flight, &outcome);
     return 0;
 }
 

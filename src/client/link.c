@@ -15,6 +15,7 @@
 #include <stdio.h>
 
 #include "client/core_inner.h"
+#include "wire/gets_page.h"
 
 enum { LINK_BUF_KEEP_BYTES = 256 << 10 };
 
@@ -267,6 +268,33 @@ static int flight_answered(struct core *core, struct flight *flight, const struc
     return status;
 }
 
+/* Answers that came together. The page is read to its end before anything of it is used. */
+static int link_on_gets(struct core *core, struct link *link, const struct frame *frame)
+{
+    struct gets_page_answer answer;
+    struct span page = frame->payload;
+    if (frame->status) { /* the whole frame of gets was refused, which no flight stands for */
+        return frame->status;
+    }
+    while (gets_page_next_answer(&page, &answer)) {
+    }
+    int status = page.size || frame->message.size ? ERR_PROTOCOL : 0;
+    for (page = frame->payload; status == 0 && gets_page_next_answer(&page, &answer);) {
+        struct flight *flight = hashtab_take(&link->flights, answer.request_id);
+        if (!flight) {
+            return ERR_PROTOCOL;
+        }
+        list_remove(&flight->node);
+        status = exchange_got(core, flight, &answer);
+        if (status) {
+            flight_lost(core, flight);
+        } else {
+            flight_free(core, flight);
+        }
+    }
+    return status;
+}
+
 /* 0, or the link can't go on. */
 static int link_on_frame(struct core *core, struct link *link, const struct frame *frame)
 {
@@ -284,6 +312,9 @@ static int link_on_frame(struct core *core, struct link *link, const struct fram
     }
     if (core->topology && frame->epoch > core->topology->epoch) {
         route_want_topology(core, link);
+    }
+    if (frame->verb == VERB_GETS) {
+        return link_on_gets(core, link, frame);
     }
     struct flight *flight = hashtab_take(&link->flights, frame->request_id);
     if (!flight) {
@@ -463,7 +494,6 @@ void link_send_frame(struct core *core, struct link *link, const struct frame *f
 
 void link_send_packed(struct core *core, struct link *link, const struct frame *frame)
 {
-    CHECK(frame->payload.size <= CORE_COPY_BYTES);
     struct frame whole = *frame;
     link_send_whole(core, link, &whole, true);
 }

@@ -8,6 +8,7 @@
  * answer. Each request has an arena; finished structs are kept for reuse. */
 #include "base/check.h"
 #include "node/request_private.h"
+#include "wire/gets_page.h"
 
 enum {
     REQUEST_TIMEOUT_MS = 10 * 1000, /* when the asker names none */
@@ -162,6 +163,59 @@ void request_answer(struct request *request, int status, uint16_t flags,
     request_answer_packed(request, status, flags, packed, pieces, count);
 }
 
+/* What every answer's frame has. */
+static struct frame answer_head(const struct request *request)
+{
+    struct node *node = request->node;
+    uint64_t time = node_time(node);
+    return (struct frame){
+        .type = FRAME_RESPONSE,
+        .verb = request->verb,
+        .request_id = request->id,
+        .trace_id = request->trace_id,
+        .epoch = node->topology ? node->topology->epoch : 0,
+        .time = time > request->newest_time ? time : request->newest_time,
+    };
+}
+
+/* False: not this one, or not there. */
+static bool answer_gathered(struct request *request, const struct gets_page_answer *answer)
+{
+    struct request_origin *origin = request->origin;
+    if (!request->is_gathered || !origin ||
+        (answer->has_value && answer->value.size > GETS_PAGE_VALUE_BYTES)) {
+        return false;
+    }
+    size_t size = gets_page_answer_size(answer);
+    uint8_t *room = origin->extend(origin, NULL, size);
+    if (!room) {
+        struct frame head = answer_head(request);
+        head.verb = VERB_GETS;
+        head.request_id = head.trace_id = 0;
+        room = origin->extend(origin, &head, size);
+    }
+    if (room) { /* else the connection closes */
+        gets_page_answer(room, answer);
+    }
+    return true;
+}
+
+void request_answer_get(struct request *request, const struct get_answer *get, struct span value,
+                        bool has_value)
+{
+    CHECK(!request->is_finished);
+    struct gets_page_answer answer = { request->id, *get, has_value, value };
+    if (answer_gathered(request, &answer)) {
+        request->is_finished = true;
+        request_free(request);
+        return;
+    }
+    uint8_t packed[GET_ANSWER_BYTES];
+    struct span message = span_of(packed, get_answer_pack(get, packed));
+    struct conn_piece piece = { value, NULL };
+    request_answer_packed(request, 0, 0, message, &piece, has_value ? 1 : 0);
+}
+
 void request_answer_packed(struct request *request, int status, uint16_t flags, struct span message,
                            const struct conn_piece *pieces, size_t count)
 {
@@ -170,18 +224,10 @@ void request_answer_packed(struct request *request, int status, uint16_t flags, 
     request->is_finished = true;
     count_failure(node, status);
     if (request->origin) {
-        uint64_t time = node_time(node);
-        struct frame frame = {
-            .type = FRAME_RESPONSE,
-            .verb = request->verb,
-            .flags = flags,
-            .status = status,
-            .request_id = request->id,
-            .trace_id = request->trace_id,
-            .epoch = node->topology ? node->topology->epoch : 0,
-            .time = time > request->newest_time ? time : request->newest_time,
-            .message = message,
-        };
+        struct frame frame = answer_head(request);
+        frame.flags = flags;
+        frame.status = status;
+        frame.message = message;
         request->origin->respond(request->origin, &frame, pieces, count);
     }
     request_free(request);
@@ -253,12 +299,14 @@ static void refuse_frame(struct node *node, struct request_origin *origin,
     origin->respond(origin, &frame, NULL, 0);
 }
 
-void request_start(struct node *node, struct request_origin *origin, const struct frame *frame)
+/* The request of a frame. NULL: it is answered already, with why not. */
+static struct request *request_admit(struct node *node, struct request_origin *origin,
+                                     const struct frame *frame, uint64_t now_us)
 {
     struct request *request = request_new(node);
     if (!request) {
         refuse_frame(node, origin, frame);
-        return;
+        return NULL;
     }
     request->origin = origin;
     list_append(&origin->requests, &request->origin_link);
@@ -272,13 +320,63 @@ void request_start(struct node *node, struct request_origin *origin, const struc
     request->hops = frame->hops;
     uint32_t deadline_ms = frame->deadline_ms ? frame->deadline_ms : REQUEST_TIMEOUT_MS;
     deadline_ms = deadline_ms < REQUEST_TIMEOUT_MS_MAX ? deadline_ms : REQUEST_TIMEOUT_MS_MAX;
-    request->deadline_us = env_now_us(node->env) + (uint64_t)deadline_ms * 1000;
+    request->deadline_us = now_us + (uint64_t)deadline_ms * 1000;
     node->counters.requests++;
     if (node->is_stopping || node->is_stopped) {
         request_fail(request, ERR_SHUTDOWN, NULL);
     } else if (!node->log && frame->verb != VERB_STATUS) {
         request_fail(request, ERR_UNAVAILABLE, "the cluster is not formed yet");
     } else {
+        return request;
+    }
+    return NULL;
+}
+
+/* 0, or what is wrong with a frame of gets. */
+static int judge_gets(const struct frame *frame)
+{
+    struct span page = frame->payload;
+    struct get_question question;
+    uint64_t id;
+    size_t count = 0;
+    while (gets_page_next_question(&page, &id, &question)) {
+        count++;
+    }
+    return frame->message.size > 0 || page.size > 0 || count == 0 ? ERR_BAD_REQUEST
+           : count > GETS_PAGE_QUESTIONS                          ? ERR_LIMIT
+                                                                  : 0;
+}
+
+/* Gets that came together: from here on each is a request of its own. */
+static void start_gets(struct node *node, struct request_origin *origin, const struct frame *frame,
+                       uint64_t now_us)
+{
+    struct frame one = *frame;
+    struct get_question question;
+    one.verb = VERB_GET;
+    one.payload = span_of(NULL, 0);
+    for (struct span page = frame->payload;
+         gets_page_next_question(&page, &one.request_id, &question);) {
+        struct request *request = request_admit(node, origin, &one, now_us);
+        if (request) {
+            request->is_gathered = origin->extend != NULL;
+            kv_start_get(request, &question);
+        }
+    }
+}
+
+void request_start(struct node *node, struct request_origin *origin, const struct frame *frame)
+{
+    uint64_t now_us = env_now_us(node->env);
+    int status = frame->verb == VERB_GETS ? judge_gets(frame) : 0;
+    if (frame->verb == VERB_GETS && status == 0) {
+        start_gets(node, origin, frame, now_us);
+        return;
+    }
+    struct request *request = request_admit(node, origin, frame, now_us);
+    if (request && status != 0) {
+        request_fail(request, status, "malformed gets");
+    } else if (request) {
         request_begin(request, frame);
     }
 }

@@ -14,6 +14,8 @@ struct request_origin {
     size_t count, bytes; /* unanswered, and their values */
     /* The answer; payload pieces as conn_send_pieces takes them, valid during the call. */
     void (*respond)(struct request_origin *origin, const struct frame *frame, const struct conn_piece *pieces, size_t count);
+    /* Room in an answer that others share, see conn_extend. NULL: gets that came together are answered one by one. */
+    uint8_t *(*extend)(struct request_origin *origin, const struct frame *head, size_t size);
     /* How many bytes of values an answer may have now, so that who does not read costs bounded memory. */
     size_t (*room)(struct request_origin *origin);
     /* There is no memory for the answer of a request that may have changed something: closes the connection, so that the asker

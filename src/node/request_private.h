@@ -3,6 +3,7 @@
 #define NODE_REQUEST_PRIVATE_H
 
 #include "node/node_private.h"
+#include "wire/get_message.h"
 #include "wire/message.h"
 
 enum operation_state {
@@ -64,6 +65,7 @@ struct request {
     size_t value_bytes; /* that came with it */
     uint16_t verb, flags;
     uint8_t hops;
+    bool is_gathered; /* a get that came with others: its answer may leave with others */
     uint64_t deadline_us;
     uint64_t newest_time; /* of its results: the answer tells it, or a later one */
     struct arena arena;
@@ -96,6 +98,8 @@ void request_answer(struct request *request, int status, uint16_t flags, const P
 /* The same for a message that is packed already. */
 void request_answer_packed(struct request *request, int status, uint16_t flags, struct span message,
                            const struct conn_piece *pieces, size_t count);
+/* Answers a get that found something, beside others if it came with others. */
+void request_answer_get(struct request *request, const struct get_answer *answer, struct span value, bool has_value);
 /* A link to a node that has a replica of the group; NULL: none now, or the request may not go further. */
 struct link *request_link_to_replica(struct request *request, uint32_t group);
 /* The partition's primary is not here: link to it, or NULL with *status: 0 = none known now (park), else the failure. */
@@ -117,6 +121,8 @@ void request_make_hint(struct request *request, uint32_t group, Cairn__V1__Hint 
 
 /* verb_kv*.c */
 void kv_start(struct request *request, const struct frame *frame);
+/* The same for a get that is unpacked already. */
+void kv_start_get(struct request *request, const struct get_question *get);
 void kv_dispatch(struct request *request);
 void kv_forward_answered(struct forward *forward, const struct frame *frame);
 /* Its link broke before an answer came. */

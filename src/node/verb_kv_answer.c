@@ -1,7 +1,6 @@
 /* Requests on keys when nothing is open any more: what may be read is read, who read alone is judged, then all is answered at once
  * (verb_kv.c). */
 #include "node/verb_kv_private.h"
-#include "wire/get_message.h"
 
 /* --- Reading */
 
@@ -123,11 +122,8 @@ static void answer_get(struct request *request)
                                  .group = operation->group,
                                  .node_id = leader,
                                  .staleness_ms = operation->staleness_ms };
-    uint8_t packed[GET_ANSWER_BYTES];
-    struct span message = span_of(packed, get_answer_pack(&answer, packed));
-    struct conn_piece piece = { operation->record.value, NULL };
     bool has_value = operation->kind == CAIRN__V1__OPERATION__KIND__GET;
-    request_answer_packed(request, 0, 0, message, &piece, has_value ? 1 : 0);
+    request_answer_get(request, &answer, operation->record.value, has_value);
 }
 
 static void answer_single(struct request *request)

@@ -1,6 +1,5 @@
 /* Requests on keys as they come in: judged, and taken apart into operations (verb_kv.c). A get in its usual form has a short way. */
 #include "node/verb_kv_private.h"
-#include "wire/get_message.h"
 
 static int judge_key(size_t size)
 {
@@ -225,8 +224,20 @@ static bool take_other(struct request *request, const struct frame *frame)
     return true;
 }
 
+void kv_start_get(struct request *request, const struct get_question *get)
+{
+    request->operations = &request->single;
+    request->operation_count = request->unfinished = 1;
+    if (take_get(request, get)) {
+        kv_dispatch(request);
+    } else {
+        request_fail_unpack(request);
+    }
+}
+
 void kv_start(struct request *request, const struct frame *frame)
 {
+    struct get_question get;
     if (kv_is_multi(request)) {
         Cairn__V1__MultiRequest *message = message_unpack(&cairn__v1__multi_request__descriptor,
                                                           &request->allocator, frame->message);
@@ -237,12 +248,13 @@ void kv_start(struct request *request, const struct frame *frame)
         if (!take_multi(request, message, frame->payload)) {
             return;
         }
+    } else if (frame->verb == VERB_GET && get_question_unpack(frame->message, &get)) {
+        kv_start_get(request, &get);
+        return;
     } else {
-        struct get_question get;
-        bool is_usual = frame->verb == VERB_GET && get_question_unpack(frame->message, &get);
         request->operations = &request->single;
         request->operation_count = request->unfinished = 1;
-        if (is_usual ? !take_get(request, &get) : !take_other(request, frame)) {
+        if (!take_other(request, frame)) {
             request_fail_unpack(request);
             return;
         }

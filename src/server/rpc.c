@@ -59,6 +59,16 @@ static void client_respond(struct request_origin *origin, const struct frame *fr
     }
 }
 
+static uint8_t *client_extend(struct request_origin *origin, const struct frame *head, size_t size)
+{
+    struct client *client = container_of(origin, struct client, origin);
+    uint8_t *room = conn_extend(client->conn, head, size);
+    if (client->is_paused) {
+        consider_pause(client);
+    }
+    return room;
+}
+
 static size_t client_room(struct request_origin *origin)
 {
     return conn_room(container_of(origin, struct client, origin)->conn);
@@ -238,6 +248,7 @@ static void on_accept(void *ctx, struct env_conn *raw)
     }
     client->server = server;
     request_origin_init(&client->origin, client_respond, client_room, client_abandon);
+    client->origin.extend = client_extend;
     list_append(&server->clients, &client->link);
     server->client_count++;
     client->conn = conn;

@@ -52,6 +52,9 @@ struct conn {
     const struct conn_events *events;
     void *ctx;
     struct batch gathering, flying;
+    bool
+        has_open; /* a frame at open_at in gathering.bytes, its end, is not finished: conn_extend */
+    size_t open_at;
     struct span *parts; /* scratch for env_conn_write */
     size_t parts_capacity;
     size_t out_bytes;
@@ -117,11 +120,20 @@ static size_t batch_parts(const struct batch *batch, struct conn *conn)
 
 /* --- Out */
 
+static void conn_finish_open(struct conn *conn)
+{
+    if (conn->has_open) {
+        conn->has_open = false;
+        frame_pack_close(&conn->gathering.bytes, conn->open_at);
+    }
+}
+
 static void conn_flush(struct conn *conn)
 {
     if (!conn->is_open || conn->is_writing || !conn->gathering.size) {
         return;
     }
+    conn_finish_open(conn);
     struct batch empty = conn->flying;
     conn->flying = conn->gathering;
     conn->gathering = empty;
@@ -219,6 +231,7 @@ bool conn_try_send_pieces(struct conn *conn, const struct frame *frame,
                       referred)) {
         return false;
     }
+    conn_finish_open(conn);
     uint32_t crc = frame_pack_begin(frame, payload_bytes, &batch->bytes, &at);
     for (size_t i = 0; i < count; i++) {
         struct span bytes = pieces[i].bytes;
@@ -259,6 +272,33 @@ void conn_send(struct conn *conn, const struct frame *frame, struct blob *payloa
     struct conn_piece piece = { frame->payload, payload_blob };
 
     conn_send_pieces(conn, frame, &piece, 1);
+}
+
+uint8_t *conn_extend(struct conn *conn, const struct frame *head, size_t size)
+{
+    struct batch *batch = &conn->gathering;
+    size_t before = batch->bytes.size;
+
+    CHECK(size <= CONN_OPEN_BYTES / 2);
+    bool has_room = conn->has_open && before - conn->open_at + size <= CONN_OPEN_BYTES;
+    if (conn->is_closing || (!has_room && !head)) {
+        return NULL;
+    }
+    if (!conn_reserve(conn, FRAME_HEADER_BYTES + size, 0)) {
+        conn_fail(conn, ERR_NO_MEMORY, "no memory for what was to be sent");
+        return NULL;
+    }
+    if (!has_room) {
+        CHECK(head->message.size == 0 && head->payload.size == 0);
+        conn_finish_open(conn);
+        frame_pack_begin(head, 0, &batch->bytes, &conn->open_at);
+        conn->has_open = true;
+        env_defer(conn->env, &conn->flush);
+    }
+    uint8_t *room = buf_extend(&batch->bytes, size);
+    batch->size += batch->bytes.size - before;
+    conn->out_bytes += batch->bytes.size - before;
+    return room;
 }
 
 size_t conn_out_bytes(const struct conn *conn)

@@ -46,6 +46,12 @@ struct conn_piece {
 void conn_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
 /* The same for what is repeated anyway. False: there is no memory, nothing was queued, and the connection stays. */
 bool conn_try_send_pieces(struct conn *conn, const struct frame *frame, const struct conn_piece *pieces, size_t count);
+/* For answers of which many leave together: a frame that stays open to more payload until another frame is queued or the turn ends.
+ * Returns room for `size` bytes at the end of its payload, to be filled at once; head, without message and payload, begins one where
+ * none is open. NULL: none is open (head NULL) or the open one is full; or, with a head, the connection closes, for want of memory
+ * for one. `size` is at most half of CONN_OPEN_BYTES. */
+enum { CONN_OPEN_BYTES = 64 << 10 }; /* of such a frame at most */
+uint8_t *conn_extend(struct conn *conn, const struct frame *head, size_t size);
 /* Bytes queued and not yet taken by the operating system. */
 size_t conn_out_bytes(const struct conn *conn);
 /* How many bytes may be queued yet before that comes to LIMIT_CONN_OUT_BYTES. */

@@ -70,6 +70,18 @@ void frame_pack_finish(struct buf *out, size_t at, uint32_t crc)
     put_u32(head + AT_HEADER_CRC, hash_crc32c(0, head, AT_HEADER_CRC));
 }
 
+void frame_pack_close(struct buf *out, size_t at)
+{
+    uint8_t *head = out->data + at;
+    size_t content_bytes = out->size - at - FRAME_HEADER_BYTES;
+    uint32_t message_bytes = get_u32(head + AT_MESSAGE_SIZE);
+
+    CHECK(at + FRAME_HEADER_BYTES + message_bytes <= out->size &&
+          out->size - at <= LIMIT_FRAME_BYTES);
+    put_u32(head + AT_PAYLOAD_SIZE, (uint32_t)content_bytes - message_bytes);
+    frame_pack_finish(out, at, hash_crc32c(0, head + FRAME_HEADER_BYTES, content_bytes));
+}
+
 void frame_pack_head(const struct frame *frame, struct buf *out)
 {
     size_t at;

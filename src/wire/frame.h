@@ -77,6 +77,9 @@ void frame_pack_head(const struct frame *frame, struct buf *out);
  * the returned checksum over the pieces with hash_crc32c, finish fills the checksums in. *at is the frame's position in *out. */
 uint32_t frame_pack_begin(const struct frame *frame, size_t payload_bytes, struct buf *out, size_t *at);
 void frame_pack_finish(struct buf *out, size_t at, uint32_t crc);
+/* In place of finish, for a payload that was appended to *out behind the frame that began at `at`, and ends with it: its size is
+ * not known when the frame begins (payload_bytes 0). It must keep to LIMIT_FRAME_BYTES. */
+void frame_pack_close(struct buf *out, size_t at);
 
 /* Reads the frame at the beginning of bytes.
  *   > 0: the frame's whole size in bytes; *frame borrows from bytes

@@ -1,4 +1,4 @@
-/* Fuzz target: frame_parse on any bytes, in memory of exactly their size, so that the sanitizer
+/* Fuzz target: frame_parse and pages of gets on any bytes, in memory of exactly their size, so that the sanitizer
  * sees any read behind them. What it accepts must pack to the same bytes again, and must be found
  * incomplete when its last byte is missing. Build: make fuzz. */
 #include <stdlib.h>
@@ -8,6 +8,7 @@
 #include "base/limits.h"
 #include "base/mem.h"
 #include "wire/frame.h"
+#include "wire/gets_page.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -44,9 +45,36 @@ static void fuzz_once(const uint8_t *data, size_t size)
     mem_free(copy);
 }
 
+/* Pages are the same when what was taken from them is packed again. */
+static void fuzz_pages(const uint8_t *data, size_t size)
+{
+    uint8_t *copy = mem_dup(data, size);
+    struct span rest = span_of(copy, size);
+    struct get_question question;
+    struct gets_page_answer answer;
+    struct buf again = { 0 };
+    uint64_t id;
+
+    while (gets_page_next_question(&rest, &id, &question)) {
+        gets_page_ask(&again, id, &question);
+    }
+    CHECK(again.size + rest.size == size &&
+          memcmp(again.data ? again.data : copy, copy, again.size) == 0);
+    buf_clear(&again);
+    rest = span_of(copy, size);
+    while (gets_page_next_answer(&rest, &answer)) {
+        gets_page_answer(buf_extend(&again, gets_page_answer_size(&answer)), &answer);
+    }
+    CHECK(again.size + rest.size == size &&
+          memcmp(again.data ? again.data : copy, copy, again.size) == 0);
+    buf_fini(&again);
+    mem_free(copy);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     fuzz_once(data, size);
+    fuzz_pages(data, size);
     if (size >=
         FRAME_HEADER_BYTES) { /* right checksums, which no fuzzer guesses, let it come deeper */
         uint8_t *copy = mem_dup(data, size);

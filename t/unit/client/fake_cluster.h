@@ -21,6 +21,7 @@
 #include "cluster/placement.h"
 #include "proto/client.pb-c.h"
 #include "wire/frame.h"
+#include "wire/gets_page.h"
 #include "wire/scan_page.h"
 
 #pragma GCC diagnostic ignored "-Wunused-function"
@@ -86,6 +87,9 @@ struct fake {
     struct fake_write *writes;
     size_t write_count;
     int asked[FAKE_NODES], frames[256], applied;
+    uint32_t gets_count_max; /* of gets in one frame */
+    bool refuses_pages;      /* a refusal is of a whole frame of gets, as of one that is malformed */
+    bool gets_alone;         /* some of them are answered by frames of their own */
     uint32_t multi_count_max, scan_bytes;
     size_t multi_bytes_max;
     int (*operation_rule)(struct fake *fake, struct span key);
@@ -205,12 +209,15 @@ static bool fake_remove(struct fake *fake, struct span key)
 
 /* --- Serving */
 
+/* message: NULL: none */
 static void fake_answer(struct fake *fake, uint64_t link, const struct frame *request, int status,
                         uint16_t flags, const ProtobufCMessage *message, struct span payload)
 {
-    size_t size = protobuf_c_message_get_packed_size(message);
-    uint8_t *packed = mem_alloc(size);
-    protobuf_c_message_pack(message, packed);
+    size_t size = message ? protobuf_c_message_get_packed_size(message) : 0;
+    uint8_t *packed = mem_alloc(size + 1);
+    if (message) {
+        protobuf_c_message_pack(message, packed);
+    }
     struct frame frame = { .type = FRAME_RESPONSE,
                            .verb = request->verb,
                            .request_id = request->request_id,
@@ -461,6 +468,53 @@ static void fake_single(struct fake *fake, uint64_t link, int node, const struct
     }
 }
 
+/* As nodes do: what is found is answered together, failures one by one. */
+static void fake_gets(struct fake *fake, uint64_t link, int node, const struct frame *request)
+{
+    struct span page = request->payload;
+    struct get_question question;
+    struct frame one = *request;
+    struct buf payload = { 0 };
+    uint32_t count = 0;
+    one.verb = VERB_GET;
+    while (gets_page_next_question(&page, &one.request_id, &question)) {
+        struct fake_operation operation = { .kind = question.meta_only
+                                                        ? CAIRN__V1__OPERATION__KIND__GET_META
+                                                        : CAIRN__V1__OPERATION__KIND__GET,
+                                            .key = question.key };
+        uint32_t group = fake_group(fake, question.key);
+        bool is_led = fake->leaders[group] == node;
+        count++;
+        if (fake->operation_rule || !is_led || (fake->gets_alone && count % 3 == 0)) {
+            fake_answer_single(fake, link, node, &one, &operation);
+            continue;
+        }
+        struct fake_outcome outcome;
+        Cairn__V1__Meta meta;
+        fake_operate(fake, node, &operation, &outcome);
+        if (outcome.status) {
+            fake_refuse(fake, link, &one, outcome.status, group);
+            continue;
+        }
+        fake_meta(outcome.record, &meta);
+        struct gets_page_answer answer = {
+            .request_id = one.request_id,
+            .get = { .version = meta.version, .time = meta.time, .size = meta.size },
+            .has_value = !question.meta_only,
+            .value = span_of(outcome.record->value, outcome.record->value_size)
+        };
+        uint8_t *room = buf_extend(&payload, gets_page_answer_size(&answer));
+        gets_page_answer(room, &answer);
+    }
+    assert_int_equal(page.size, 0);
+    assert_in_range(count, 2, GETS_PAGE_QUESTIONS);
+    fake->gets_count_max = count > fake->gets_count_max ? count : fake->gets_count_max;
+    if (payload.size) {
+        fake_answer(fake, link, request, 0, 0, NULL, buf_span(&payload));
+    }
+    buf_fini(&payload);
+}
+
 static void fake_multi(struct fake *fake, uint64_t link, int node, const struct frame *request)
 {
     Cairn__V1__MultiRequest *multi =
@@ -585,6 +639,8 @@ static void fake_serve(struct fake *fake, uint64_t link, int node, const struct 
         fake_topology(fake, link, frame);
     } else if (frame->verb == VERB_MULTI) {
         fake_multi(fake, link, node, frame);
+    } else if (frame->verb == VERB_GETS) {
+        fake_gets(fake, link, node, frame);
     } else if (frame->verb == VERB_SCAN) {
         fake_scan(fake, link, frame);
     } else if (frame->verb == VERB_STATUS) {
@@ -617,6 +673,14 @@ static void fake_on_frame(struct fake *fake, uint64_t link, const struct frame *
     } else if (action == FAKE_GARBAGE) {
         buf_append(&fake_schedule(fake, FAKE_LATENCY_US, 2, link)->bytes,
                    "HTTP/1.1 400 Bad Request\r\n\r\n", 28);
+    } else if (action < 0 && frame->verb == VERB_GETS && !fake->refuses_pages) {
+        struct frame one = *frame;
+        struct span page = frame->payload;
+        struct get_question question;
+        one.verb = VERB_GET;
+        while (gets_page_next_question(&page, &one.request_id, &question)) {
+            fake_refuse(fake, link, &one, action, 0);
+        }
     } else if (action < 0) {
         fake_refuse(fake, link, frame, action, 0);
     }
@@ -798,6 +862,7 @@ struct fake_call {
     bool is_done;
     struct cairn_result result;
     int calls;
+    uint64_t id;
 };
 
 static void fake_done(void *arg, struct cairn_result *result)
@@ -822,7 +887,8 @@ static void fake_submit(struct fake *fake, const struct cairn_request *request,
                         struct fake_call *call)
 {
     memset(call, 0, sizeof *call);
-    assert_int_equal(core_submit(fake->core, request, fake_done, call, fake->now_us, NULL), 0);
+    assert_int_equal(core_submit(fake->core, request, fake_done, call, fake->now_us, &call->id),
+                     0);
 }
 
 static int fake_call(struct fake *fake, const struct cairn_request *request,

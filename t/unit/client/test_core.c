@@ -895,6 +895,165 @@ static void answers_that_do_not_fit_the_question_are_refused(void **state)
     fake_free(fake);
 }
 
+enum { GETS = 600 };
+
+struct gets {
+    struct fake_call calls[GETS];
+    char (*keys)[16];
+};
+
+static void gets_submit(struct fake *fake, struct gets *gets, int count)
+{
+    memset(gets->calls, 0, sizeof gets->calls);
+    for (int i = 0; i < count; i++) {
+        struct cairn_request get =
+            fake_request(i % 5 == 4 ? CAIRN_GET_META : CAIRN_GET, gets->keys[i], NULL);
+        fake_submit(fake, &get, &gets->calls[i]);
+    }
+}
+
+/* Every other key is there. */
+static void gets_finish(struct fake *fake, struct gets *gets, int count)
+{
+    for (int i = 0; i < count; i++) {
+        struct fake_call *call = &gets->calls[i];
+        fake_run(fake, &call->is_done, 60000);
+        assert_true(call->is_done && call->calls == 1);
+        assert_int_equal(call->result.status, i % 2 ? CAIRN_NOT_FOUND : 0);
+        bool has_value = i % 2 == 0 && i % 5 != 4;
+        assert_int_equal(call->result.value_size, has_value ? 5 : 0);
+        assert_true(!has_value || memcmp(call->result.value, "value", 5) == 0);
+        assert_int_equal(call->result.meta.size, i % 2 ? 0 : 5);
+        assert_true(i % 2 || call->result.meta.time_us == 1000000 + call->result.meta.version);
+        cairn_result_free(&call->result);
+    }
+}
+
+static struct gets *gets_new(struct fake *fake)
+{
+    struct gets *gets = MEM_NEW(struct gets);
+    gets->keys = many_keys(GETS);
+    for (int i = 0; i < GETS; i += 2) {
+        assert_int_equal(fake_put(fake, gets->keys[i], "value"), 0);
+    }
+    return gets;
+}
+
+static void gets_free(struct gets *gets)
+{
+    mem_free(gets->keys);
+    mem_free(gets);
+}
+
+static void gets_that_leave_together_share_a_frame(void **state)
+{
+    struct fake *fake = fake_new();
+    struct gets *gets = gets_new(fake);
+    for (int round = 0; round < 2; round++) {
+        fake->gets_alone = round == 1;
+        fake->frames[VERB_GETS] = 0;
+        gets_submit(fake, gets, 60);
+        gets_finish(fake, gets, 60);
+        assert_int_equal(fake->frames[VERB_GETS], FAKE_NODES);
+        assert_in_range(fake->gets_count_max, 10, 60);
+        assert_int_equal(fake->frames[VERB_GET], 0);
+    }
+    gets_submit(fake, gets, 1);
+    gets_finish(fake, gets, 1);
+    assert_int_equal(fake->frames[VERB_GET], 1); /* one needs no page */
+    gets_submit(fake, gets, GETS);
+    gets_finish(fake, gets, GETS);
+    assert_true(fake->gets_count_max <= GETS_PAGE_QUESTIONS);
+    gets_free(gets);
+    fake_free(fake);
+}
+
+static void one_node_gets_no_longer_frames_than_it_takes(void **state)
+{
+    struct fake *fake = fake_new();
+    struct gets *gets = gets_new(fake);
+    for (int i = 1; i <= FAKE_PARTITIONS; i++) {
+        fake->leaders[i] = 1;
+    }
+    gets_submit(fake, gets, GETS); /* learns that */
+    fake->forwards = true;
+    gets_finish(fake, gets, GETS);
+    fake->frames[VERB_GETS] = 0;
+    gets_submit(fake, gets, GETS);
+    gets_finish(fake, gets, GETS);
+    assert_int_equal(fake->frames[VERB_GETS],
+                     (GETS + GETS_PAGE_QUESTIONS - 1) / GETS_PAGE_QUESTIONS);
+    assert_int_equal(fake->gets_count_max, GETS_PAGE_QUESTIONS);
+    gets_free(gets);
+    fake_free(fake);
+}
+
+static int refuse_page(struct fake *fake, int node, const struct frame *frame)
+{
+    return frame->verb == VERB_GETS && fake->rule_state-- > 0 ? ERR_BAD_REQUEST : FAKE_SERVE;
+}
+
+static void refused_pages_of_gets_close_the_link_and_the_gets_go_on(void **state)
+{
+    struct fake *fake = fake_new();
+    struct gets *gets = gets_new(fake);
+    fake->forwards = fake->refuses_pages = true;
+    fake->rule = refuse_page;
+    fake->rule_state = 2;
+    gets_submit(fake, gets, 60);
+    core_cancel(fake->core, gets->calls[6].id);
+    fake_run(fake, &gets->calls[6].is_done, 1000);
+    assert_int_equal(gets->calls[6].result.status, CAIRN_CANCELLED);
+    for (int i = 0; i < 60; i++) {
+        fake_run(fake, &gets->calls[i].is_done, 60000);
+        assert_true(gets->calls[i].is_done && gets->calls[i].calls == 1);
+        assert_true(i == 6 || gets->calls[i].result.status == (i % 2 ? CAIRN_NOT_FOUND : 0));
+        cairn_result_free(&gets->calls[i].result);
+    }
+    struct cairn_stats stats;
+    core_stats(fake->core, &stats);
+    assert_int_equal(stats.reconnects, 2);
+    gets_free(gets);
+    fake_free(fake);
+}
+
+/* A page that names a get which nobody asked, and one without a value that was asked for. */
+static int bend_page(struct fake *fake, int node, const struct frame *frame)
+{
+    if (frame->verb != VERB_GETS || fake->rule_state <= 0) {
+        return FAKE_SERVE;
+    }
+    uint64_t link = 0;
+    for (uint64_t i = 0; i < FAKE_LINKS; i++) {
+        link = fake->links[i].is_open && fake->links[i].node == node ? i : link;
+    }
+    struct gets_page_answer answer = { .get = { .size = 5 } };
+    struct span page = frame->payload;
+    struct get_question question;
+    gets_page_next_question(&page, &answer.request_id, &question);
+    answer.request_id += fake->rule_state-- == 2 ? 1000000 : 0;
+    uint8_t bytes[64];
+    gets_page_answer(bytes, &answer);
+    fake_answer(fake, link, frame, 0, 0, NULL, span_of(bytes, gets_page_answer_size(&answer)));
+    return FAKE_DROP;
+}
+
+static void pages_that_do_not_fit_the_question_are_refused(void **state)
+{
+    struct fake *fake = fake_new();
+    struct gets *gets = gets_new(fake);
+    fake->forwards = true;
+    fake->rule = bend_page;
+    fake->rule_state = 2;
+    gets_submit(fake, gets, 40);
+    gets_finish(fake, gets, 40);
+    struct cairn_stats stats;
+    core_stats(fake->core, &stats);
+    assert_int_equal(stats.reconnects, 2);
+    gets_free(gets);
+    fake_free(fake);
+}
+
 static void unasked_answers_close_the_link(void **state)
 {
     struct fake *fake = fake_new();
@@ -992,6 +1151,10 @@ int main(void)
         cmocka_unit_test(a_stuck_write_holds_the_window),
         cmocka_unit_test(garbage_closes_the_link_and_the_request_goes_on),
         cmocka_unit_test(answers_that_do_not_fit_the_question_are_refused),
+        cmocka_unit_test(gets_that_leave_together_share_a_frame),
+        cmocka_unit_test(one_node_gets_no_longer_frames_than_it_takes),
+        cmocka_unit_test(refused_pages_of_gets_close_the_link_and_the_gets_go_on),
+        cmocka_unit_test(pages_that_do_not_fit_the_question_are_refused),
         cmocka_unit_test(unasked_answers_close_the_link),
         cmocka_unit_test(one_node_is_asked_for_its_status),
     };

@@ -130,6 +130,7 @@ static void run_seed(uint64_t seed)
     fake->forwards = seed % 2;
     fake->chunk = seed % 3 == 0 ? 100 : 0;
     fake->rule = faults;
+    fake->gets_alone = true;
     for (int i = 0; i < IN_FLIGHT; i++) {
         model.calls[i].model = &model;
         submit(&model, &model.calls[i]);

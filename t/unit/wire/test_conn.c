@@ -566,6 +566,78 @@ static void refused_and_bad_addresses_are_told(void **state)
     assert_int_equal(fixture->client_status, ERR_CONNECT);
 }
 
+/* --- Frames that stay open to more */
+
+enum { EXTENDED = 3000, EXTENSION_BYTES = 100, EXTENSIONS_EACH = 300 };
+
+/* Frames of EXTENSION_BYTES each, with numbers that go on from frame to frame; those of a verb of their own stand between. */
+static void extended_frame(struct fixture *fixture, const struct frame *frame)
+{
+    assert_true(frame->payload.size + FRAME_HEADER_BYTES <= CONN_OPEN_BYTES);
+    assert_int_equal(frame->message.size, 0);
+    if (frame->verb == VERB_STATUS) {
+        assert_int_equal(frame->request_id, fixture->told);
+        return;
+    }
+    assert_int_equal(frame->payload.size % EXTENSION_BYTES, 0);
+    fixture->answered++; /* here: frames */
+    for (size_t at = 0; at < frame->payload.size; at += EXTENSION_BYTES) {
+        struct span piece = span_of(frame->payload.data + at, EXTENSION_BYTES);
+        assert_true(is_filled(piece, fixture->told++));
+    }
+    if (fixture->told == EXTENDED) {
+        conn_close(fixture->server);
+    }
+}
+
+static void frames_take_more_until_another_is_queued_or_they_are_full(void **state)
+{
+    struct fixture *fixture = *state;
+    struct frame head = { .type = FRAME_REQUEST, .verb = VERB_GETS };
+    size_t begun = 0;
+
+    fixture->on_frame = extended_frame;
+    client_connect(fixture);
+    assert_null(conn_extend(fixture->client, NULL, EXTENSION_BYTES)); /* none is open */
+    for (uint64_t number = 0; number < EXTENDED; number++) {
+        size_t before = conn_out_bytes(fixture->client);
+        uint8_t *room = conn_extend(fixture->client, NULL, EXTENSION_BYTES);
+        size_t head_bytes = room ? 0 : FRAME_HEADER_BYTES;
+        begun += room == NULL;
+        room = room ? room : conn_extend(fixture->client, &head, EXTENSION_BYTES);
+        assert_int_equal(conn_out_bytes(fixture->client) - before, EXTENSION_BYTES + head_bytes);
+        fill(room, EXTENSION_BYTES, number);
+        if (number % EXTENSIONS_EACH == EXTENSIONS_EACH - 1) { /* ends it */
+            struct frame other = { .type = FRAME_REQUEST,
+                                   .verb = VERB_STATUS,
+                                   .request_id = number + 1 };
+            conn_send(fixture->client, &other, NULL);
+            assert_null(conn_extend(fixture->client, NULL, EXTENSION_BYTES));
+        }
+    }
+    env_uv_run(fixture->env);
+    assert_int_equal(fixture->told, EXTENDED);
+    assert_int_equal(fixture->answered, begun);
+    assert_int_equal(begun, EXTENDED / EXTENSIONS_EACH);
+}
+
+static void a_full_frame_takes_no_more(void **state)
+{
+    struct fixture *fixture = *state;
+    struct frame head = { .type = FRAME_REQUEST, .verb = VERB_GETS };
+
+    fixture->on_frame = extended_frame;
+    client_connect(fixture);
+    for (uint64_t number = 0; number < EXTENDED; number++) {
+        uint8_t *room = conn_extend(fixture->client, NULL, EXTENSION_BYTES);
+        room = room ? room : conn_extend(fixture->client, &head, EXTENSION_BYTES);
+        fill(room, EXTENSION_BYTES, number);
+    }
+    env_uv_run(fixture->env);
+    assert_int_equal(fixture->told, EXTENDED);
+    assert_int_equal(fixture->answered, EXTENDED * EXTENSION_BYTES / CONN_OPEN_BYTES + 1);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -582,6 +654,8 @@ int main(void)
         TEST(closing_inside_a_frame_still_sends_the_answer),
         TEST(the_next_frame_goes_to_the_new_owner),
         TEST(an_owner_may_leave),
+        TEST(frames_take_more_until_another_is_queued_or_they_are_full),
+        TEST(a_full_frame_takes_no_more),
         TEST(refused_and_bad_addresses_are_told),
     };
     return cmocka_run_group_tests_name("conn", tests, NULL, NULL);
