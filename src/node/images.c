@@ -23,7 +23,9 @@
  * lets the log be cut.
  *
  * Users' writes go before an image where it pins so much of LMDB's map that flushes come to an end of it
- * (store_pinned): the oldest is given up, the scrub too, and begun anew later.
+ * (store_pinned): the oldest is given up, the scrub too, and begun anew later. Likewise what is being received, where it takes room
+ * that they need, or finds none itself (store_crowd): the newest is given up, so that the others can become whole. None
+ * is begun for a while then. One that is complete only goes where a flush waits for its room.
  *
  * Thread: the loop; the reads in jobs, which outlive the node if they must. */
 #include "node/images.h"
@@ -49,6 +51,10 @@ enum {
     /* A swap that could not be made for want of space, or a sender that is damaged, is tried again
        after. */
     RETRY_US = 5 * 1000 * 1000,
+    /* Between giving up one that is received for want of room, and the next: so long its removal may take. */
+    CROWDED_US = 1000 * 1000,
+    /* Then none is begun for so long: all that arrived of it was for nothing. */
+    NO_ROOM_US = 30 * 1000 * 1000,
 };
 
 /* An image that is open here for a follower. */
@@ -91,6 +97,7 @@ struct images {
     size_t receiving_count;
     int64_t tokens; /* bytes that may be read now; below zero: owed */
     uint64_t filled_us;
+    uint64_t yielded_us; /* when one that was received was given up for want of room; 0: never */
 };
 
 struct images *images_new(struct node *node)
@@ -162,6 +169,13 @@ static void sending_make_room(struct images *images)
 static bool is_full(const struct images *images)
 {
     return reserve_is_spent(images->node->reserve);
+}
+
+/* Whether the store has no room for another stage, as far as known. */
+static bool is_crowded(const struct images *images, uint64_t now_us)
+{
+    return store_crowd(images->node->store) != STORE_CROWD_NONE ||
+           (images->yielded_us != 0 && now_us - images->yielded_us < NO_ROOM_US);
 }
 
 /* Whether an image of the group may be open here. */
@@ -580,13 +594,49 @@ static void receiving_make_room(struct images *images, uint64_t now_us)
     }
 }
 
+static void receiving_give_up(struct receiving *receiving, uint64_t now_us)
+{
+    struct images *images = receiving->images;
+    struct node *node = images->node;
+    LOG_WARN(node->logger,
+             "part=%u image=%lu given up with %lu bytes: the store has no room for it",
+             receiving->group, receiving->image.id, receiving->bytes);
+    node->counters.images_without_room++;
+    images->yielded_us = now_us;
+    if (receiving->state == INSTALLING) {
+        partition_image_failed(node_find_partition(node, receiving->group));
+    }
+    receiving_free(receiving);
+}
+
+/* Gives up what takes room that flushes or users' writes need: all where a flush waits for it, which no swap can overtake (so none
+ * of those that are complete is in its swap); else the newest that is not complete, and then looks what the others do with its room. */
+static void receiving_give_way(struct images *images, uint64_t now_us)
+{
+    enum store_crowd crowd = store_crowd(images->node->store);
+    struct receiving *newest = NULL;
+    LIST_FOR_SAFE(at, &images->receivings)
+    {
+        struct receiving *receiving = container_of(at, struct receiving, link);
+        if (crowd == STORE_CROWD_ALL && receiving->stage) {
+            receiving_give_up(receiving, now_us);
+        } else if (receiving->stage && !is_complete(receiving)) {
+            newest = receiving;
+        }
+    }
+    bool is_soon = images->yielded_us != 0 && now_us - images->yielded_us < CROWDED_US;
+    if (newest && !is_soon && crowd == STORE_CROWD_SOME) {
+        receiving_give_up(newest, now_us);
+    }
+}
+
 void images_offered(struct images *images, struct partition *partition,
                     const struct raft_image *image)
 {
     struct node *node = images->node;
     uint64_t now_us = env_now_us(node->env);
     struct receiving *receiving = find_receiving(images, partition_group(partition));
-    if (!receiving && is_full(images)) {
+    if (!receiving && (is_full(images) || is_crowded(images, now_us))) {
         return; /* the offer comes again */
     }
     if (!receiving) {
@@ -671,6 +721,7 @@ void images_tick(struct images *images)
     uint64_t now_us = env_now_us(images->node->env);
     fill_bucket(images, now_us);
     give_way(images);
+    receiving_give_way(images, now_us);
     LIST_FOR_SAFE(at, &images->sendings)
     {
         tick_sending(container_of(at, struct sending, link), now_us);

@@ -546,12 +546,28 @@ int store_admit(const struct store *store, size_t bytes)
     if (store->full != 0) {
         return store->full;
     }
-    uint64_t padding = store->active->padding + (store->frozen ? store->frozen->padding : 0);
-    if (store->stats.used_bytes + overlay + padding + bytes + overlay_padding(bytes) >
-        store->config.quota_bytes) {
+    struct store_lines lines = store_lines(store);
+    uint64_t total = store_total_bytes(store) + bytes + overlay_padding(bytes);
+    uint64_t not_users = store->due_bytes + store->staged_bytes;
+    if (total - (not_users < total ? not_users : total) > lines.quota) {
         return ERR_STORE_FULL;
     }
-    return overlay + bytes > overlay_max ? ERR_BUSY : 0;
+    return total > lines.brim || overlay + bytes > overlay_max ? ERR_BUSY : 0;
+}
+
+struct store_lines store_lines(const struct store *store)
+{
+    uint64_t quota = store->config.quota_bytes, map = store->config.map_bytes;
+    uint64_t beyond = map > quota ? map - quota : 0;
+    return (struct store_lines){ .quota = quota,
+                                 .stages = quota + beyond / 4,
+                                 .brim = quota + beyond / 2 };
+}
+
+uint64_t store_total_bytes(const struct store *store)
+{
+    uint64_t padding = store->active->padding + (store->frozen ? store->frozen->padding : 0);
+    return store->stats.used_bytes + store->due_bytes + overlay_bytes(store) + padding;
 }
 
 /* --- Turns, numbers, the end */

@@ -29,7 +29,7 @@ struct store_config {
     uint8_t cluster_id[16];
     uint64_t node_id;
     uint64_t map_bytes;        /* LMDB's map, sparse; 0: 64 GiB */
-    uint64_t quota_bytes;      /* store refuses new bytes (ERR_STORE_FULL) beyond it; 0: nine tenths of the map */
+    uint64_t quota_bytes;      /* users' bytes are refused (ERR_STORE_FULL) beyond it; 0: nine tenths of the map */
     uint64_t overlay_bytes_max; /* admission refuses (ERR_BUSY) beyond it, both generations; 0: 512 MiB */
     uint32_t databases_max;    /* 0: LIMIT_PARTITIONS_MAX and some */
     bool no_sync;              /* the simulator only: LMDB on tmpfs, a flush is one atomic event */
@@ -107,8 +107,8 @@ struct store_result {
  * then (store_replica_is_stopped), it needs an image; else the entry itself is bad, and the node must stop. */
 int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload, struct store_result *result, struct err *err);
 
-/* Would `bytes` more be admitted? 0, ERR_BUSY (overlay full, flush lags), ERR_STORE_FULL, ERR_DISK_FULL. For proposals; apply never
- * refuses. Deletes pass with bytes 0 while reserved room is left. */
+/* Would `bytes` more be admitted? 0, ERR_BUSY (overlay full, flush lags; or stages are being removed to make room), ERR_STORE_FULL,
+ * ERR_DISK_FULL. For proposals; apply never refuses. Deletes pass with bytes 0 while reserved room is left. */
 int store_admit(const struct store *store, size_t bytes);
 
 /* A key's record, as of the last applied entry. ERR_NOT_FOUND, ERR_CORRUPT (checksum), ERR_IO. */
@@ -182,8 +182,8 @@ typedef void store_stage_done(void *ctx, int status, const struct err *err);
  * was. ERR_BUSY: LIMIT_STORE_STAGES are open, or the replica has one. */
 int store_stage_open(struct store_replica *replica, uint64_t index, uint64_t term, struct store_stage **out, struct err *err);
 /* Writes a chunk; one at a time (CHECK). References the chunk until done(): 0; ERR_CORRUPT: malformed or damaged, ERR_BAD_REQUEST: not
- * the one for store_stage_position or another image's, ERR_STORE_FULL, ERR_DISK_FULL, ERR_IO: nothing is lost, ask again. If LMDB is damaged here, on_failure
- * comes instead. */
+ * the one for store_stage_position or another image's, ERR_STORE_FULL (see store_crowd), ERR_DISK_FULL, ERR_IO: nothing is
+ * lost, ask again. If LMDB is damaged here, on_failure comes instead. */
 void store_stage_write(struct store_stage *stage, struct blob *chunk, store_stage_done *done, void *ctx);
 /* Where the next chunk must begin; empty: at the beginning. Borrowed until the next done(). */
 struct span store_stage_position(const struct store_stage *stage);
@@ -197,6 +197,14 @@ void store_stage_install(struct store_stage *stage, store_stage_done *done, void
 /* Gives up. A done() that is due isn't called any more; the stage's database is removed bit by bit. A swap that is being written
  * happens nevertheless. NULL allowed. */
 void store_stage_abort(struct store_stage *stage);
+enum store_crowd {
+    STORE_CROWD_NONE,
+    STORE_CROWD_SOME, /* stages take room that users' writes are about to need, or one has got none for its last piece and none is on its
+                       * way: the incomplete one that was opened last should be given up, and no other be opened */
+    STORE_CROWD_ALL,  /* a flush waits for their room, and for nothing else: all should be given up, complete ones too (no swap is under
+                       * way then), and none be opened */
+};
+enum store_crowd store_crowd(const struct store *store);
 
 /* --- Scrub: reads all that LMDB holds of a replica and holds it against its checksums, its key count and its digest. One at a time per
  * store. All on the loop thread. What is wrong marks the replica as damaged. Pins LMDB's pages like an image. */

@@ -14,7 +14,7 @@ enum {
      * file stays small, too. Less would cost: with 8 MiB flushing took 28 % more instructions. */
     TRANSACTION_BYTES = 32 << 20,
     PAGE_BYTES = 4096,
-    /* A flush that waits for room that images keep is tried again after. */
+    /* A flush that waits for room that images or stages keep is tried again after. */
     PINNED_RETRY_US = 100 * 1000,
 };
 
@@ -41,9 +41,10 @@ struct flush {
     MDB_dbi meta, sessions;
     struct flush_item *items;
     size_t count;
-    bool is_piecewise; /* one transaction per replica */
-    uint64_t bytes;    /* what it has to write, about */
-    uint64_t dirtied;  /* by the transaction under way, about */
+    bool is_piecewise;    /* one transaction per replica */
+    bool is_repeated;     /* there was no room */
+    uint64_t bytes;       /* what it has to write, about */
+    uint64_t dirtied;     /* by the transaction under way, about */
     uint64_t pinned_from; /* see store_pinned_from */
     /* Results. */
     int status;
@@ -265,6 +266,9 @@ static void flush_work(struct store_job *job)
 {
     struct flush *flush = container_of(job, struct flush, job);
     uint64_t begin_us = env_now_us(job->env);
+    if (flush->is_repeated) {
+        store_pass_transaction(flush->lmdb, flush->meta);
+    }
     flush->status = write_all(flush);
     flush->status = explain_failure(flush);
     int rc = store_measure_used(flush->measurer, flush->pinned_from, &flush->used_bytes,
@@ -379,7 +383,7 @@ static void flush_succeeded(struct store *store)
               (unsigned long long)store->frozen->operations,
               (unsigned long long)store->frozen->bytes, (unsigned long long)flush->duration_us,
               (unsigned long long)flush->used_bytes);
-    store->is_pinned_full = false;
+    store->is_pinned_full = store->is_staged_full = false;
     if (store->full != 0) {
         LOG_INFO(store->logger, "store: there is room again");
         store->full = 0;
@@ -402,12 +406,14 @@ static void flush_failed(struct store *store)
         return;
     }
     flush->is_piecewise = true;
-    if (flush->status == ERR_STORE_FULL && flush->pinned_from != UINT64_MAX) {
-        store->is_pinned_full = true; /* I9: nobody is refused for it */
+    flush->is_repeated = flush->status == ERR_STORE_FULL;
+    bool is_pinned = flush->pinned_from != UINT64_MAX;
+    store->is_pinned_full = flush->is_repeated && is_pinned;
+    store->is_staged_full = flush->is_repeated && !is_pinned && store_has_stages(store);
+    if (store->is_pinned_full || store->is_staged_full) { /* I9, I10: nobody is refused for it */
         env_timer_start(store->config.env, &store->retry_timer, PINNED_RETRY_US);
         return;
     }
-    store->is_pinned_full = false;
     if (store->full == 0) {
         LOG_WARN(store->logger, "store: no room for a flush, writes are refused: %s",
                  flush->err.text);

@@ -87,7 +87,7 @@ static int check_identity(const struct store_config *config, struct span stored,
 /* Compares the identity, or writes it into an empty store. */
 static int identify(struct store *store, MDB_txn *txn, struct err *err)
 {
-    MDB_val key = val_of(span_of_string("identity")), value;
+    MDB_val key = val_of(span_of_string(STORE_IDENTITY_KEY)), value;
     int rc = mdb_get(txn, store->meta, &key, &value);
     if (rc == 0) {
         return check_identity(&store->config, span_of_val(value), err);
@@ -137,7 +137,7 @@ static int find_map(struct store *store, struct err *err)
     int rc = mdb_txn_begin(store->env, NULL, MDB_RDONLY, &txn);
     if (rc == 0) {
         rc = store_map_find(&store->map, store->env, txn, store->meta,
-                            val_of(span_of_string("identity")));
+                            val_of(span_of_string(STORE_IDENTITY_KEY)));
         mdb_txn_abort(txn);
     }
     return rc == 0 ? 0 : store_lmdb_error(err, rc, "opening the store");
@@ -192,6 +192,41 @@ int store_measure_used(MDB_txn *measurer, uint64_t pinned_from, uint64_t *used_b
     }
     return rc;
 }
+
+void store_pass_transaction(MDB_env *env, MDB_dbi meta)
+{
+    MDB_txn *txn;
+    MDB_val key = val_of(span_of_string(STORE_IDENTITY_KEY)), value;
+    uint8_t identity[IDENTITY_BYTES]; /* a copy, for what LMDB lends goes with the first put */
+    if (mdb_txn_begin(env, NULL, 0, &txn) != 0) {
+        return;
+    }
+    int rc = mdb_get(txn, meta, &key, &value);
+    if (rc == 0 && value.mv_size == sizeof identity) {
+        memcpy(identity, value.mv_data, value.mv_size);
+        value.mv_data = identity;
+        rc = mdb_put(txn, meta, &key, &value, 0);
+    }
+    if (rc == 0) {
+        (void)mdb_txn_commit(txn);
+    } else {
+        mdb_txn_abort(txn);
+    }
+}
+
+uint64_t store_measure_database(MDB_txn *measurer, MDB_dbi dbi)
+{
+    MDB_stat stat;
+    if (mdb_txn_renew(measurer) != 0) {
+        return 0;
+    }
+    int rc = mdb_stat(measurer, dbi, &stat);
+    mdb_txn_reset(measurer);
+    return rc != 0 ? 0
+                   : (stat.ms_branch_pages + stat.ms_leaf_pages + stat.ms_overflow_pages) *
+                         stat.ms_psize;
+}
+
 _Static_assert(sizeof(size_t) == 8, "a free-list record's count is a size_t");
 
 static void set_defaults(struct store_config *config)
@@ -331,7 +366,7 @@ static void found_generation(struct store_replica *replica, uint32_t generation)
     struct store_name name = store_replica_name(replica);
     name.generation = generation;
     if (generation != replica->generation && !replica->is_damaged) {
-        store_remove(replica->store, &name);
+        store_remove(replica->store, &name, 0);
     }
     if (generation > replica->generation_last) {
         replica->generation_last = generation;

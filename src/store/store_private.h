@@ -47,6 +47,12 @@
  *   I9  Images and scrubs pin all pages that flushes replace meanwhile. What they keep is known from
  *       each flush (stats.pinned_bytes): store_pinned says when they must end, before or when a
  *       flush finds no room, so that they never make the store refuse writes.
+ *   I10 The map has three lines behind the quota (struct store_lines). Users' writes keep to the quota,
+ *       and what stages hold, or left behind, isn't counted for them. A piece of an image is written
+ *       only where all together stays below a quarter of what the map has beyond the quota. Where users'
+ *       writes reach that line, stages are given up; at half of it writes wait for their removal
+ *       (ERR_BUSY). The other half is the flush's, which copies pages before it frees them. So
+ *       neither do stages make the store refuse writes, nor a flush fail.
  *
  * In LMDB (integers in keys big-endian, in values little-endian):
  *
@@ -82,6 +88,8 @@ enum {
     STORE_RETRY_US = 1000 * 1000, /* how long what found no room waits before it is tried again */
 };
 
+#define STORE_IDENTITY_KEY "identity"
+
 /* What a generation of a replica's data is called by. */
 struct store_name {
     uint32_t group;
@@ -96,6 +104,13 @@ struct store_meta {
     uint64_t digest; /* sum of store_record_digest over all records */
     uint64_t image_index, image_term;
     bool has_attributes;
+};
+
+/* I10, in bytes. quota <= stages <= brim <= the map's size, unless the quota was set beyond the map. */
+struct store_lines {
+    uint64_t quota;  /* of users' data */
+    uint64_t stages; /* of all that is there while an image is being received */
+    uint64_t brim;   /* of all that is there */
 };
 
 /* A job of the store that may outlive it. */
@@ -184,6 +199,9 @@ struct store {
     bool is_committed; /* the frozen generation is in LMDB and waits to be dropped */
     int full;          /* 0, or why the flush waits for room: ERR_STORE_FULL, ERR_DISK_FULL */
     bool is_pinned_full; /* the flush waits for room that images or a scrub keep (I9) */
+    bool is_staged_full; /* ... that stages keep, or what they left behind (I10) */
+    uint64_t staged_bytes; /* of used_bytes: what stages hold, and generations that are to be removed */
+    uint64_t due_bytes;    /* what pieces of images that are being written may take at most */
     /* Reset; renewed by each measurement: a read transaction made anew costs 50 bytes of zeroes for each
      * database that there might be. The flush thread's once the store is open. */
     MDB_txn *measurer;
@@ -214,6 +232,9 @@ static inline struct span span_of_val(MDB_val val)
 uint64_t store_pinned_from(const struct store *store);
 /* An old state is no longer read. */
 void store_unpinned(struct store *store);
+struct store_lines store_lines(const struct store *store);
+/* All that is there, or may be soon: pages in use, what is to be flushed, pieces that are being written. */
+uint64_t store_total_bytes(const struct store *store);
 
 /* --- store_image.c, store_scrub.c */
 
@@ -228,6 +249,12 @@ int store_lmdb_error(struct err *err, int rc, const char *what);
  * as long as a state from pinned_from on is read. LMDB's code. By store->measurer, on the flush thread. */
 int store_measure_used(MDB_txn *measurer, uint64_t pinned_from, uint64_t *used_bytes,
                        uint64_t *pinned_bytes);
+/* LMDB uses pages that transaction N freed from N + 2 on only (mdb_find_oldest), and one that fails takes no number. This makes a small
+ * transaction that changes nothing, so that what was freed by the last one is free for the next. Does it fail, nothing is lost. On the
+ * flush thread. */
+void store_pass_transaction(MDB_env *env, MDB_dbi meta);
+/* The pages of a database; 0 if LMDB can't tell. By store->measurer, on the flush thread. */
+uint64_t store_measure_database(MDB_txn *measurer, MDB_dbi dbi);
 /* Reads a generation's sessions into an initialised table. */
 int store_load_sessions(MDB_txn *txn, MDB_dbi sessions, const struct store_name *name,
                         struct session_table *table, struct err *err);
@@ -365,11 +392,16 @@ void store_install_next(struct store *store);
 /* The swap is written: puts it into effect. Nobody may hold what was lent. */
 void store_install_end(struct store *store);
 void store_stages_free(struct store *store);
+/* Are there some, or what they left behind, on its way out? */
+bool store_has_stages(const struct store *store);
+/* Something has changed that staged_bytes or due_bytes are made of. */
+void store_count_staged(struct store *store);
 
 /* --- store_remove.c */
 
-/* Queues a generation for removal. */
-void store_remove(struct store *store, const struct store_name *name);
+/* Queues a generation for removal; bytes: what it takes, as far as known. */
+void store_remove(struct store *store, const struct store_name *name, uint64_t bytes);
+uint64_t store_removals_bytes(const struct store *store);
 /* Goes on with the queue unless it is at work: after something changed that it may wait for. */
 void store_remove_next(struct store *store);
 void store_remove_again(struct env_timer *timer);

@@ -27,14 +27,16 @@ struct removal {
     struct store_name name;
     MDB_env *lmdb;
     MDB_txn *measurer;
-    MDB_dbi sessions;
+    MDB_dbi meta, sessions, data;
     struct store_walk walk;
     bool is_sound; /* the walk is over */
+    bool is_gone;  /* the database is: sessions may be left */
     /* Results of a step. */
     int status;
     struct err err;
     bool is_done;
-    uint64_t used_bytes; /* measured when it is done, else 0 */
+    uint64_t used_bytes; /* measured behind a step that deletes, else 0 */
+    uint64_t bytes;      /* what is left of its data, as far as known */
 };
 
 static void free_removal(struct removal *removal)
@@ -94,6 +96,7 @@ static int remove_data(struct removal *removal, MDB_txn *txn, bool *is_gone)
     MDB_dbi dbi;
     int rc = mdb_dbi_open(txn, name, 0, &dbi);
     *is_gone = rc == MDB_NOTFOUND;
+    removal->data = dbi;
     if (rc != 0) {
         return *is_gone ? 0 : store_lmdb_error(&removal->err, rc, "opening it");
     }
@@ -123,13 +126,28 @@ static int remove_sessions(struct removal *removal, MDB_txn *txn, bool *is_gone)
 
 static int remove_some(struct removal *removal, MDB_txn *txn)
 {
-    bool is_gone = false;
-    int code = remove_data(removal, txn, &is_gone);
-    if (code != 0 || !is_gone) {
+    removal->is_gone = false;
+    int code = remove_data(removal, txn, &removal->is_gone);
+    if (code != 0 || !removal->is_gone) {
         return code;
     }
     int rc = remove_sessions(removal, txn, &removal->is_done);
     return rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting sessions");
+}
+
+/* What a step leaves. What it freed is free for the next flush: admission counts on that. */
+static void measure(struct removal *removal, bool has_deleted)
+{
+    uint64_t pinned_bytes;
+    removal->bytes =
+        removal->is_gone ? 0 : store_measure_database(removal->measurer, removal->data);
+    if (has_deleted) {
+        store_pass_transaction(removal->lmdb, removal->meta);
+    }
+    if (has_deleted && store_measure_used(removal->measurer, UINT64_MAX, &removal->used_bytes,
+                                          &pinned_bytes) != 0) {
+        removal->used_bytes = 0; /* the next flush measures again, and says what is wrong */
+    }
 }
 
 /* On the flush thread. */
@@ -138,7 +156,8 @@ static void remove_work(struct store_job *job)
     struct removal *removal = container_of(job, struct removal, job);
     MDB_txn *txn;
     removal->is_done = false;
-    uint64_t pinned_bytes;
+    removal->used_bytes = 0;
+    bool was_sound = removal->is_sound;
     int rc = mdb_txn_begin(removal->lmdb, NULL, 0, &txn);
     if (rc != 0) {
         removal->status = store_lmdb_error(&removal->err, rc, "beginning");
@@ -151,9 +170,8 @@ static void remove_work(struct store_job *job)
     }
     rc = mdb_txn_commit(txn); /* after a walk there is nothing to write */
     removal->status = rc == 0 ? 0 : store_lmdb_error(&removal->err, rc, "deleting");
-    if (removal->is_done && store_measure_used(removal->measurer, UINT64_MAX, &removal->used_bytes,
-                                              &pinned_bytes) != 0) {
-        removal->used_bytes = 0; /* the next flush measures again, and says what is wrong */
+    if (removal->status == 0) {
+        measure(removal, was_sound || removal->is_gone);
     }
 }
 
@@ -178,7 +196,18 @@ static void remove_done(struct store_job *job)
         list_remove(&removal->link);
         free_removal(removal);
     }
+    store_count_staged(store);
     store_remove_next(store);
+}
+
+uint64_t store_removals_bytes(const struct store *store)
+{
+    uint64_t bytes = 0;
+    LIST_FOR(link, &store->removals)
+    {
+        bytes += container_of(link, struct removal, link)->bytes;
+    }
+    return bytes;
 }
 
 void store_remove_next(struct store *store)
@@ -202,7 +231,7 @@ void store_remove_again(struct env_timer *timer)
     store_remove_next(container_of(timer, struct store, remove_timer));
 }
 
-void store_remove(struct store *store, const struct store_name *name)
+void store_remove(struct store *store, const struct store_name *name, uint64_t bytes)
 {
     LIST_FOR(link, &store->removals)
     {
@@ -217,11 +246,14 @@ void store_remove(struct store *store, const struct store_name *name)
     removal->job.done = remove_done;
     removal->job.free = free_job;
     removal->name = *name;
+    removal->bytes = bytes;
     removal->lmdb = store->env;
     removal->measurer = store->measurer;
+    removal->meta = store->meta;
     removal->sessions = store->sessions;
     removal->walk.map = &store->map;
     list_append(&store->removals, &removal->link);
+    store_count_staged(store);
 }
 
 void store_removals_free(struct store *store)

@@ -16,6 +16,9 @@
  *       stage, the replica is as it was until the swap.
  *   S3  As with a flush (I2), the loop goes over to the new database only when it has no read
  *       transaction from before the swap.
+ *   S4  A piece is written only where there is room for all that it may take (I10). If not, it is
+ *       refused as if LMDB had refused it, and may be asked for again. What the stage takes is
+ *       measured behind each piece, so that admission knows it.
  */
 #include "store/store_private.h"
 
@@ -23,6 +26,15 @@
 #include "base/hash.h"
 #include "base/limits.h"
 #include "base/logger.h"
+
+enum { PIECE_PAGES = 16, PAGE_BYTES = 4096 };
+
+/* What a piece takes at most, about: pages that were appended to are half full at least, large records fill whole pages, but less
+ * than twice their size; branch pages are a seventh of the leaves at most; and there are the copied paths of a few databases. */
+static uint64_t piece_bytes_max(size_t size)
+{
+    return 3 * (uint64_t)size + PIECE_PAGES * PAGE_BYTES;
+}
 
 struct store_stage {
     struct store_job job;
@@ -34,12 +46,17 @@ struct store_stage {
     void *ctx;
     bool is_aborted, is_complete;
     struct blob *chunk; /* being written */
+    uint64_t due_bytes; /* what it may take, until that is known */
+    uint64_t bytes;     /* what there is takes */
+    bool has_no_room;   /* S4: the last piece was refused; its job does nothing */
     struct buf position;
 
     /* For the job. */
     MDB_env *lmdb;
+    MDB_txn *measurer;
     MDB_dbi meta_dbi, sessions_dbi, data;
-    bool has_data; /* the database is made, and `data` its handle */
+    MDB_dbi replaced; /* the database that the swap takes out of use */
+    bool has_data;    /* the database is made, and `data` its handle */
     struct store_name name;
     uint64_t hash_seed, prefix;
     uint32_t bits;
@@ -50,6 +67,8 @@ struct store_stage {
     int status;
     struct err err;
     bool is_lmdb_damaged;
+    uint64_t used_bytes, bytes_after; /* of the store, 0: not measured; of the stage */
+    uint64_t replaced_bytes;          /* what the swap's loser takes */
     struct store_meta meta_after;
     struct session_table *table; /* the swap's */
 };
@@ -110,6 +129,8 @@ int store_stage_open(struct store_replica *replica, uint64_t index, uint64_t ter
     stage->store = store;
     stage->replica = replica;
     stage->lmdb = store->env;
+    stage->measurer = store->measurer;
+    stage->replaced = replica->dbi;
     stage->meta_dbi = store->meta;
     stage->sessions_dbi = store->sessions;
     stage->name = store_replica_name(replica);
@@ -146,9 +167,43 @@ static void drop_stage(struct store_stage *stage)
     if (stage->replica->stage == stage) {
         stage->replica->stage = NULL;
     }
-    store_remove(store, &stage->name);
+    store_remove(store, &stage->name, stage->bytes);
     store_remove_next(store);
     free_stage(stage);
+}
+
+void store_count_staged(struct store *store)
+{
+    store->due_bytes = 0;
+    store->staged_bytes = store_removals_bytes(store);
+    LIST_FOR(link, &store->stages)
+    {
+        const struct store_stage *stage = container_of(link, struct store_stage, link);
+        store->due_bytes += stage->due_bytes;
+        store->staged_bytes += stage->bytes;
+    }
+}
+
+bool store_has_stages(const struct store *store)
+{
+    bool is_removing = !list_is_empty(&store->removals) && store->remove_timer.due_us == 0;
+    return is_removing || !list_is_empty(&store->stages);
+}
+
+enum store_crowd store_crowd(const struct store *store)
+{
+    bool is_incomplete = false, has_no_room = false;
+    LIST_FOR(link, &store->stages)
+    {
+        const struct store_stage *stage = container_of(link, struct store_stage, link);
+        is_incomplete |= !stage->is_complete && !stage->is_aborted;
+        has_no_room |= stage->has_no_room;
+    }
+    bool is_waiting = !list_is_empty(&store->removals) || !list_is_empty(&store->installs);
+    bool is_above = store_total_bytes(store) > store_lines(store).stages;
+    return store->is_staged_full                                         ? STORE_CROWD_ALL
+           : is_incomplete && (is_above || (has_no_room && !is_waiting)) ? STORE_CROWD_SOME
+                                                                         : STORE_CROWD_NONE;
 }
 
 void store_stage_abort(struct store_stage *stage)
@@ -310,11 +365,24 @@ static void write_work(struct store_job *job)
     struct store_stage *stage = container_of(job, struct store_stage, job);
     struct store_chunk chunk;
     stage->meta_after = stage->meta;
+    stage->used_bytes = 0;
+    if (stage->has_no_room) {
+        stage->status = err_set(&stage->err, ERR_STORE_FULL, "no room in the store for an image");
+        return;
+    }
     stage->status = store_chunk_unpack(blob_span(stage->chunk), &chunk, &stage->err);
     stage->status = stage->status == 0 ? check_chunk(stage, &chunk) : stage->status;
     if (stage->status == 0) {
         struct store_chunk reading = chunk;
         stage->status = write_chunk(stage, &reading);
+    }
+    if (stage->status == 0) {
+        uint64_t pinned_bytes;
+        stage->bytes_after = store_measure_database(stage->measurer, stage->data);
+        if (store_measure_used(stage->measurer, UINT64_MAX, &stage->used_bytes, &pinned_bytes) !=
+            0) {
+            stage->used_bytes = 0; /* the next flush measures again, and says what is wrong */
+        }
     }
 }
 
@@ -325,6 +393,7 @@ static void advance(struct store_stage *stage)
     int rc = store_chunk_unpack(blob_span(stage->chunk), &chunk, NULL);
     CHECK(rc == 0); /* the job has read it */
     stage->meta = stage->meta_after;
+    stage->bytes = stage->bytes_after;
     stage->is_complete = chunk.is_last;
     stage->totals = chunk.totals;
     buf_clear(&stage->position);
@@ -337,13 +406,17 @@ static void write_done(struct store_job *job)
     if (check_lmdb(stage)) {
         return;
     }
+    struct store *store = stage->store;
+    store->stats.used_bytes = stage->used_bytes ? stage->used_bytes : store->stats.used_bytes;
+    stage->due_bytes = 0;
+    if (stage->status == 0) {
+        advance(stage);
+    }
     if (stage->is_aborted) {
         drop_stage(stage);
         return;
     }
-    if (stage->status == 0) {
-        advance(stage);
-    }
+    store_count_staged(store);
     blob_unref(stage->chunk);
     stage->chunk = NULL;
     tell(stage, stage->status);
@@ -353,6 +426,11 @@ void store_stage_write(struct store_stage *stage, struct blob *chunk, store_stag
                        void *ctx)
 {
     CHECK(!store_job_is_started(&stage->job) && !stage->is_complete && !stage->is_aborted);
+    struct store *store = stage->store;
+    uint64_t bytes = piece_bytes_max(chunk->size);
+    stage->has_no_room = store_total_bytes(store) + bytes > store_lines(store).stages;
+    stage->due_bytes = stage->has_no_room ? 0 : bytes;
+    store_count_staged(store);
     stage->chunk = blob_ref(chunk);
     stage->done = done;
     stage->ctx = ctx;
@@ -405,6 +483,7 @@ static void install_work(struct store_job *job)
 {
     struct store_stage *stage = container_of(job, struct store_stage, job);
     MDB_txn *txn;
+    stage->replaced_bytes = store_measure_database(stage->measurer, stage->replaced);
     int rc = mdb_txn_begin(stage->lmdb, NULL, 0, &txn);
     if (rc != 0) {
         stage->status = lmdb_failed(stage, rc, "installing an image");
@@ -509,7 +588,7 @@ void store_install_end(struct store *store)
     LOG_INFO(store->logger, "store: image installed group=%u replica=%llx index=%llu keys=%llu",
              replica->group, (unsigned long long)replica->id, (unsigned long long)replica->applied,
              (unsigned long long)replica->keys);
-    store_remove(store, &old);
+    store_remove(store, &old, stage->replaced_bytes);
     store_remove_next(store);
     store_install_next(store);
     struct store_stage told = { .done = stage->done, .ctx = stage->ctx };

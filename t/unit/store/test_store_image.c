@@ -290,9 +290,9 @@ static struct store_stage *stage_another(struct pair *pair)
     fixture_flush(&pair->from);
     pair->from.replica = own;
     assert_int_equal(store_image_open(other.from.replica, &pair->image, NULL), 0);
-    assert_int_equal(store_stage_open(other.to.replica, store_image_index(pair->image), 5,
-                                      &pair->stage, NULL),
-                     0);
+    assert_int_equal(
+        store_stage_open(other.to.replica, store_image_index(pair->image), 5, &pair->stage, NULL),
+        0);
     transfer(pair, 100);
     struct store_stage *stage = pair->stage;
     end(pair);
@@ -351,6 +351,227 @@ static void a_swap_goes_on_when_no_flush_is_due(void **state)
     store_turn_end(pair->to.store);
     assert_int_equal(pair->status, 0);
     end(pair);
+}
+
+/* --- Room (I10) */
+
+enum { LARGE_BYTES = 100000 };
+
+static void put_large(struct fixture *fixture, unsigned number)
+{
+    static char text[LARGE_BYTES];
+    char key[8];
+    memset(text, 'x', sizeof text - 1);
+    snprintf(key, sizeof key, "%03u", number);
+    fixture_put(fixture, key, text);
+}
+
+/* The sender holds `count` large values; the receiver has such a map and quota (0: nine tenths), and holds nothing. */
+static void fill_sender(struct pair *pair, uint64_t map_bytes, uint64_t quota_bytes, unsigned count)
+{
+    struct fixture *to = &pair->to;
+    fixture_close(to);
+    fake_remove_directory((char *)to->config.directory);
+    to->config.directory = fake_make_directory();
+    to->config.map_bytes = map_bytes;
+    to->config.quota_bytes = quota_bytes;
+    fixture_open(to);
+    for (unsigned i = 0; i < count; i++) {
+        put_large(&pair->from, i);
+    }
+    fixture_flush(&pair->from);
+}
+
+/* Writes pieces until one is refused, or the image is complete. */
+static int transfer_some(struct pair *pair, unsigned pieces)
+{
+    int status = 0;
+    for (; pieces > 0 && status == 0 && !store_stage_is_complete(pair->stage); pieces--) {
+        status = write_chunk(pair, read_chunk(pair, store_stage_position(pair->stage), 1));
+    }
+    return status;
+}
+
+/* Users write until they are refused, and flush on the way; each flush has room. Returns how much they wrote; *refused says how. */
+static unsigned write_until_refused(struct fixture *to, unsigned from, int *refused)
+{
+    unsigned count = 0;
+    while ((*refused = store_admit(to->store, LARGE_BYTES)) == 0) {
+        assert_true(count < 300);
+        put_large(to, from + count++);
+        if (count % 4 == 0) {
+            fixture_flush(to);
+            assert_false(store_is_flushing(to->store));
+        }
+    }
+    fixture_flush(to);
+    assert_false(store_is_flushing(to->store));
+    return count;
+}
+
+/* Pieces are refused before they take what flushes need; users' writes don't mind them. */
+static void a_stage_leaves_room_for_flushes(void **state)
+{
+    struct pair *pair = *state;
+    struct store *store;
+    int refused;
+    fill_sender(pair, 4 << 20, 0, 60);
+    store = pair->to.store;
+    begin(pair);
+    assert_int_equal(transfer_some(pair, 100), ERR_STORE_FULL);
+    assert_false(store_stage_is_complete(pair->stage));
+    assert_int_equal(store_crowd(store), STORE_CROWD_SOME);
+    assert_in_range(store_used_bytes(store), 3300 << 10, 3890 << 10);
+    assert_int_equal(store_admit(store, LARGE_BYTES), 0);
+    fixture_put(&pair->to, "a", "small");
+    fixture_flush(&pair->to); /* there is room for it nevertheless */
+    assert_false(store_is_flushing(store));
+    assert_int_equal(store_replica_flushed(pair->to.replica), 1);
+    assert_int_equal(transfer_some(pair, 1),
+                     ERR_STORE_FULL); /* it may be asked for again, with the same answer */
+    store_stage_abort(pair->stage);
+    fake_env_settle(&pair->to.env);
+    assert_int_equal(store_crowd(store), STORE_CROWD_NONE);
+    assert_true(store_used_bytes(store) < 200 << 10);
+    unsigned count = write_until_refused(&pair->to, 0, &refused);
+    assert_int_equal(refused, ERR_STORE_FULL);
+    assert_in_range(count, 30, 36);
+    end(pair);
+}
+
+/* Users' writes drive a stage out: they are told to wait for its removal only where they are quicker than that, and never that the
+ * store is full before they have filled it themselves. */
+static void users_writes_go_before_a_stage(void **state)
+{
+    struct pair *pair = *state;
+    struct store *store;
+    int refused;
+    fill_sender(pair, 4 << 20, 0, 60);
+    store = pair->to.store;
+    begin(pair);
+    assert_int_equal(transfer_some(pair, 15), 0);
+    assert_int_equal(store_crowd(store), STORE_CROWD_NONE);
+    unsigned count = write_until_refused(&pair->to, 0, &refused);
+    assert_int_equal(refused, ERR_BUSY);
+    assert_int_equal(store_crowd(store), STORE_CROWD_SOME);
+    assert_in_range(count, 18, 24);
+    store_stage_abort(pair->stage);
+    fake_env_settle(&pair->to.env);
+    assert_int_equal(store_crowd(store), STORE_CROWD_NONE);
+    count += write_until_refused(&pair->to, count, &refused);
+    assert_int_equal(refused, ERR_STORE_FULL);
+    assert_in_range(count, 30, 36);
+    assert_int_equal(store_replica_flushed(pair->to.replica), count);
+    end(pair);
+}
+
+/* A store that is full for its users still takes an image, if there is room for it beyond their quota: else one that came back
+ * late into a full cluster could never become whole. Then what the image replaced goes, and is nobody's meanwhile. */
+static void a_full_store_takes_an_image(void **state)
+{
+    struct pair *pair = *state;
+    struct fixture *to = &pair->to;
+    int refused;
+    fill_sender(pair, 32 << 20, 24 << 20, 10);
+    pair->from.time += 1000;
+    write_until_refused(to, 0, &refused);
+    assert_int_equal(refused, ERR_STORE_FULL);
+    begin(pair);
+    assert_int_equal(transfer_some(pair, 100), 0);
+    assert_true(store_stage_is_complete(pair->stage));
+    assert_int_equal(store_crowd(to->store), STORE_CROWD_NONE);
+    assert_int_equal(store_admit(to->store, LARGE_BYTES), ERR_STORE_FULL);
+    assert_int_equal(install(pair), 0);
+    assert_int_equal(store_admit(to->store, LARGE_BYTES), 0);
+    assert_in_range(store_used_bytes(to->store), 1000 << 10, 1300 << 10);
+    uint64_t keys;
+    content(to, &keys);
+    assert_int_equal(keys, 10);
+    end(pair);
+}
+
+/* Two of which one finds room after the other was given up. */
+static void a_stage_goes_on_when_another_is_given_up(void **state)
+{
+    struct pair *pair = *state;
+    fill_sender(pair, 4 << 20, 0, 20);
+    struct store_replica *second;
+    assert_int_equal(store_replica_open(pair->to.store, 2, 0xdef, 0, 0, 0, &second, NULL), 0);
+    struct store_stage *first;
+    begin(pair);
+    first = pair->stage;
+    assert_int_equal(transfer_some(pair, 19), 0);
+    struct store_image *image = pair->image, *other;
+    struct store_replica *from = pair->from.replica, *from_second;
+    assert_int_equal(store_replica_open(pair->from.store, 2, 0xdef, 0, 0, 0, &from_second, NULL),
+                     0);
+    pair->from.replica = from_second;
+    for (unsigned i = 0; i < 40; i++) {
+        put_large(&pair->from, i);
+    }
+    fixture_flush(&pair->from);
+    pair->from.replica = from;
+    assert_int_equal(store_image_open(from_second, &other, NULL), 0);
+    assert_int_equal(store_stage_open(second, store_image_index(other), 5, &pair->stage, NULL), 0);
+    pair->image = other;
+    assert_int_equal(transfer_some(pair, 100), ERR_STORE_FULL);
+    struct store_stage *crowding = pair->stage;
+    pair->stage = first;
+    pair->image = image;
+    assert_int_equal(transfer_some(pair, 100), ERR_STORE_FULL);
+    assert_int_equal(store_crowd(pair->to.store), STORE_CROWD_SOME);
+    store_stage_abort(crowding);
+    assert_int_equal(store_crowd(pair->to.store), STORE_CROWD_NONE); /* room is on its way */
+    fake_env_settle(&pair->to.env);
+    assert_int_equal(transfer_some(pair, 100), 0);
+    assert_int_equal(install(pair), 0);
+    store_image_close(other);
+    end(pair);
+}
+
+/* Where the map ends before the quota nothing is refused in time: then a flush waits for the stage's room, and gets it. */
+static void a_flush_waits_for_a_stage(struct pair *pair, unsigned pieces)
+{
+    struct fixture *to = &pair->to;
+    fill_sender(pair, 2560 << 10, 64 << 20, 16);
+    begin(pair);
+    assert_int_equal(transfer_some(pair, pieces), 0);
+    unsigned told = pair->told;
+    for (unsigned i = 0; i < 12; i++) {
+        put_large(to, i);
+    }
+    store_turn_end(to->store);
+    assert_true(store_freeze(to->store) && store_flush_start(to->store));
+    if (store_stage_is_complete(pair->stage)) {
+        store_stage_install(pair->stage, on_done,
+                            pair); /* waits for the flush, as that does for its room */
+    }
+    assert_true(fake_env_work(&to->env) && fake_env_finish(&to->env));
+    assert_true(store_is_flushing(to->store));
+    assert_int_equal(store_crowd(to->store), STORE_CROWD_ALL);
+    assert_int_equal(store_admit(to->store, 1), 0);
+    store_stage_abort(pair->stage);
+    fake_env_settle(&to->env);
+    for (int i = 0; i < 3 && store_is_flushing(to->store); i++) {
+        fake_env_pass(&to->env, 100000);
+        fake_env_settle(&to->env);
+        store_turn_end(to->store);
+    }
+    assert_false(store_is_flushing(to->store));
+    assert_int_equal(store_replica_flushed(to->replica), 12);
+    assert_int_equal(store_crowd(to->store), STORE_CROWD_NONE);
+    assert_int_equal(pair->told, told);
+    end(pair);
+}
+
+static void a_flush_waits_for_an_incomplete_stage(void **state)
+{
+    a_flush_waits_for_a_stage(*state, 15);
+}
+
+static void a_flush_waits_for_a_complete_stage(void **state)
+{
+    a_flush_waits_for_a_stage(*state, 100);
 }
 
 /* Neighbours in the same overlay and the same flush are not touched. */
@@ -726,6 +947,12 @@ int main(void)
         STORY(a_swap_takes_its_turn),
         STORY(flushes_and_swaps_take_turns),
         STORY(a_swap_goes_on_when_no_flush_is_due),
+        STORY(a_stage_leaves_room_for_flushes),
+        STORY(users_writes_go_before_a_stage),
+        STORY(a_full_store_takes_an_image),
+        STORY(a_stage_goes_on_when_another_is_given_up),
+        STORY(a_flush_waits_for_an_incomplete_stage),
+        STORY(a_flush_waits_for_a_complete_stage),
         STORY(other_replicas_are_left_alone),
         STORY(nothing_flushed_is_no_image),
         STORY(open_images_and_stages_are_bounded),
