@@ -63,18 +63,22 @@ static void *grow(void *old, uint32_t known, uint32_t count, size_t size)
     return array;
 }
 
-static void know_groups(struct checker *checker, uint32_t count)
+static void know_more_groups(struct checker *checker, uint32_t count)
 {
     uint32_t known = checker->group_count;
-    if (count <= known) {
-        return;
-    }
     CHECK(count <= GROUPS_MAX);
     checker->groups = grow(checker->groups, known, count, sizeof *checker->groups);
     for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
         checker->seen[i] = grow(checker->seen[i], known, count, sizeof *checker->seen[i]);
     }
     checker->group_count = count;
+}
+
+static inline void know_groups(struct checker *checker, uint32_t count)
+{
+    if (count > checker->group_count) {
+        know_more_groups(checker, count);
+    }
 }
 
 static struct checker_group *group_of(struct checker *checker, uint32_t group)

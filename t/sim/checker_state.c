@@ -183,11 +183,12 @@ void checker_state_node(struct checker *checker, uint32_t node, uint64_t groups)
         checker_fail(checker, "n%u gave segment %lx up, and its log on disk begins with %lx",
                      node + 1, log->chain[0]->number - 1ul, log->first_segment);
     }
-    for (uint32_t i = 0; i < of->partition_count; i++) {
-        const struct raft *raft =
-            (groups >> i & 1) && of->partitions[i] ? partition_raft(of->partitions[i]) : NULL;
+    for (uint64_t left = groups; left != 0; left &= left - 1) {
+        uint32_t i = (uint32_t)__builtin_ctzll(left);
+        const struct partition *partition = i < of->partition_count ? of->partitions[i] : NULL;
+        const struct raft *raft = partition ? partition_raft(partition) : NULL;
         if (raft && raft->last_index > raft->commit) {
-            check_tail(checker, node, i, of->partitions[i], log);
+            check_tail(checker, node, i, partition, log);
         }
     }
 }
@@ -239,7 +240,8 @@ static void check_match(struct checker *checker, uint32_t node, uint32_t number,
                          node + 1, of + 1, match, number, peer->last_index);
         }
         if (leader->progress[i].flushed > peer->flushed && !checker->was_old[of]) {
-            checker_fail(checker, "n%u takes n%u to have flushed group %u to index %lu; it has to %lu",
+            checker_fail(checker,
+                         "n%u takes n%u to have flushed group %u to index %lu; it has to %lu",
                          node + 1, of + 1, number, leader->progress[i].flushed, peer->flushed);
         }
     }
@@ -250,7 +252,7 @@ static void check_compared(struct checker *checker, uint32_t node, uint32_t numb
                            const struct raft *raft)
 {
     bool is_any_damaged = false;
-    for (uint32_t i = 0; i < CHECKER_NODES_MAX; i++) {
+    for (uint32_t i = 0; raft->digests_differed > 0 && i < CHECKER_NODES_MAX; i++) {
         is_any_damaged = is_any_damaged || checker->is_damaged[i];
     }
     if (raft->digests_differed > 0 && !is_any_damaged) {

@@ -191,11 +191,7 @@ bool disk_file_is_durable(const struct env_file *file, uint64_t offset, uint64_t
 {
     const struct inode *inode = file->inode;
     const struct disk *disk = file->disk;
-    bool has_name = false;
-    for (size_t i = 0; disk && !has_name && i < disk->durable.count; i++) {
-        has_name = disk->durable.items[i].inode == inode;
-    }
-    bool is_durable = has_name && offset + size <= inode->durable_size;
+    bool is_durable = disk && inode->durable_names > 0 && offset + size <= inode->durable_size;
     for (uint64_t at = offset / SECTOR_BYTES; is_durable && at * SECTOR_BYTES < offset + size;
          at++) {
         const struct chunk *chunk =

@@ -23,6 +23,9 @@ void names_remove(struct disk *disk, struct names *names, const char *path)
     struct name *name = names_find(names, path);
     if (name) {
         mem_free(name->path);
+        if (name->inode && names == &disk->durable) {
+            name->inode->durable_names--;
+        }
         inode_unref(disk, name->inode);
         *name = names->items[--names->count];
     }
@@ -37,6 +40,7 @@ void names_put(struct disk *disk, struct names *names, const char *path, struct 
     }
     if (inode) {
         inode->references++;
+        inode->durable_names += names == &disk->durable;
     }
     names->items[names->count++] = (struct name){ mem_strdup(path), inode };
 }

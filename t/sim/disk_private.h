@@ -22,6 +22,7 @@ struct spare {
 
 struct inode {
     uint32_t references;
+    uint32_t durable_names; /* of the references: those from disk->durable */
     struct disk *disk;
     bool is_segment; /* of the log */
     uint64_t size, durable_size;

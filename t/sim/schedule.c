@@ -4,10 +4,14 @@
  * taken out in O(log n). What a move costs is telling the event, which lies anywhere: four children
  * make half as many moves as two.
  *
+ * What happens next is taken out at the root, and mostly makes something else happen soon: so the
+ * root stays empty until the next event is added, which sinks from there a little, or taken out.
+ *
  * Invariants
  *   I1  heap[i] <= heap[4i+1] … heap[4i+4] by (at_us, sequence); sequences are unique, so the order
- *       of events is total and does not depend on how the heap came about.
- *   I2  heap[i].event->slot == i + 1. */
+ *       of events is total and does not depend on how the heap came about. A root that is empty
+ *       is before everything.
+ *   I2  heap[i].event->slot == i + 1, but at an empty root. */
 #include "sim/schedule.h"
 
 #include "base/check.h"
@@ -27,9 +31,11 @@ void schedule_fini(struct schedule *schedule)
     schedule->heap = NULL;
 }
 
-static bool is_before(const struct schedule_entry *a, const struct schedule_entry *b)
+/* As one number of both, without a branch: which of two events comes first, nobody can guess. */
+static inline bool is_before(const struct schedule_entry *a, const struct schedule_entry *b)
 {
-    return a->at_us != b->at_us ? a->at_us < b->at_us : a->sequence < b->sequence;
+    return ((unsigned __int128)a->at_us << 64 | a->sequence) <
+           ((unsigned __int128)b->at_us << 64 | b->sequence);
 }
 
 static void put(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
@@ -51,6 +57,25 @@ static void sift_up(struct schedule *schedule, uint32_t at, struct schedule_entr
     put(schedule, at, entry);
 }
 
+static inline uint32_t first_of(const struct schedule_entry *heap, uint32_t a, uint32_t b)
+{
+    return is_before(&heap[b], &heap[a]) ? b : a;
+}
+
+/* The child that comes first; the first of them exists. */
+static uint32_t first_child(const struct schedule *schedule, uint32_t first)
+{
+    if (first + CHILDREN <= schedule->count) {
+        return first_of(schedule->heap, first_of(schedule->heap, first, first + 1),
+                        first_of(schedule->heap, first + 2, first + 3));
+    }
+    uint32_t child = first;
+    for (uint32_t other = first + 1; other < schedule->count; other++) {
+        child = first_of(schedule->heap, child, other);
+    }
+    return child;
+}
+
 static void sift_down(struct schedule *schedule, uint32_t at, struct schedule_entry entry)
 {
     for (;;) {
@@ -58,12 +83,7 @@ static void sift_down(struct schedule *schedule, uint32_t at, struct schedule_en
         if (child >= schedule->count) {
             break;
         }
-        uint32_t end = child + CHILDREN < schedule->count ? child + CHILDREN : schedule->count;
-        for (uint32_t other = child + 1; other < end; other++) {
-            if (is_before(&schedule->heap[other], &schedule->heap[child])) {
-                child = other;
-            }
-        }
+        child = first_child(schedule, child);
         if (!is_before(&schedule->heap[child], &entry)) {
             break;
         }
@@ -71,6 +91,17 @@ static void sift_down(struct schedule *schedule, uint32_t at, struct schedule_en
         at = child;
     }
     put(schedule, at, entry);
+}
+
+/* The last entry takes the empty root's place. */
+static void fill_root(struct schedule *schedule)
+{
+    if (schedule->is_root_empty) {
+        schedule->is_root_empty = false;
+        if (--schedule->count > 0) {
+            sift_down(schedule, 0, schedule->heap[schedule->count]);
+        }
+    }
 }
 
 void schedule_add(struct schedule *schedule, struct schedule_event *event, uint64_t at_us)
@@ -83,7 +114,12 @@ void schedule_add(struct schedule *schedule, struct schedule_event *event, uint6
     }
     uint64_t at = at_us > schedule->now_us ? at_us : schedule->now_us;
     struct schedule_entry entry = { at, ++schedule->sequence, event };
-    sift_up(schedule, schedule->count++, entry);
+    if (schedule->is_root_empty) {
+        schedule->is_root_empty = false;
+        sift_down(schedule, 0, entry);
+    } else {
+        sift_up(schedule, schedule->count++, entry);
+    }
 }
 
 void schedule_remove(struct schedule *schedule, struct schedule_event *event)
@@ -108,6 +144,7 @@ void schedule_remove(struct schedule *schedule, struct schedule_event *event)
 void schedule_remove_owner(struct schedule *schedule, const struct env_sim *owner)
 {
     uint32_t kept = 0;
+    fill_root(schedule);
     for (uint32_t i = 0; i < schedule->count; i++) {
         struct schedule_entry entry = schedule->heap[i];
         if (entry.event->owner == owner) {
@@ -124,6 +161,7 @@ void schedule_remove_owner(struct schedule *schedule, const struct env_sim *owne
 
 struct schedule_event *schedule_next(struct schedule *schedule, uint64_t until_us)
 {
+    fill_root(schedule);
     if (schedule->count == 0 || schedule->heap[0].at_us > until_us) {
         if (until_us > schedule->now_us) {
             schedule->now_us = until_us;
@@ -133,13 +171,15 @@ struct schedule_event *schedule_next(struct schedule *schedule, uint64_t until_u
     struct schedule_event *event = schedule->heap[0].event;
     CHECK(schedule->heap[0].at_us >= schedule->now_us);
     schedule->now_us = schedule->heap[0].at_us;
-    schedule_remove(schedule, event);
+    event->slot = 0;
+    schedule->is_root_empty = true;
     schedule->steps++;
     return event;
 }
 
 struct schedule_event *schedule_next_of(struct schedule *schedule, const struct env_sim *owner)
 {
+    fill_root(schedule);
     if (schedule->count == 0 || schedule->heap[0].at_us > schedule->now_us ||
         schedule->heap[0].event->owner != owner) {
         return NULL;

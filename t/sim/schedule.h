@@ -28,6 +28,7 @@ struct schedule {
         struct schedule_event *event;
     } *heap;
     uint32_t count, capacity;
+    bool is_root_empty; /* heap[0] counts, and is none */
 };
 
 void schedule_init(struct schedule *schedule, uint64_t start_us);

@@ -100,6 +100,22 @@ bool value_read(struct span key, struct span bytes, struct value *out)
     return true;
 }
 
+void name_numbered(char *out, size_t size, const char *prefix, uint32_t number)
+{
+    char digits[10];
+    size_t prefix_size = strlen(prefix), at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + number % 10);
+        number /= 10;
+    } while (number > 0);
+    size_t digit_count = sizeof digits - at;
+    CHECK(prefix_size + 1 + digit_count < size);
+    memcpy(out, prefix, prefix_size);
+    out[prefix_size] = '/';
+    memcpy(out + prefix_size + 1, digits + at, digit_count);
+    out[prefix_size + 1 + digit_count] = 0;
+}
+
 /* --- Calls */
 
 uint64_t session_place(struct session *session)

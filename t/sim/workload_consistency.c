@@ -59,7 +59,7 @@ static uint64_t true_now_us(const struct session *session)
 
 static void name_key(uint32_t key, char name[NAME_BYTES])
 {
-    snprintf(name, NAME_BYTES, "consistency/%u", key);
+    name_numbered(name, NAME_BYTES, "consistency", key);
 }
 
 /* --- Asking */

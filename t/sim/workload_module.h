@@ -70,6 +70,9 @@ enum linear_outcome session_outcome(enum cairn_verb verb, int status);
 /* See workload->ack_all. */
 void workload_tell_ack_all(struct workload *workload, uint32_t writer, struct span key, uint64_t version);
 
+/* "prefix/number", as text, into a buffer of `size` bytes, which it must fit: made for every key of every call. */
+void name_numbered(char *out, size_t size, const char *prefix, uint32_t number);
+
 void part_fail(struct part *part, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* --- Values: each tells who wrote it, as which number, and whether it is whole.

@@ -45,7 +45,7 @@ struct register_session {
 
 static void name_key(const struct part *part, uint32_t key, char name[NAME_BYTES])
 {
-    snprintf(name, NAME_BYTES, "%s/%u", part->module->name, key);
+    name_numbered(name, NAME_BYTES, part->module->name, key);
 }
 
 static struct linear_op *add_op(struct session *session, size_t slot, uint32_t key)
@@ -137,9 +137,10 @@ static void ask_keys(struct session *session, uint32_t first, uint32_t count, bo
     struct register_part *own = session->part->own;
     struct cairn_request requests[SESSION_OPERATIONS_MAX] = { 0 };
     char names[SESSION_OPERATIONS_MAX][NAME_BYTES];
-    struct buf values[SESSION_OPERATIONS_MAX] = { 0 };
+    struct buf values[SESSION_OPERATIONS_MAX];
     for (uint32_t i = 0; i < count; i++) {
         uint32_t key = (first + i) % own->keys;
+        values[i] = (struct buf){ 0 };
         struct linear_op *op = add_op(session, i, key);
         if (is_final) {
             op->kind = LINEAR_GET;
