@@ -123,18 +123,17 @@ int record_unpack(struct span bytes, struct record *out, struct err *err)
     if ((mask & ~(uint32_t)ATTRIBUTE_ALL) != 0 || head[3] != 0 || bytes.size < head_size(mask)) {
         return err_set(err, ERR_CORRUPT, "record with a malformed head");
     }
-    struct record record = { .version = get_u64(head + 8),
-                             .time = get_u64(head + 16),
-                             .attributes.mask = mask };
     size_t size = head_size(mask);
+    *out = (struct record){ .version = get_u64(head + 8),
+                            .time = get_u64(head + 16),
+                            .attributes.mask = mask,
+                            .value = span_of(bytes.data + size, bytes.size - size) };
     if (mask != 0) {
         struct reader reader =
             reader_of(span_of(head + RECORD_HEAD_BYTES, size - RECORD_HEAD_BYTES));
-        unpack_attributes(&reader, &record.attributes);
+        unpack_attributes(&reader, &out->attributes);
         CHECK(!reader.bad && reader.left == 0); /* head_size counts the same fields */
     }
-    record.value = span_of(bytes.data + size, bytes.size - size);
-    *out = record;
     return 0;
 }
 

@@ -120,7 +120,8 @@ struct store_cursor;
 /* Entries are checked against their checksum, unless store_cursor_keys_only said that values aren't delivered. */
 int store_cursor_open(struct store_replica *replica, struct span from, struct span to, bool reverse, struct store_cursor **out,
                       struct err *err);
-/* 1: *key and *record (borrowed until the next call); 0: end; < 0: error. */
+/* 1: *key and *record (borrowed until the end of the turn); 0: end; < 0: error. record may be NULL after store_cursor_keys_only: then
+ * it isn't even looked at. */
 int store_cursor_next(struct store_cursor *cursor, struct span *key, struct record *record, struct err *err);
 /* From now on records come unchecked: for walks that use keys, versions and attributes only. The value's size is right. */
 void store_cursor_keys_only(struct store_cursor *cursor);

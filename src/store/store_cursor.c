@@ -1,5 +1,8 @@
 /* Cursors: three ordered sources, newest first; the smallest (in reverse the greatest) key wins,
- * the newest source among equals. */
+ * the newest source among equals.
+ *
+ * LMDB is asked for a pair while the one before is still to be delivered: a scan merges many cursors
+ * and comes back to this one later, and the processor need not wait for LMDB's pages until then. */
 #include "store/store_private.h"
 
 #include "base/check.h"
@@ -15,22 +18,51 @@ struct store_cursor {
     MDB_cursor *lmdb;
     bool has_lmdb; /* key and data are the source's current pair */
     MDB_val key, data;
+    bool is_ahead; /* LMDB's cursor stands on the pair behind it, or at the end: ahead_rc */
+    int ahead_rc;
+    MDB_val ahead_key, ahead_data;
+    struct store_leaf leaf;
     unsigned used; /* bit per source: its current pair was delivered or hidden, move on first */
     uint8_t end_bytes[];
 };
 
-static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct err *err)
+/* What LMDB said becomes the current pair. */
+static int cursor_judge(struct store_cursor *cursor, int rc, struct err *err)
 {
-    int rc = mdb_cursor_get(cursor->lmdb, &cursor->key, &cursor->data, op);
     cursor->has_lmdb = rc == 0;
     if (rc == MDB_NOTFOUND) {
         return 0;
     }
     const struct store_map *map = &cursor->replica->store->map;
-    int code = rc == 0 ? 0 : store_lmdb_error(err, rc, "scanning");
-    code = code == 0 ? store_map_check(map, cursor->key, err) : code;
-    code = code == 0 ? store_map_check(map, cursor->data, err) : code;
+    int code = rc == 0 ? store_leaf_check(&cursor->leaf, map, cursor->key, cursor->data, err)
+                       : store_lmdb_error(err, rc, "scanning");
     return code == 0 ? 0 : store_read_failed(cursor->replica, code, true, err);
+}
+
+static int cursor_fetch(struct store_cursor *cursor, MDB_cursor_op op, struct err *err)
+{
+    return cursor_judge(cursor, mdb_cursor_get(cursor->lmdb, &cursor->key, &cursor->data, op), err);
+}
+
+/* Moves on, and LMDB's cursor one further. */
+static int cursor_step(struct store_cursor *cursor, struct err *err)
+{
+    MDB_cursor_op op = cursor->reverse ? MDB_PREV : MDB_NEXT;
+    int rc = cursor->is_ahead ? cursor->ahead_rc
+                              : mdb_cursor_get(cursor->lmdb, &cursor->key, &cursor->data, op);
+    if (cursor->is_ahead) {
+        cursor->key = cursor->ahead_key;
+        cursor->data = cursor->ahead_data;
+    }
+    cursor->is_ahead = rc == 0;
+    if (rc == 0) {
+        cursor->ahead_rc =
+            mdb_cursor_get(cursor->lmdb, &cursor->ahead_key, &cursor->ahead_data, op);
+        if (cursor->ahead_rc == 0) {
+            store_leaf_prefetch(&cursor->leaf, &cursor->replica->store->map, cursor->ahead_key);
+        }
+    }
+    return cursor_judge(cursor, rc, err);
 }
 
 /* Puts LMDB's cursor on the first key >= at; none: has_lmdb is false. A bound may be a byte longer
@@ -90,6 +122,7 @@ int store_cursor_open(struct store_replica *replica, struct span from, struct sp
     }
     cursor->replica = replica;
     cursor->reverse = reverse;
+    cursor->leaf.is_for_values = true;
     cursor->has_end = end.size > 0;
     if (end.size > 0) {
         memcpy(cursor->end_bytes, end.data, end.size);
@@ -114,6 +147,7 @@ int store_cursor_open(struct store_replica *replica, struct span from, struct sp
 void store_cursor_keys_only(struct store_cursor *cursor)
 {
     cursor->keys_only = true;
+    cursor->leaf.is_for_values = false;
 }
 
 void store_cursor_close(struct store_cursor *cursor)
@@ -135,9 +169,7 @@ static int cursor_advance(struct store_cursor *cursor, struct err *err)
             cursor->nodes[source] = cursor->reverse ? overlay_previous(node) : overlay_next(node);
         }
     }
-    int rc = cursor->used & 1u << SOURCE_LMDB
-                 ? cursor_fetch(cursor, cursor->reverse ? MDB_PREV : MDB_NEXT, err)
-                 : 0;
+    int rc = cursor->used & 1u << SOURCE_LMDB ? cursor_step(cursor, err) : 0;
     cursor->used = 0;
     return rc;
 }
@@ -160,6 +192,11 @@ static bool cursor_source_key(const struct store_cursor *cursor, unsigned source
 static unsigned cursor_choose(struct store_cursor *cursor, struct span *best)
 {
     unsigned chosen = SOURCES;
+    if (cursor->has_lmdb && !cursor->nodes[SOURCE_ACTIVE] && !cursor->nodes[SOURCE_FROZEN]) {
+        *best = span_of_val(cursor->key); /* nearly always: most is flushed */
+        cursor->used = 1u << SOURCE_LMDB;
+        return SOURCE_LMDB;
+    }
     for (unsigned source = 0; source < SOURCES; source++) {
         struct span key;
         if (!cursor_source_key(cursor, source, &key)) {
@@ -186,6 +223,15 @@ static bool cursor_is_beyond(const struct store_cursor *cursor, struct span key)
     return cursor->reverse ? order < 0 : order >= 0;
 }
 
+static int unpack_unchecked(struct span key, struct span bytes, struct record *record,
+                            struct err *err)
+{
+    if (key.size == 0 || key.size > LIMIT_KEY_BYTES) {
+        return err_set(err, ERR_CORRUPT, "a key of %zu bytes", key.size);
+    }
+    return record ? record_unpack(bytes, record, err) : 0;
+}
+
 int store_cursor_next(struct store_cursor *cursor, struct span *key, struct record *record,
                       struct err *err)
 {
@@ -201,12 +247,14 @@ int store_cursor_next(struct store_cursor *cursor, struct span *key, struct reco
         }
         if (source == SOURCE_LMDB) {
             struct span bytes = span_of_val(cursor->data);
-            rc = cursor->keys_only ? record_unpack(bytes, record, err)
+            rc = cursor->keys_only ? unpack_unchecked(*key, bytes, record, err)
                                    : record_unpack_checked(*key, bytes, record, NULL, err);
             return rc == 0 ? 1 : store_read_failed(cursor->replica, rc, false, err);
         }
         if (!overlay_entry(cursor->nodes[source])->is_deleted) {
-            overlay_record(cursor->nodes[source], record);
+            if (record) {
+                overlay_record(cursor->nodes[source], record);
+            }
             return 1;
         }
     }

@@ -366,6 +366,19 @@ int store_map_find(struct store_map *map, MDB_env *env, MDB_txn *txn, MDB_dbi db
 bool store_map_is_sound(const struct store_map *map, MDB_val part);
 int store_map_check(const struct store_map *map, MDB_val part, struct err *err);
 
+/* The same for the pairs that a cursor meets, one after another: a leaf is judged once. Good for one
+ * transaction; zeroed but for the first at the beginning. */
+struct store_leaf {
+    bool is_for_values;
+    const uint8_t *sound, *fetched;
+};
+int store_leaf_check(struct store_leaf *leaf, const struct store_map *map, MDB_val key,
+                     MDB_val value, struct err *err);
+/* LMDB gave out this key: if it lies in another leaf than the last one, that leaf's pairs (their
+ * beginnings, unless is_for_values) are fetched into the processor's cache. They lie there in any
+ * order, and a walk would wait for memory at each. Only a hint: believes nothing of the page. */
+void store_leaf_prefetch(struct store_leaf *leaf, const struct store_map *map, MDB_val key);
+
 /* Zeroed but for the first three: at the beginning. */
 struct store_walk {
     const struct store_map *map;

@@ -75,6 +75,44 @@ int store_map_check(const struct store_map *map, MDB_val part, struct err *err)
                : err_set(err, ERR_CORRUPT, "a page of LMDB is not what it should be");
 }
 
+void store_leaf_prefetch(struct store_leaf *leaf, const struct store_map *map, MDB_val key)
+{
+    enum { LINE = 64, LOWER_AT = 12, NODES_MAX = 128, NODE_HEAD_BYTES = 8 };
+    const uint8_t *page = page_of(map, key.mv_data);
+    if (page == leaf->fetched ||
+        page != page_of(map, (const uint8_t *)key.mv_data - NODE_HEAD_BYTES)) {
+        return; /* of a page LMDB has read at least the head of the key's node */
+    }
+    leaf->fetched = page;
+    size_t used = get_u16(page + LOWER_AT);
+    size_t end = used < map->page_bytes ? used : map->page_bytes;
+    if (leaf->is_for_values) {
+        for (size_t at = end; at < map->page_bytes; at += LINE) {
+            __builtin_prefetch(page + at);
+        }
+        return;
+    }
+    end = end < PAGE_HEADER_BYTES + 2 * NODES_MAX ? end : PAGE_HEADER_BYTES + 2 * NODES_MAX;
+    for (size_t at = PAGE_HEADER_BYTES; at + 2 <= end; at += 2) {
+        __builtin_prefetch(page + (get_u16(page + at) & (map->page_bytes - 1)));
+    }
+}
+
+int store_leaf_check(struct store_leaf *leaf, const struct store_map *map, MDB_val key,
+                     MDB_val value, struct err *err)
+{
+    const uint8_t *page = page_of(map, key.mv_data), *end = page + map->page_bytes;
+    const uint8_t *behind = (const uint8_t *)key.mv_data + key.mv_size;
+    if (page == leaf->sound && behind <= end && value.mv_data == behind &&
+        value.mv_size <= (size_t)(end - behind)) {
+        return 0;
+    }
+    int rc = store_map_check(map, key, err);
+    rc = rc == 0 ? store_map_check(map, value, err) : rc;
+    leaf->sound = rc == 0 && page_kind(page) == PAGE_LEAF ? page : NULL;
+    return rc;
+}
+
 void store_walk_fini(struct store_walk *walk)
 {
     buf_fini(&walk->last);
