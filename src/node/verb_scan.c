@@ -13,6 +13,7 @@
  * A fetched page that ends before its partitions do also ends the merged page: nothing behind its
  * last key is known. */
 #include "base/check.h"
+#include "base/merge.h"
 #include "node/request_private.h"
 #include "wire/scan_page.h"
 
@@ -33,6 +34,7 @@ struct scan_part {
 /* One stream of the merge: a cursor here, or a page from elsewhere. */
 struct scan_source {
     struct store_cursor *cursor;
+    bool keys_only;         /* a cursor: record is not filled in */
     const uint32_t *groups; /* a page's partitions */
     size_t group_count;
     Cairn__V1__ScanResponse *response;
@@ -380,95 +382,99 @@ static void rewind_pages(struct scan *scan)
     }
 }
 
-struct merge {
-    struct scan_source **heap;
-    size_t count;
-    bool reverse;
-};
-
-static bool comes_first(const struct merge *merge, const struct scan_source *a,
-                        const struct scan_source *b)
-{
-    int order = span_compare(a->key, b->key);
-    return merge->reverse ? order > 0 : order < 0;
-}
-
-/* Puts the source at its place in the heap below `top`. Neighbours in the order of keys lie in different partitions, so who was
- * first comes next to last as a rule: the gap is moved down to the bottom at one comparison a level, then the source up from there,
- * seldom far (Floyd; Wegener, "Bottom-up heapsort", 1993). */
-static void heap_place(struct merge *merge, size_t top, struct scan_source *source)
-{
-    struct scan_source **heap = merge->heap;
-    size_t at = top;
-    for (size_t child; (child = 2 * at + 1) < merge->count; at = child) {
-        if (child + 1 < merge->count && comes_first(merge, heap[child + 1], heap[child])) {
-            child++;
-        }
-        heap[at] = heap[child];
-    }
-    for (size_t parent; at > top && comes_first(merge, source, heap[parent = (at - 1) / 2]);
-         at = parent) {
-        heap[at] = heap[parent];
-    }
-    heap[at] = source;
-}
-
 /* Sets the head to what comes next. 1, 0 at the end, or an error. */
 static int advance(struct scan_source *source, struct err *err)
 {
     if (source->cursor) {
-        return store_cursor_next(source->cursor, &source->key, &source->record, err);
+        return store_cursor_next(source->cursor, &source->key,
+                                 source->keys_only ? NULL : &source->record, err);
     }
     bool has_entry = scan_page_next(&source->rest, &source->entry);
     source->key = source->entry.key;
     return has_entry;
 }
 
-static int add_source(struct merge *merge, struct scan_source *source, struct err *err)
+/* The sources, and the order among them. */
+struct merging {
+    struct scan_source **sources;
+    size_t count;
+    void *room; /* the merge's */
+    struct merge merge;
+};
+
+/* NULL: there is no memory. */
+static struct merging *merging_new(struct request *request)
+{
+    size_t most = request->scan->part_count + request->scan->page_count + 1;
+    struct merging *merging = request_try_alloc(request, sizeof *merging);
+    void *room = merging ? request_try_alloc(request, merge_room(most)) : NULL;
+    struct scan_source **sources = room ? request_try_alloc(request, most * sizeof *sources) : NULL;
+    if (!sources) {
+        return NULL;
+    }
+    merging->sources = sources;
+    merging->room = room;
+    return merging;
+}
+
+/* 1 (it is one of them then), 0: it has no entry, or an error. */
+static int add_source(struct merging *merging, struct scan_source *source, struct err *err)
 {
     int status = advance(source, err);
     if (status == 1) {
-        merge->heap[merge->count++] = source;
+        merging->sources[merging->count++] = source;
     }
     return status;
 }
 
-static int open_sources(struct request *request, struct merge *merge, struct err *err)
+static int open_cursor(struct request *request, struct merging *merging, struct store_replica *from,
+                       struct err *err)
+{
+    const Cairn__V1__ScanRequest *asked = request->scan->asked;
+    struct scan_source *source = request_try_alloc(request, sizeof *source);
+    int status = source ? store_cursor_open(from, span_of(asked->from.data, asked->from.len),
+                                            span_of(asked->to.data, asked->to.len), asked->reverse,
+                                            &source->cursor, err)
+                        : err_set(err, ERR_NO_MEMORY, "no memory for a scan");
+    if (status < 0) {
+        return status;
+    }
+    source->keys_only = asked->keys_only;
+    if (asked->keys_only) {
+        store_cursor_keys_only(source->cursor);
+    }
+    status = add_source(merging, source, err);
+    if (status <= 0) {
+        store_cursor_close(source->cursor);
+    }
+    return status < 0 ? status : 0;
+}
+
+static int open_sources(struct request *request, struct merging *merging, struct err *err)
 {
     struct scan *scan = request->scan;
-    struct span from = span_of(scan->asked->from.data, scan->asked->from.len);
-    struct span to = span_of(scan->asked->to.data, scan->asked->to.len);
     for (size_t i = 0; i < scan->part_count; i++) {
-        if (scan->parts[i].state != PART_READABLE) {
-            continue;
-        }
-        struct partition *partition = node_find_partition(request->node, scan->parts[i].group);
-        struct scan_source *source = request_try_alloc(request, sizeof *source);
-        int status = source ? store_cursor_open(partition_store(partition), from, to,
-                                                merge->reverse, &source->cursor, err)
-                            : err_set(err, ERR_NO_MEMORY, "no memory for a scan");
-        if (status == 0 && scan->asked->keys_only) {
-            store_cursor_keys_only(source->cursor);
-        }
-        if (status == 0) {
-            status = add_source(merge, source, err);
-            if (status <= 0) {
-                store_cursor_close(source->cursor);
+        if (scan->parts[i].state == PART_READABLE) {
+            struct partition *partition = node_find_partition(request->node, scan->parts[i].group);
+            int status = open_cursor(request, merging, partition_store(partition), err);
+            if (status < 0) {
+                return status;
             }
-        }
-        if (status < 0) {
-            return status;
         }
     }
     for (size_t i = 0; i < scan->page_count; i++) {
-        add_source(merge, scan->pages[i], err);
+        add_source(merging, scan->pages[i], err);
     }
-    for (size_t i = merge->count; i-- > 0;) {
-        heap_place(merge, i, merge->heap[i]);
+    size_t count = merging->count > 0 ? merging->count : 1;
+    merge_init(&merging->merge, merging->room, count, scan->asked->reverse);
+    for (size_t i = 0; i < merging->count; i++) {
+        merge_enter(&merging->merge, (uint32_t)i, merging->sources[i]->key);
     }
+    merge_begin(&merging->merge);
     return 0;
 }
 
+/* With more than the key; the attributes are set if the flags say so. */
 static void make_entry(const struct scan_source *source, uint8_t wanted,
                        struct scan_page_entry *entry)
 {
@@ -478,10 +484,8 @@ static void make_entry(const struct scan_source *source, uint8_t wanted,
     }
     const struct record *record = &source->record;
     const struct attributes *attributes = &record->attributes;
-    *entry = (struct scan_page_entry){ .flags = wanted, .key = source->key };
-    if (wanted == 0) {
-        return;
-    }
+    entry->flags = wanted;
+    entry->key = source->key;
     entry->version = record->version;
     entry->time = record->time;
     entry->size = record->value.size;
@@ -498,56 +502,103 @@ static void make_entry(const struct scan_source *source, uint8_t wanted,
     }
 }
 
-/* Adds to the page from the merge. 1: more is left; 0: all; or an error. */
-static int fill_page(struct request *request, struct merge *merge, struct buf *page,
-                     struct err *err)
+/* A page that is being filled. */
+struct filling {
+    struct buf *page;
+    struct mem_gate *gate;
+    size_t begin, bytes_max; /* bytes before the first entry; where the page should end */
+    size_t count, limit;     /* entries: now, at most */
+    uint8_t wanted;
+};
+
+static void filling_init(struct filling *filling, struct request *request, struct buf *page)
 {
     const Cairn__V1__ScanRequest *asked = request->scan->asked;
-    size_t limit = asked->limit && asked->limit < LIMIT_SCAN_PAGE_ENTRIES ? asked->limit
-                                                                          : LIMIT_SCAN_PAGE_ENTRIES;
-    size_t bytes_max = page->size + (asked->page_bytes && asked->page_bytes < LIMIT_SCAN_PAGE_BYTES
-                                         ? asked->page_bytes
-                                         : LIMIT_SCAN_PAGE_BYTES);
-    uint8_t wanted = wanted_flags(asked);
-    struct mem_gate *gate = env_gate(request->node->env, MEM_SCAN);
-    for (size_t count = 0; merge->count > 0; count++) {
-        struct scan_source *first = merge->heap[0];
-        struct scan_page_entry entry;
-        make_entry(first, wanted, &entry);
-        if (count == limit ||
-            (count > 0 && page->size + scan_page_entry_size(&entry) > bytes_max)) {
-            return 1;
+    size_t limit = asked->limit, bytes = asked->page_bytes;
+    *filling = (struct filling){
+        .page = page,
+        .gate = env_gate(request->node->env, MEM_SCAN),
+        .begin = page->size,
+        .limit = limit && limit < LIMIT_SCAN_PAGE_ENTRIES ? limit : LIMIT_SCAN_PAGE_ENTRIES,
+        .bytes_max =
+            page->size + (bytes && bytes < LIMIT_SCAN_PAGE_BYTES ? bytes : LIMIT_SCAN_PAGE_BYTES),
+        .wanted = wanted_flags(asked),
+    };
+}
+
+/* Room for an entry and, by what those before it took, for all that may follow: so a page is moved
+ * once as it grows, not at each doubling. */
+static bool filling_reserve(struct filling *filling, size_t size)
+{
+    struct buf *page = filling->page;
+    if (page->capacity - page->size >= size) {
+        return true;
+    }
+    size_t follow = filling->count > 0 ? (page->size - filling->begin) / filling->count *
+                                             (filling->limit - filling->count)
+                                       : 0;
+    size_t left = filling->bytes_max > page->size ? filling->bytes_max - page->size : 0;
+    follow = follow < left ? follow : left;
+    return buf_try_reserve(page, filling->gate, follow > size ? follow : size);
+}
+
+/* Adds the head of the source. 1; 0: the page is full; ERR_NO_MEMORY. */
+static int filling_add(struct filling *filling, const struct scan_source *source, struct err *err)
+{
+    struct scan_page_entry entry;
+    bool is_bare = filling->wanted == 0;
+    if (!is_bare) {
+        make_entry(source, filling->wanted, &entry);
+    }
+    size_t size = is_bare ? scan_page_key_size(source->key) : scan_page_entry_size(&entry);
+    if (filling->count == filling->limit ||
+        (filling->count > 0 && filling->page->size + size > filling->bytes_max)) {
+        return 0;
+    }
+    if (!filling_reserve(filling, size)) {
+        return err_set(err, ERR_NO_MEMORY, "no memory for a scan's page");
+    }
+    if (is_bare) {
+        scan_page_add_key(filling->page, source->key);
+    } else {
+        scan_page_add(filling->page, &entry);
+    }
+    filling->count++;
+    return 1;
+}
+
+/* Adds to the page from the merge. 1: more is left; 0: all; or an error. */
+static int fill_page(struct request *request, struct merging *merging, struct buf *page,
+                     struct err *err)
+{
+    struct filling filling;
+    uint32_t at;
+    filling_init(&filling, request, page);
+    while ((at = merge_first(&merging->merge)) != MERGE_NONE) {
+        struct scan_source *first = merging->sources[at];
+        int status = filling_add(&filling, first, err);
+        if (status != 1) {
+            return status == 0 ? 1 : status;
         }
-        if (!buf_try_reserve(page, gate, scan_page_entry_size(&entry))) {
-            return err_set(err, ERR_NO_MEMORY, "no memory for a scan's page");
-        }
-        scan_page_add(page, &entry);
-        int status = advance(first, err);
+        status = advance(first, err);
         if (status < 0) {
             return status;
         }
-        if (status == 0) {
-            if (first->page_has_more) {
-                return 1;
-            }
-            if (first->cursor) {
-                store_cursor_close(first->cursor);
-            }
-            first = merge->heap[--merge->count];
-        }
-        if (merge->count > 0) {
-            heap_place(merge, 0, first);
+        if (status == 1) {
+            merge_next(&merging->merge, first->key);
+        } else if (first->page_has_more) {
+            return 1;
+        } else {
+            merge_end(&merging->merge);
         }
     }
     return 0;
 }
 
-static void close_sources(struct merge *merge)
+static void close_sources(struct merging *merging)
 {
-    for (size_t i = 0; i < merge->count; i++) {
-        if (merge->heap[i]->cursor) {
-            store_cursor_close(merge->heap[i]->cursor);
-        }
+    for (size_t i = 0; i < merging->count; i++) {
+        store_cursor_close(merging->sources[i]->cursor);
     }
 }
 
@@ -599,25 +650,23 @@ static void scan_settle(struct request *request)
         request_fail(request, ERR_BUSY, NULL); /* the asker does not read */
         return;
     }
-    struct merge merge = { .reverse = scan->asked->reverse };
-    merge.heap =
-        request_try_alloc(request, (scan->part_count + scan->page_count + 1) * sizeof *merge.heap);
-    if (!merge.heap) {
+    struct merging *merging = merging_new(request);
+    if (!merging) {
         request_fail(request, ERR_NO_MEMORY, NULL);
         return;
     }
     Cairn__V1__ScanResponse response = CAIRN__V1__SCAN_RESPONSE__INIT;
     struct buf payload = { 0 };
     struct err err;
-    int status = open_sources(request, &merge, &err);
+    int status = open_sources(request, merging, &err);
     if (status == 0 &&
         !buf_begin_blob(&payload, env_gate(request->node->env, MEM_SCAN), PAGE_BYTES_FIRST)) {
         status = err_set(&err, ERR_NO_MEMORY, "no memory for a scan's page");
     }
     if (status == 0) {
-        status = fill_page(request, &merge, &payload, &err);
+        status = fill_page(request, merging, &payload, &err);
     }
-    close_sources(&merge);
+    close_sources(merging);
     if (status < 0) {
         LOG_ERROR(request->node->logger, "scan failed: %s (%s)", err.text, err_info(status)->name);
     }

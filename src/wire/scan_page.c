@@ -67,6 +67,19 @@ void scan_page_add(struct buf *page, const struct scan_page_entry *entry)
     }
 }
 
+size_t scan_page_key_size(struct span key)
+{
+    return HEAD_BYTES + key.size;
+}
+
+void scan_page_add_key(struct buf *page, struct span key)
+{
+    CHECK(key.size > 0 && key.size <= LIMIT_KEY_BYTES);
+    uint8_t *at = buf_extend(page, HEAD_BYTES + key.size);
+    put_u32(at, (uint32_t)key.size); /* no flags */
+    memcpy(at + HEAD_BYTES, key.data, key.size);
+}
+
 static void unpack_attributes(const uint8_t *at, struct scan_page_entry *out)
 {
     out->attributes.mask = get_u32(at);

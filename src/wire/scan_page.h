@@ -36,6 +36,9 @@ struct scan_page_entry {
 size_t scan_page_entry_size(const struct scan_page_entry *entry);
 /* Appends it. With VALUE, size must be the value's (CHECK). */
 void scan_page_add(struct buf *page, const struct scan_page_entry *entry);
+/* The same for an entry that is nothing but its key: its bytes, and to append it. */
+size_t scan_page_key_size(struct span key);
+void scan_page_add_key(struct buf *page, struct span key);
 /* Takes the entry at the beginning of *page: false when nothing is left, or (and then *page is not empty) when what is there is
  * no entry. Keys are of 1 to LIMIT_KEY_BYTES bytes. */
 bool scan_page_next(struct span *page, struct scan_page_entry *out);
