@@ -348,6 +348,9 @@ int cairn_scan_next(struct cairn_scan *scan, struct cairn_entry *entry)
     struct cairn *cairn = scan->cairn;
     for (;;) {
         int status = core_scan_try(scan->scan, entry);
+        if (status == 1 && core_scan_wants_page(scan->scan)) {
+            cairn_step(cairn); /* the nodes work on it while the caller does on what he has */
+        }
         if (status != CAIRN_BUSY) {
             return status;
         }

@@ -106,6 +106,8 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
                    struct core_scan **out);
 /* 1 and *entry, 0 at the end, ERR_BUSY when a page is missing, or why the scan failed. */
 int core_scan_try(struct core_scan *scan, struct cairn_entry *entry);
+/* After core_scan_try gave an entry: the next step has a page to ask for. */
+bool core_scan_wants_page(const struct core_scan *scan);
 /* Calls back once, from a later core_step, when core_scan_try has something to say. ERR_USAGE: a
  * fetch is under way. */
 int core_scan_fetch(struct core_scan *scan, void (*done)(void *arg, int status), void *arg,

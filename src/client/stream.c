@@ -4,7 +4,8 @@
  * and asks one node for pages, the node that is believed to lead those groups (any node would
  * answer, by forwarding). The merge takes the least key (the greatest in reverse) over all sources
  * and so needs an entry, or the end, of every source. A source asks for its next page when the
- * present one is half used. When a page fails, the source's groups are dealt out anew by the
+ * present one is half used, and once pages have grown to their full size (so that the caller
+ * seems to want all) as soon as it has the present one: the nodes work while he does. When a page fails, the source's groups are dealt out anew by the
  * primaries known by then: each part goes on where the source stood.
  *
  * Invariants
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 
 #include "base/hlc.h"
+#include "base/merge.h"
 #include "client/core_inner.h"
 #include "wire/scan_page.h"
 
@@ -55,7 +57,9 @@ struct source {
 struct core_scan {
     struct list node; /* in core->streams */
     struct core *core;
-    struct buf from, to, last; /* last: the key that was handed out last */
+    struct buf from, to;
+    struct span last; /* the key that was handed out last: in a page that is still there, or in */
+    struct buf last_kept;
     bool is_reverse, keys_only, meta_only, is_built, has_last;
     enum cairn_consistency consistency;
     uint64_t max_staleness_ms, staleness_ms;
@@ -67,6 +71,12 @@ struct core_scan {
     struct timer timer; /* waiting for a topology */
     struct list sources, retired;
     size_t source_count;
+    bool is_merging;        /* every source is in the merge, with its head, or has ended */
+    bool wants_page;        /* the source that gave an entry last would ask for its next page */
+    struct merge merge;     /* of */
+    struct source **merged; /* all sources */
+    void *merge_room;
+    size_t merge_capacity;
     void (*done)(void *arg, int status);
     void *arg;
     uint64_t called_step;
@@ -197,6 +207,7 @@ static struct source *source_new(struct core_scan *scan, struct span from, struc
     range_set(&source->to, to);
     list_append(&scan->sources, &source->node);
     scan->source_count++;
+    scan->is_merging = false;
     scan->core->streams_dirty = true;
     return source;
 }
@@ -212,6 +223,7 @@ static void source_free(struct core_scan *scan, struct source *source)
     buf_fini(&source->to);
     list_remove(&source->node);
     scan->source_count--;
+    scan->is_merging = false;
     mem_free(source->groups);
     mem_free(source);
 }
@@ -295,9 +307,9 @@ static void scan_build(struct core_scan *scan)
     struct span to = buf_span(&scan->to);
     bool is_over = range_is_empty(&scan->from, &scan->to);
     if (scan->has_last && scan->is_reverse) {
-        to = buf_span(&scan->last);
+        to = scan->last;
     } else if (scan->has_last) {
-        range_set(&from, buf_span(&scan->last));
+        range_set(&from, scan->last);
         is_over = is_over || !range_after_key(&from);
     }
     if (!is_over) {
@@ -318,7 +330,7 @@ static bool source_wants_page(const struct source *source)
         return false;
     }
     const struct page *page = source->current;
-    return !page || page->at * 2 >= page->count;
+    return !page || page->at * 2 >= page->count || source->page_entries == LIMIT_SCAN_PAGE_ENTRIES;
 }
 
 static void source_ask(struct core *core, struct source *source)
@@ -713,7 +725,7 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
     }
     struct core_scan *scan = MEM_TRY_NEW(core->gate, struct core_scan);
     bool has_memory = scan && range_reserve(core, &scan->from) && range_reserve(core, &scan->to) &&
-                      range_reserve(core, &scan->last);
+                      range_reserve(core, &scan->last_kept);
     int status = has_memory ? scan_set_range(scan, options) : ERR_NO_MEMORY;
     if (status == 0 && !timers_reserve(core, 1)) {
         status = ERR_NO_MEMORY;
@@ -722,7 +734,7 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
         if (scan) {
             buf_fini(&scan->from);
             buf_fini(&scan->to);
-            buf_fini(&scan->last);
+            buf_fini(&scan->last_kept);
         }
         mem_free(scan);
         return status;
@@ -752,33 +764,78 @@ int core_scan_open(struct core *core, const struct cairn_scan_options *options, 
 
 static void scan_free_retired(struct core_scan *scan)
 {
+    if (!list_is_empty(&scan->retired) && scan->last.data != scan->last_kept.data) {
+        range_set(&scan->last_kept, scan->last);
+        scan->last = buf_span(&scan->last_kept);
+    }
     struct list *node;
     while ((node = list_take_first(&scan->retired))) {
         page_free(container_of(node, struct page, node));
     }
 }
 
-/* The source whose entry comes next; NULL: none has one. */
-static struct source *scan_pick(struct core_scan *scan)
+/* Whether the source has an entry; what is used up makes place for the next page. */
+static bool source_has_entry(struct core_scan *scan, struct source *source)
 {
-    struct source *best = NULL;
+    if (source->current && page_is_used_up(source->current)) {
+        page_retire(scan, source->current);
+        source->current = source->next;
+        source->next = NULL;
+    }
+    return source->current;
+}
+
+/* Room for the merge of as many sources as there are now. */
+static bool merge_reserve(struct core_scan *scan)
+{
+    struct mem_gate *gate = scan->core->gate;
+    size_t count = scan->source_count + 1;
+    if (count <= scan->merge_capacity) {
+        return true;
+    }
+    struct source **merged = mem_try_realloc(gate, scan->merged, count * sizeof *merged);
+    scan->merged = merged ? merged : scan->merged;
+    void *room = merged ? mem_try_alloc(gate, merge_room(count)) : NULL;
+    if (!room) {
+        return false;
+    }
+    mem_free(scan->merge_room);
+    scan->merge_room = room;
+    scan->merge_capacity = count;
+    return true;
+}
+
+/* Every source has an entry or has ended. False: there is no memory. */
+static bool merge_sources(struct core_scan *scan)
+{
+    if (!merge_reserve(scan)) {
+        return false;
+    }
+    uint32_t count = 0;
+    merge_init(&scan->merge, scan->merge_room, scan->source_count + 1, scan->is_reverse);
     LIST_FOR(at, &scan->sources)
     {
         struct source *source = container_of(at, struct source, node);
-        if (source->current && page_is_used_up(source->current)) {
-            page_retire(scan, source->current);
-            source->current = source->next;
-            source->next = NULL;
-        }
-        if (!source->current) {
-            continue;
-        }
-        int order = best ? span_compare(page_key(source->current), page_key(best->current)) : -1;
-        if (scan->is_reverse && best ? order > 0 : order < 0) {
-            best = source;
+        if (source_has_entry(scan, source)) {
+            merge_enter(&scan->merge, count, page_key(source->current));
+            scan->merged[count++] = source;
         }
     }
-    return best;
+    merge_begin(&scan->merge);
+    scan->is_merging = true;
+    return true;
+}
+
+/* Its entry was handed out. */
+static void merge_move_on(struct core_scan *scan, struct source *source)
+{
+    if (source_has_entry(scan, source)) {
+        merge_next(&scan->merge, page_key(source->current));
+    } else if (source->is_done) {
+        merge_end(&scan->merge);
+    } else {
+        scan->is_merging = false;
+    }
 }
 
 static void entry_meta(const struct scan_page_entry *from, struct cairn_meta *to)
@@ -808,7 +865,7 @@ static void scan_hand_out(struct core_scan *scan, struct page *page, struct cair
         entry->value = from->value.data;
         entry->value_size = from->value.size;
     }
-    range_set(&scan->last, from->key);
+    scan->last = from->key;
     scan->has_last = true;
     scan->handed_out++;
     page_advance(page);
@@ -823,17 +880,29 @@ int core_scan_try(struct core_scan *scan, struct cairn_entry *entry)
         return 0;
     }
     scan_free_retired(scan);
-    if (!scan_is_ready(scan)) {
+    if (!scan->is_merging && !scan_is_ready(scan)) {
         scan->core->streams_dirty = true;
         return ERR_BUSY;
     }
-    struct source *source = scan_pick(scan);
-    if (!source) {
+    if (!scan->is_merging && !merge_sources(scan)) {
+        scan_starve(scan);
+        return scan->status;
+    }
+    uint32_t first = merge_first(&scan->merge);
+    if (first == MERGE_NONE) {
         return 0;
     }
+    struct source *source = scan->merged[first];
     scan_hand_out(scan, source->current, entry);
-    scan->core->streams_dirty = scan->core->streams_dirty || source_wants_page(source);
+    merge_move_on(scan, source);
+    scan->wants_page = source_wants_page(source);
+    scan->core->streams_dirty = scan->core->streams_dirty || scan->wants_page;
     return 1;
+}
+
+bool core_scan_wants_page(const struct core_scan *scan)
+{
+    return scan->wants_page;
 }
 
 int core_scan_fetch(struct core_scan *scan, void (*done)(void *arg, int status), void *arg,
@@ -872,7 +941,9 @@ void core_scan_close(struct core_scan *scan)
     timers_release(scan->core, 1);
     buf_fini(&scan->from);
     buf_fini(&scan->to);
-    buf_fini(&scan->last);
+    buf_fini(&scan->last_kept);
     list_remove(&scan->node);
+    mem_free(scan->merged);
+    mem_free(scan->merge_room);
     mem_free(scan);
 }
