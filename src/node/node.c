@@ -261,7 +261,7 @@ static void look_at_disks(struct node *node)
 }
 
 /* At every second tick: the core's time is coarse enough, and the heartbeats of all groups share a
- * frame (see raft_lead.c, heartbeat_at). */
+ * frame (see raft_lead.c, raft_note_sent). */
 static void tick_partitions(struct node *node)
 {
     uint64_t now_ms = env_now_us(node->env) / 1000;

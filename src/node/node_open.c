@@ -16,7 +16,7 @@ static const struct log_group_start *find_start(const struct node *node, uint32_
 
 static int open_partitions(struct node *node, struct err *err)
 {
-    struct partition_host host = {
+    node->host = (struct partition_host){
         .env = node->env,
         .logger = node->logger,
         .log = node->log,
@@ -35,7 +35,7 @@ static int open_partitions(struct node *node, struct err *err)
         .is_tight = &node->is_tight,
         .quiet_until_ms = node->quiet_until_ms,
     };
-    node_hear_partitions(node, &host);
+    node_hear_partitions(node, &node->host);
     for (size_t i = 0; i < node->topology->partition_count; i++) {
         const struct topology_partition *group = &node->topology->partitions[i];
         bool is_here = false;
@@ -45,7 +45,7 @@ static int open_partitions(struct node *node, struct err *err)
         if (!is_here) {
             continue;
         }
-        int status = partition_open(&host, group, node->id, find_start(node, group->group),
+        int status = partition_open(&node->host, group, node->id, find_start(node, group->group),
                                     &node->partitions[group->group], err);
         if (status != 0) {
             return status;

@@ -101,6 +101,7 @@ struct node {
     uint64_t *quiet_until_ms;
     bool *leads;
     struct partition_scratch *scratch;
+    struct partition_host host;    /* what the partitions see of the node */
     uint64_t *leaders;             /* by group number: node id last heard to lead, 0 = unknown */
 
     struct env_task turn;

@@ -56,7 +56,7 @@ void partition_fail(struct partition *partition, const struct err *err)
 {
     if (!partition->failed) {
         partition->failed = true;
-        partition->host.failed(partition->host.ctx, partition, err);
+        partition->host->failed(partition->host->ctx, partition, err);
     }
 }
 
@@ -91,7 +91,7 @@ static void append_noop(struct partition *partition)
     CHECK(out->append_count == 1 && raft_is_noop(&partition->raft, out->append_first));
     struct blob *empty = blob_new(0);
     partition_drop_replaced(partition, out->append_first);
-    log_append(partition->host.log, partition->group.group, out->append_first,
+    log_append(partition->host->log, partition->group.group, out->append_first,
                &partition->raft.term, &empty, 1);
     blob_unref(empty);
 }
@@ -99,7 +99,7 @@ static void append_noop(struct partition *partition)
 static void take_drop(struct partition *partition, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++) {
-        blob_unref(partition->host.scratch->blobs[i]);
+        blob_unref(partition->host->scratch->blobs[i]);
     }
 }
 
@@ -108,8 +108,8 @@ static void take_drop(struct partition *partition, uint32_t count)
 static bool take_entries(struct partition *partition, const struct raft_message *message,
                          const struct raft_entry *entries, const struct span *payloads)
 {
-    struct partition_scratch *scratch = partition->host.scratch;
-    struct mem_gate *gate = env_gate(partition->host.env, MEM_LOG);
+    struct partition_scratch *scratch = partition->host->scratch;
+    struct mem_gate *gate = env_gate(partition->host->env, MEM_LOG);
     uint32_t count = message->count, runs = 1;
     if (count > LIMIT_RAFT_APPEND_ENTRIES) {
         return false; /* nobody sends so many */
@@ -130,7 +130,7 @@ static bool take_entries(struct partition *partition, const struct raft_message 
             scratch->blobs[i]->is_summed = true;
         }
     }
-    if (count > 0 && log_reserve(partition->host.log, partition->group.group, count, runs) != 0) {
+    if (count > 0 && log_reserve(partition->host->log, partition->group.group, count, runs) != 0) {
         take_drop(partition, count);
         return false;
     }
@@ -141,16 +141,16 @@ static bool take_entries(struct partition *partition, const struct raft_message 
 static void append_received(struct partition *partition)
 {
     const struct raft_effects *out = &partition->raft.out;
-    const struct partition_scratch *scratch = partition->host.scratch;
+    const struct partition_scratch *scratch = partition->host->scratch;
     uint64_t bytes = 0;
     partition_drop_replaced(partition, out->append_first);
-    log_append(partition->host.log, partition->group.group, out->append_first,
+    log_append(partition->host->log, partition->group.group, out->append_first,
                scratch->terms + out->append_skip, scratch->blobs + out->append_skip,
                out->append_count);
     for (uint32_t i = 0; i < out->append_count; i++) {
         bytes += scratch->blobs[out->append_skip + i]->size;
     }
-    budget_took(partition->host.budget, bytes, out->append_count);
+    budget_took(partition->host->budget, bytes, out->append_count);
 }
 
 /* The core hears of the log's holes: those that it must count with, and what to ask for. */
@@ -164,9 +164,9 @@ static void tell_holes(struct partition *partition)
     partition_tell_time(partition);
     uint64_t needed = raft->flushed + 1;
     raft_holes(
-        raft, log_first_hole(partition->host.log, group, needed),
-        log_first_unfilled(partition->host.log, group, raft->role == RAFT_LEADER ? 0 : needed));
-    partition->has_holes = log_first_hole(partition->host.log, group, 0) != 0;
+        raft, log_first_hole(partition->host->log, group, needed),
+        log_first_unfilled(partition->host->log, group, raft->role == RAFT_LEADER ? 0 : needed));
+    partition->has_holes = log_first_hole(partition->host->log, group, 0) != 0;
 }
 
 /* Whether a turn would do anything but to say what the core has to say. */
@@ -177,7 +177,7 @@ static bool has_duties(const struct partition *partition)
            !list_is_empty(&partition->acking) || !list_is_empty(&partition->early) ||
            !list_is_empty(&partition->reads) || !list_is_empty(&partition->done_writes) ||
            !list_is_empty(&partition->done_reads) ||
-           raft_cut_at(raft, *partition->host.cut_level) >= raft->log_start;
+           raft_cut_at(raft, *partition->host->cut_level) >= raft->log_start;
 }
 
 /* Who waits for all replicas may outwait one that is out of reach, or for memory: then every tick
@@ -185,7 +185,7 @@ static bool has_duties(const struct partition *partition)
 static void note_quiet(struct partition *partition)
 {
     bool waits = !list_is_empty(&partition->acking) || partition->is_starved || partition->is_held;
-    partition->host.quiet_until_ms[partition->group.group] =
+    partition->host->quiet_until_ms[partition->group.group] =
         waits ? 0 : raft_quiet_until(&partition->raft);
 }
 
@@ -195,14 +195,14 @@ static void speak(struct partition *partition)
     partition_tell_time(partition);
     raft_flush(&partition->raft);
     partition_send_messages(partition, NULL, 0, 0);
-    partition->host.spoke(partition->host.ctx, partition);
+    partition->host->spoke(partition->host->ctx, partition);
 }
 
 void partition_settle_after(struct partition *partition, bool is_append)
 {
     struct raft_effects *out = &partition->raft.out;
     if (out->persist_state) {
-        log_append_state(partition->host.log, partition->group.group, partition->raft.term,
+        log_append_state(partition->host->log, partition->group.group, partition->raft.term,
                          partition->raft.vote);
         out->persist_state = false;
     }
@@ -216,23 +216,25 @@ void partition_settle_after(struct partition *partition, bool is_append)
     raft_effects_clear_log(&partition->raft);
     if (out->start_learned) {
         out->start_learned = false;
-        log_set_start_term(partition->host.log, partition->group.group, partition->raft.start_term);
+        log_set_start_term(partition->host->log, partition->group.group,
+                           partition->raft.start_term);
     }
     if (out->heal) {
         out->heal = false;
-        log_append_healed(partition->host.log, partition->group.group, partition->raft.term,
+        log_append_healed(partition->host->log, partition->group.group, partition->raft.term,
                           partition->raft.vote);
     }
     tell_holes(partition);
     bool has_work = has_duties(partition);
     bool may_speak = !has_work && !partition->is_awake && !partition->failed;
-    if (may_speak && raft_only_speaks(&partition->raft)) {
-        speak(partition);
+    bool has_spoken = may_speak && raft_only_speaks(&partition->raft);
+    if (has_spoken) {
+        speak(partition); /* all that there was */
     }
     /* Of a write's events only some need a turn: not the second answer, say, nor what makes entries
      * durable that wait for others'. */
-    if (has_work || raft_has_news(&partition->raft)) {
-        partition->host.quiet_until_ms[partition->group.group] = 0;
+    if (has_work || (!has_spoken && raft_has_news(&partition->raft))) {
+        partition->host->quiet_until_ms[partition->group.group] = 0;
         partition_wake(partition);
     } else {
         raft_applied(&partition->raft, partition->applied); /* what it learned of time */
@@ -261,11 +263,11 @@ static void fill_holes(struct partition *partition, const struct raft_message *m
 {
     uint32_t filled = 0;
     for (uint32_t i = 0; i < message->count; i++) {
-        filled += log_fill(partition->host.log, partition->group.group, message->index + 1 + i,
+        filled += log_fill(partition->host->log, partition->group.group, message->index + 1 + i,
                            entries[i].term, payloads[i]);
     }
     if (filled > 0) {
-        LOG_INFO(partition->host.logger, "part=%u index=%lu damaged entries were given back: %u",
+        LOG_INFO(partition->host->logger, "part=%u index=%lu damaged entries were given back: %u",
                  partition->group.group, message->index + 1, filled);
         partition_settle(partition);
     }
@@ -281,8 +283,8 @@ void partition_message(struct partition *partition, const struct raft_message *m
     if (is_append && !take_entries(partition, message, entries, payloads)) {
         return;
     }
-    raft_clock(&partition->raft, *partition->host.now_ms);
-    raft_take(&partition->raft, budget_room(partition->host.budget, partition->is_damaged));
+    raft_clock(&partition->raft, *partition->host->now_ms);
+    raft_take(&partition->raft, budget_room(partition->host->budget, partition->is_damaged));
     raft_step(&partition->raft, message, entries);
     if ((message->type == RAFT_READ || message->type == RAFT_READ_REPLY) &&
         partition_settle_round(partition)) {
@@ -323,7 +325,7 @@ void partition_hole(struct partition *partition)
 
 void partition_healed(struct partition *partition)
 {
-    LOG_WARN(partition->host.logger, "part=%u holds again what it may have lost; it counts again",
+    LOG_WARN(partition->host->logger, "part=%u holds again what it may have lost; it counts again",
              partition->group.group);
     raft_healed(&partition->raft);
     partition_settle(partition);
@@ -390,7 +392,7 @@ bool partition_remind(struct partition *partition, uint64_t replica, const struc
 void partition_suspect(struct partition *partition)
 {
     partition_tell_time(partition);
-    log_append_suspect(partition->host.log, partition->group.group);
+    log_append_suspect(partition->host->log, partition->group.group);
     raft_suspect(&partition->raft);
     partition_settle(partition);
 }
@@ -401,7 +403,7 @@ static void cut_to(struct partition *partition, uint64_t cut)
     struct raft *raft = &partition->raft;
     if (cut >= raft->log_start && cut <= partition->applied && cut <= raft->flushed &&
         !partition->is_installing) {
-        log_cut(partition->host.log, partition->group.group, cut + 1, raft_term_at(raft, cut));
+        log_cut(partition->host->log, partition->group.group, cut + 1, raft_term_at(raft, cut));
         raft_log_cut(raft, cut + 1);
         partition_settle(partition);
     }
@@ -409,7 +411,7 @@ static void cut_to(struct partition *partition, uint64_t cut)
 
 void partition_cut_log(struct partition *partition)
 {
-    cut_to(partition, raft_cut_at(&partition->raft, *partition->host.cut_level));
+    cut_to(partition, raft_cut_at(&partition->raft, *partition->host->cut_level));
 }
 
 static void note_role(struct partition *partition)
@@ -419,9 +421,9 @@ static void note_role(struct partition *partition)
     if (raft->role == RAFT_LEADER) {
         partition->stats.elections++;
     }
-    LOG_DEBUG(partition->host.logger, "part=%u term=%lu role=%s leader=%lu", partition->group.group,
-              raft->term, raft_role_name(raft->role), raft->leader);
-    partition->host.role_changed(partition->host.ctx, partition);
+    LOG_DEBUG(partition->host->logger, "part=%u term=%lu role=%s leader=%lu",
+              partition->group.group, raft->term, raft_role_name(raft->role), raft->leader);
+    partition->host->role_changed(partition->host->ctx, partition);
 }
 
 /* What comparing replicas with each other found. */
@@ -433,10 +435,10 @@ static void tell_digests(struct partition *partition)
             partition->store, "a majority of the replicas holds other content at the same index");
     }
     if (out->digest_undecided) {
-        LOG_ERROR(partition->host.logger,
+        LOG_ERROR(partition->host->logger,
                   "part=%u replicas differ at the same index, and no majority says which is right",
                   partition->group.group);
-        partition->host.undecided(partition->host.ctx, partition);
+        partition->host->undecided(partition->host->ctx, partition);
     }
 }
 
@@ -444,10 +446,10 @@ static void tell_images(struct partition *partition)
 {
     const struct raft_effects *out = &partition->raft.out;
     for (int i = 0; i < out->image_count; i++) {
-        partition->host.image_wanted(partition->host.ctx, partition, &out->images[i]);
+        partition->host->image_wanted(partition->host->ctx, partition, &out->images[i]);
     }
     if (out->image_offered && !partition->is_installing) {
-        partition->host.image_offered(partition->host.ctx, partition, &out->image);
+        partition->host->image_offered(partition->host->ctx, partition, &out->image);
     }
 }
 
@@ -458,7 +460,7 @@ void partition_turn(struct partition *partition)
     if (partition->failed) {
         return;
     }
-    raft_clock(raft, *partition->host.now_ms);
+    raft_clock(raft, *partition->host->now_ms);
     partition_propose_queued(partition);
     raft_flush(raft);
     partition_send_messages(partition, NULL, 0, 0);
@@ -470,7 +472,7 @@ void partition_turn(struct partition *partition)
     }
     if (raft->out.diverged) {
         LOG_ERROR(
-            partition->host.logger,
+            partition->host->logger,
             "part=%u term=%lu a leader contradicts what is committed here; its message was dropped",
             partition->group.group, raft->term);
     }
@@ -502,8 +504,8 @@ static bool is_well(const struct partition *partition, const struct topology_rep
     const struct raft_progress *progress = partition_find_progress(&partition->raft, replica->id);
     CHECK(progress);
     bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
-    return progress->heard_ms + partition->host.election_timeout_ms >= now_ms && !awaits_image &&
-           !progress->is_full && !partition->host.is_slow(partition->host.ctx, replica->node_id);
+    return progress->heard_ms + partition->host->election_timeout_ms >= now_ms && !awaits_image &&
+           !progress->is_full && !partition->host->is_slow(partition->host->ctx, replica->node_id);
 }
 
 /* It has all that there is to have, nearly, besides. */
@@ -548,10 +550,10 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
         partition->applied < raft->noop_index) {
         return false;
     }
-    bool is_slow = partition->host.is_slow(partition->host.ctx, partition->self_node_id);
+    bool is_slow = partition->host->is_slow(partition->host->ctx, partition->self_node_id);
     uint64_t pause = is_slow ? SLOW_PAUSE_TIMEOUTS : PREFER_PAUSE_TIMEOUTS;
     if (partition->prefer_tried_ms != 0 &&
-        now_ms < partition->prefer_tried_ms + pause * partition->host.election_timeout_ms) {
+        now_ms < partition->prefer_tried_ms + pause * partition->host->election_timeout_ms) {
         return false;
     }
     uint64_t successor = find_successor(partition, is_slow, now_ms);

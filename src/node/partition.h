@@ -97,7 +97,8 @@ struct partition_stats {
     uint64_t proposals, applied, elections, reads, damages, repairs;
 };
 
-/* Opens this node's replica of `group` as the topology describes it; start: what the log found, NULL for a new one. */
+/* Opens this node's replica of `group` as the topology describes it; start: what the log found, NULL for a new one. The host must live
+ * as long as the partition: one serves all of a node, so that it stays in the processor's cache. */
 int partition_open(const struct partition_host *host, const struct topology_partition *group, uint64_t self_node_id,
                    const struct log_group_start *start, struct partition **out, struct err *err);
 /* Frees at once; waiting ones get done(ERR_SHUTDOWN). */

@@ -31,9 +31,9 @@ static bool apply_entry(struct partition *partition, uint64_t index, struct blob
     partition->stats.applied++;
     /* From its no-op on a primary applies what it proposed (I3); else there is nothing to count. */
     partition_count_unapplied(partition, 0, payload->size + BUDGET_ENTRY_BYTES);
-    if (partition->host.observe) {
-        partition->host.observe(partition->host.ctx, partition->group.group, index,
-                                raft_term_at(&partition->raft, index), blob_span(payload));
+    if (partition->host->observe) {
+        partition->host->observe(partition->host->ctx, partition->group.group, index,
+                                 raft_term_at(&partition->raft, index), blob_span(payload));
     }
     struct list *first = partition->inflight.next;
     if (first == &partition->inflight) {
@@ -67,7 +67,7 @@ static bool waits_for_payload(const struct partition *partition)
 {
     uint64_t next = partition->applied + 1;
     return partition->has_holes &&
-           log_first_hole(partition->host.log, partition->group.group, next) == next;
+           log_first_hole(partition->host->log, partition->group.group, next) == next;
 }
 
 /* The last entry that may be applied now. What is committed elsewhere may be applied before the own
@@ -76,7 +76,7 @@ static bool waits_for_payload(const struct partition *partition)
 static uint64_t find_apply_end(const struct partition *partition)
 {
     const struct raft *raft = &partition->raft;
-    bool is_held = *partition->host.is_tight && raft->durable_index < raft->commit;
+    bool is_held = *partition->host->is_tight && raft->durable_index < raft->commit;
     return is_held ? raft->durable_index : raft->commit;
 }
 
@@ -113,13 +113,13 @@ void partition_apply_committed(struct partition *partition)
     while (partition->applied < end && !partition->apply_is_reading && !partition->is_starved &&
            may_apply(partition)) {
         uint64_t next = partition->applied + 1;
-        struct blob *payload = log_peek(partition->host.log, partition->group.group, next);
+        struct blob *payload = log_peek(partition->host->log, partition->group.group, next);
         if (!payload && waits_for_payload(partition)) {
             break;
         }
         if (!payload) {
             uint64_t left = end - partition->applied;
-            int status = log_read(partition->host.log, partition->group.group, next,
+            int status = log_read(partition->host->log, partition->group.group, next,
                                   left < APPLY_READ_ENTRIES ? (uint32_t)left : APPLY_READ_ENTRIES,
                                   APPLY_READ_BYTES, apply_read_done, partition);
             partition->apply_is_reading = status == 0;
@@ -131,7 +131,7 @@ void partition_apply_committed(struct partition *partition)
         }
     }
     if (partition->applied != before) {
-        partition->host.applied(partition->host.ctx, partition);
+        partition->host->applied(partition->host->ctx, partition);
     }
 }
 
@@ -143,13 +143,13 @@ void partition_damaged(struct partition *partition)
     partition->is_damaged = true;
     partition->stats.damages++;
     if (partition->group.replica_count > 1) {
-        LOG_WARN(partition->host.logger,
+        LOG_WARN(partition->host->logger,
                  "part=%u the store is damaged: serves nothing until an image has replaced it",
                  partition->group.group);
         partition_tell_time(partition);
         raft_need_image(&partition->raft);
     } else {
-        LOG_ERROR(partition->host.logger,
+        LOG_ERROR(partition->host->logger,
                   "part=%u the store is damaged, and there is no other replica to repair it from",
                   partition->group.group);
     }
@@ -215,7 +215,7 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
     CHECK(partition->is_installing && store_replica_applied(partition->store) == index);
     partition->is_installing = false;
     if (partition->is_damaged) {
-        LOG_WARN(partition->host.logger,
+        LOG_WARN(partition->host->logger,
                  "part=%u the damaged store is whole again, by an image of index %lu",
                  partition->group.group, index);
         partition->is_damaged = false;
@@ -228,7 +228,7 @@ void partition_image_installed(struct partition *partition, uint64_t index, uint
     raft_digest(&partition->raft, partition_told(store_replica_digest(partition->store)));
     if (!is_kept) {
         partition_drop_replaced(partition, index + 1);
-        log_reset(partition->host.log, partition->group.group, index + 1, term);
+        log_reset(partition->host->log, partition->group.group, index + 1, term);
     }
     partition_settle(partition);
 }

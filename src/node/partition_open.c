@@ -9,7 +9,7 @@ static uint32_t entries_in_memory(void *ctx, uint64_t first, uint32_t count_max,
                                   uint32_t *bytes)
 {
     struct partition *partition = ctx;
-    return log_in_memory(partition->host.log, partition->group.group, first, count_max, bytes_max,
+    return log_in_memory(partition->host->log, partition->group.group, first, count_max, bytes_max,
                          bytes);
 }
 
@@ -30,15 +30,15 @@ static void make_raft_config(const struct partition *partition, struct raft_conf
         .group = partition->group.group,
         .self = partition->self,
         .replica_count = partition->group.replica_count,
-        .election_timeout_ms = partition->host.election_timeout_ms,
-        .heartbeat_ms = partition->host.heartbeat_ms,
-        .seed = env_random_u64(partition->host.env),
+        .election_timeout_ms = partition->host->election_timeout_ms,
+        .heartbeat_ms = partition->host->heartbeat_ms,
+        .seed = env_random_u64(partition->host->env),
         .inflight_bytes_max = LIMIT_RAFT_INFLIGHT_BYTES,
         .inflight_messages_max = LIMIT_RAFT_INFLIGHT_MESSAGES,
         .append_bytes_max = LIMIT_RAFT_APPEND_BYTES,
         .append_entries_max = LIMIT_RAFT_APPEND_ENTRIES,
-        .gate = env_gate(partition->host.env, MEM_RAFT),
-        .changes = partition->host.changes,
+        .gate = env_gate(partition->host->env, MEM_RAFT),
+        .changes = partition->host->changes,
         .entries_in_memory = entries_in_memory,
         .ctx = (void *)partition,
     };
@@ -68,10 +68,10 @@ static void restore_reset(struct partition *partition, struct raft_start *start)
     if (own_term == term) {
         return;
     }
-    LOG_INFO(partition->host.logger,
+    LOG_INFO(partition->host->logger,
              "part=%u an image of index=%lu term=%lu was installed; the log begins anew behind it",
              partition->group.group, index, term);
-    log_reset(partition->host.log, partition->group.group, index + 1, term);
+    log_reset(partition->host->log, partition->group.group, index + 1, term);
     *start = (struct raft_start){ .term = start->term,
                                   .vote = start->vote,
                                   .log_start = index + 1,
@@ -89,10 +89,10 @@ static void restore_lost(struct partition *partition, struct raft_start *start)
         store_replica_is_damaged(partition->store)) {
         return;
     }
-    LOG_WARN(partition->host.logger,
+    LOG_WARN(partition->host->logger,
              "part=%u the store has applied index %lu, but the log ends at %lu: entries were lost",
              partition->group.group, applied, start->last_index);
-    log_rebase(partition->host.log, partition->group.group, applied + 1);
+    log_rebase(partition->host->log, partition->group.group, applied + 1);
     *start = (struct raft_start){ .term = start->term,
                                   .vote = start->vote,
                                   .log_start = applied + 1,
@@ -138,7 +138,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
                        start->replica, own->id);
     }
     struct partition *partition = MEM_NEW(struct partition);
-    partition->host = *host;
+    partition->host = host;
     partition->group = *group;
     partition->self_node_id = self_node_id;
     partition->self = own->id;

@@ -15,6 +15,7 @@ struct partition_fetch {
 
 /* What every event looks at stands together; the large and the seldom used is behind. */
 struct partition {
+    const struct partition_host *host; /* the node's, shared by all its partitions */
     struct store_replica *store;
     uint64_t applied;
     uint64_t last_time; /* newest time proposed here */
@@ -37,9 +38,8 @@ struct partition {
     struct list reads;    /* reads by sequence */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
     struct partition_stats stats;
-    struct raft raft;
-    struct partition_host host;
     struct topology_partition group;
+    struct raft raft;
     struct partition_fetch fetches[LIMIT_REPLICAS];
     struct partition_write mark; /* the last one proposed, linked while it waits */
     uint64_t mark_since;         /* commit index at the last partition_mark */
@@ -108,7 +108,7 @@ static inline void partition_wake(struct partition *partition)
 {
     if (!partition->is_awake && !partition->is_closing) {
         partition->is_awake = true;
-        partition->host.wake(partition->host.ctx, partition);
+        partition->host->wake(partition->host->ctx, partition);
     }
 }
 
@@ -127,7 +127,7 @@ static inline void partition_drop_payload(struct partition_write *write)
 /* Before an event whose time counts, outside turns and frames: ticks may be rare. */
 static inline void partition_tell_time(struct partition *partition)
 {
-    raft_clock(&partition->raft, env_now_us(partition->host.env) / 1000);
+    raft_clock(&partition->raft, env_now_us(partition->host->env) / 1000);
 }
 
 /* After every event but a proposal or an append (I1). */

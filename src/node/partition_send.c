@@ -12,14 +12,14 @@ static bool find_payloads(struct partition *partition, const struct raft_message
 {
     for (uint32_t i = 0; i < message->count; i++) {
         uint64_t index = message->index + 1 + i;
-        partition->host.scratch->terms[i] = raft_term_at(&partition->raft, index);
+        partition->host->scratch->terms[i] = raft_term_at(&partition->raft, index);
         if (fetched && index >= fetched_first && index < fetched_first + fetched_count) {
-            partition->host.scratch->blobs[i] = fetched[index - fetched_first];
+            partition->host->scratch->blobs[i] = fetched[index - fetched_first];
         } else {
-            partition->host.scratch->blobs[i] =
-                log_peek(partition->host.log, partition->group.group, index);
+            partition->host->scratch->blobs[i] =
+                log_peek(partition->host->log, partition->group.group, index);
         }
-        if (!partition->host.scratch->blobs[i]) {
+        if (!partition->host->scratch->blobs[i]) {
             return false;
         }
     }
@@ -40,8 +40,8 @@ void partition_send_messages(struct partition *partition, struct blob **fetched,
              !find_payloads(partition, message, fetched, fetched_first, fetched_count))) {
             continue; /* Raft repeats */
         }
-        partition->host.send(partition->host.ctx, node_id, message, partition->host.scratch->terms,
-                             partition->host.scratch->blobs);
+        partition->host->send(partition->host->ctx, node_id, message,
+                              partition->host->scratch->terms, partition->host->scratch->blobs);
     }
     raft->out.message_count = 0;
 }
@@ -57,7 +57,7 @@ static void fetch_done(void *ctx, int status, uint64_t first, struct blob **payl
     }
     fetch->is_active = false;
     if (status != 0) {
-        LOG_WARN(partition->host.logger, "part=%u index=%lu cannot read the log for a replica: %s",
+        LOG_WARN(partition->host->logger, "part=%u index=%lu cannot read the log for a replica: %s",
                  partition->group.group, first, err_info(status)->name);
         count = 0;
     }
@@ -104,7 +104,7 @@ void partition_start_fills(struct partition *partition)
             break;
         }
         *fetch = (struct partition_fetch){ partition, out->fills[i].to, true };
-        fetch->is_active = log_read(partition->host.log, partition->group.group, index, 1,
+        fetch->is_active = log_read(partition->host->log, partition->group.group, index, 1,
                                     LIMIT_RAFT_APPEND_BYTES, fill_done, fetch) == 0;
     }
     out->fill_count = 0;
@@ -121,7 +121,7 @@ void partition_start_fetches(struct partition *partition)
         }
         *fetch = (struct partition_fetch){ partition, out->fetches[i].to, true };
         fetch->is_active =
-            log_read(partition->host.log, partition->group.group, out->fetches[i].first,
+            log_read(partition->host->log, partition->group.group, out->fetches[i].first,
                      LIMIT_RAFT_APPEND_ENTRIES, LIMIT_RAFT_APPEND_BYTES, fetch_done, fetch) == 0;
         if (!fetch->is_active) {
             raft_fetched(&partition->raft, out->fetches[i].to, out->fetches[i].first, 0, 0);

@@ -71,15 +71,15 @@ static bool is_vital(const struct partition *partition, const struct partition_w
 
 static int admit_vital(struct partition *partition, size_t bytes)
 {
-    int status = store_admit(partition->host.store, 0);
-    return status ? status : log_admit_vital(partition->host.log, bytes);
+    int status = store_admit(partition->host->store, 0);
+    return status ? status : log_admit_vital(partition->host->log, bytes);
 }
 
 static int admit_ordinary(struct partition *partition, size_t bytes)
 {
-    int status = store_admit(partition->host.store, bytes);
-    status = status ? status : log_admit(partition->host.log, bytes);
-    return status ? status : reserve_admit(partition->host.reserve, bytes);
+    int status = store_admit(partition->host->store, bytes);
+    status = status ? status : log_admit(partition->host->log, bytes);
+    return status ? status : reserve_admit(partition->host->reserve, bytes);
 }
 
 static int admit(struct partition *partition, const struct partition_write *write)
@@ -87,7 +87,7 @@ static int admit(struct partition *partition, const struct partition_write *writ
     size_t bytes = write->payload->size;
     bool vital = is_vital(partition, write);
     int status =
-        is_at_a_loss(partition) ? ERR_CORRUPT : budget_admit(partition->host.budget, vital);
+        is_at_a_loss(partition) ? ERR_CORRUPT : budget_admit(partition->host->budget, vital);
     return status != 0 ? status
            : vital     ? admit_vital(partition, bytes)
                        : admit_ordinary(partition, bytes);
@@ -125,8 +125,8 @@ void partition_read(struct partition *partition, struct partition_read *read)
     partition->stats.reads++;
     register_read(partition, read);
     if (read->status == 0 && raft->role == RAFT_LEADER && read->sequence > raft->read_confirmed) {
-        partition->host.read_wanted(partition->host.ctx,
-                                    partition); /* a turn would do nothing more */
+        partition->host->read_wanted(partition->host->ctx,
+                                     partition); /* a turn would do nothing more */
     } else {
         partition_wake(partition);
     }
@@ -162,7 +162,7 @@ void partition_count_unapplied(struct partition *partition, uint64_t added, uint
 {
     applied = applied < partition->unapplied ? applied : partition->unapplied;
     partition->unapplied += added - applied;
-    partition->host.budget->unapplied += added - applied;
+    partition->host->budget->unapplied += added - applied;
 }
 
 void partition_propose_queued(struct partition *partition)
@@ -184,21 +184,21 @@ void partition_propose_queued(struct partition *partition)
             break;
         }
         struct partition_write *write = container_of(node, struct partition_write, link);
-        if (!budget_propose(partition->host.budget, write->payload->size,
+        if (!budget_propose(partition->host->budget, write->payload->size,
                             is_vital(partition, write))) {
             partition->is_held = true;
             break;
         }
         sizes[count] = write->payload->size;
-        partition->host.scratch->blobs[count] = write->payload;
-        partition->host.scratch->terms[count] = raft->term;
+        partition->host->scratch->blobs[count] = write->payload;
+        partition->host->scratch->terms[count] = raft->term;
         count++;
     }
     uint64_t first;
     if (count == 0) {
         return;
     }
-    if (log_reserve(partition->host.log, partition->group.group, count, 1) != 0) {
+    if (log_reserve(partition->host->log, partition->group.group, count, 1) != 0) {
         partition_finish_all_writes(partition, &partition->queued, ERR_NO_MEMORY);
         return;
     }
@@ -207,23 +207,23 @@ void partition_propose_queued(struct partition *partition)
         partition_finish_all_writes(partition, &partition->queued, ERR_NOT_PRIMARY);
         return;
     }
-    uint64_t wall_us = env_wall_us(partition->host.env);
+    uint64_t wall_us = env_wall_us(partition->host->env);
     for (uint32_t i = 0; i < count; i++) {
         struct partition_write *write =
             container_of(list_take_first(&partition->queued), struct partition_write, link);
-        uint64_t newest = *partition->host.hlc;
+        uint64_t newest = *partition->host->hlc;
         uint64_t floor = store_replica_time(partition->store);
         newest = partition->last_time > newest ? partition->last_time : newest;
         newest = floor > newest ? floor : newest;
-        partition->last_time = *partition->host.hlc = hlc_next(newest, wall_us);
+        partition->last_time = *partition->host->hlc = hlc_next(newest, wall_us);
         command_set_time(write->payload, partition->last_time);
         write->index = first + i;
         write->term = raft->term;
         partition_count_unapplied(partition, sizes[i] + BUDGET_ENTRY_BYTES, 0);
         list_append(&partition->inflight, &write->link);
     }
-    log_append(partition->host.log, partition->group.group, first, partition->host.scratch->terms,
-               partition->host.scratch->blobs, count);
+    log_append(partition->host->log, partition->group.group, first, partition->host->scratch->terms,
+               partition->host->scratch->blobs, count);
     raft_effects_clear_log(raft);
     partition->stats.proposals += count;
     if (!list_is_empty(&partition->queued) && !partition->is_held) {
@@ -283,7 +283,7 @@ void partition_settle_reads(struct partition *partition)
 void partition_want_round(struct partition *partition)
 {
     if (!list_is_empty(&partition->reads) && partition->raft.role == RAFT_LEADER) {
-        partition->host.read_wanted(partition->host.ctx, partition);
+        partition->host->read_wanted(partition->host->ctx, partition);
     }
 }
 
@@ -303,7 +303,7 @@ static bool is_asked_enough(const struct raft *raft)
 void partition_read_round(struct partition *partition, uint64_t node_id)
 {
     const struct topology_replica *replica = partition_replica_on(partition, node_id);
-    raft_clock(&partition->raft, *partition->host.now_ms);
+    raft_clock(&partition->raft, *partition->host->now_ms);
     if (replica && !is_asked_enough(&partition->raft) &&
         raft_read_send(&partition->raft, replica->id)) {
         partition_send_messages(partition, NULL, 0, 0);
@@ -315,7 +315,7 @@ bool partition_read_ride(struct partition *partition, uint64_t node_id, uint64_t
 {
     struct raft *raft = &partition->raft;
     const struct topology_replica *replica = partition_replica_on(partition, node_id);
-    raft_clock(raft, *partition->host.now_ms);
+    raft_clock(raft, *partition->host->now_ms);
     if (!replica || is_asked_enough(raft) || !raft_read_ride(raft, replica->id, changes)) {
         return false;
     }
@@ -327,7 +327,7 @@ bool partition_read_ride(struct partition *partition, uint64_t node_id, uint64_t
 void partition_read_ridden(struct partition *partition, const struct partition_ride *ride,
                            bool is_confirmed)
 {
-    raft_clock(&partition->raft, *partition->host.now_ms);
+    raft_clock(&partition->raft, *partition->host->now_ms);
     raft_read_ridden(&partition->raft, ride->replica, ride->term, ride->sequence, is_confirmed);
     if (!partition_settle_round(partition)) {
         partition_settle(partition);
@@ -351,7 +351,7 @@ void partition_mark(struct partition *partition)
         return;
     }
     struct command command = { .type = COMMAND_MARK,
-                               .feature_level = (uint16_t)partition->host.feature_level };
+                               .feature_level = (uint16_t)partition->host->feature_level };
     *mark = (struct partition_write){ .payload = command_pack(&command), .done = mark_done };
     partition_write(partition, mark);
 }
@@ -368,7 +368,7 @@ bool partition_has_lease(const struct partition *partition)
 {
     const struct raft *raft = &partition->raft;
     return partition_is_readable(partition) && partition->applied >= raft->commit &&
-           raft_lease(raft, env_now_us(partition->host.env) / 1000) == 0;
+           raft_lease(raft, env_now_us(partition->host->env) / 1000) == 0;
 }
 
 uint64_t partition_staleness_ms(const struct partition *partition)
@@ -377,5 +377,5 @@ uint64_t partition_staleness_ms(const struct partition *partition)
     if (partition_has_lease(partition)) {
         return 0;
     }
-    return fresh_ms ? env_now_us(partition->host.env) / 1000 + 1 - fresh_ms : UINT64_MAX;
+    return fresh_ms ? env_now_us(partition->host->env) / 1000 + 1 - fresh_ms : UINT64_MAX;
 }

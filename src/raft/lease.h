@@ -75,6 +75,12 @@ void lease_heard_reply(struct lease *lease, int peer, uint64_t stamp, uint64_t e
 void lease_peer_reset(struct lease *lease, int peer);
 /* The time c of the head comment: `count` replicas, this one at `self`; 0: none. */
 uint64_t lease_confirmed(const struct lease *lease, int count, int self, uint64_t now_ms);
+/* What two of three values reach: with three replicas every majority comes down to it. */
+static inline uint64_t lease_median(uint64_t a, uint64_t b, uint64_t c)
+{
+    uint64_t least = a < b ? a : b, most = a < b ? b : a, bounded = most < c ? most : c;
+    return least > bounded ? least : bounded;
+}
 /* Vouches for what c confirms. */
 void lease_vouch(struct lease *lease, int count, uint64_t confirmed_ms);
 /* The store has applied to here. It may be less than before, when an image took the store's place: then nothing is known any more. */

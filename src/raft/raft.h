@@ -224,7 +224,7 @@ struct raft_progress {
     uint64_t read_sent;          /* newest read round sent */
     uint64_t allegiance;         /* its node's count of changes when it last confirmed in this term, 0 = not known: see raft_read_ride */
     uint64_t heard_ms;           /* last answer in this term */
-    uint64_t sent_ms;
+    uint64_t beat_ms;            /* when it is to hear something again, see raft_note_sent */
     bool probe_sent;
     bool is_damaged;             /* it said that its store needs an image; its log goes on */
     uint64_t image_id;           /* image on offer to it, 0 = none */

@@ -174,8 +174,8 @@ static void become_leader(struct raft *raft)
         *peer = (struct raft_progress){ .id = raft->config.replicas[i],
                                         .state = RAFT_PROBE,
                                         .next = raft->last_index + 1,
-                                        .heard_ms = p->now_ms,
-                                        .sent_ms = p->now_ms };
+                                        .heard_ms = p->now_ms };
+        raft_note_sent(raft, peer);
     }
     /* Entries of earlier terms are committed only by one of this term above them (§5.4.2, §6.4). */
     raft_runs_push(raft, raft->term);

@@ -31,7 +31,7 @@ void raft_flush_image(struct raft *raft, struct raft_progress *peer)
     offer->commit = raft->commit;
     offer->sequence = peer->image_id;
     if (peer->state == RAFT_IMAGING) {
-        peer->sent_ms = now;
+        raft_note_sent(raft, peer);
         peer->heartbeat_due = false;
     }
 }

@@ -7,7 +7,7 @@
 #include "base/check.h"
 #include "base/err.h"
 
-/* Part of a heartbeat's time, see heartbeat_at. */
+/* Part of a heartbeat's time, see raft_note_sent. */
 enum { HEARTBEAT_GRACE = 4 };
 
 /* An image on offer is given up when its follower was silent for that many election timeouts: it
@@ -64,6 +64,16 @@ static void flights_landed(struct raft_progress *peer)
     }
 }
 
+void raft_note_sent(struct raft *raft, struct raft_progress *peer)
+{
+    struct raft_private *p = raft->private;
+    uint64_t beat = raft->config.heartbeat_ms, from = p->now_ms + beat / HEARTBEAT_GRACE;
+    if (from >= p->next_beat_ms) { /* divides once a heartbeat's time */
+        p->next_beat_ms = (from / beat + 1) * beat;
+    }
+    peer->beat_ms = p->next_beat_ms;
+}
+
 /* An append at peer->next with count entries. */
 static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t count)
 {
@@ -81,7 +91,7 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
         append->episode = peer->episode; /* I14 */
         append->hint = peer->heal_index;
     }
-    peer->sent_ms = raft->private->now_ms;
+    raft_note_sent(raft, peer);
     peer->heartbeat_due = false;
 }
 
@@ -400,20 +410,10 @@ static bool hears_majority(const struct raft *raft)
     return heard >= raft_majority(raft);
 }
 
-/* When the peer is to hear something again, if it doesn't sooner. Not a heartbeat's time after it
- * heard the last, but when the clock passes a multiple of that: so the heartbeats of all groups
- * between two nodes fall together and share a frame, a wake-up and an answer. What was sent within
- * the last quarter before such a moment stands for it, so silence lasts five quarters at most. */
-static uint64_t heartbeat_at(const struct raft *raft, const struct raft_progress *peer)
-{
-    uint64_t beat = raft->config.heartbeat_ms;
-    return ((peer->sent_ms + beat / HEARTBEAT_GRACE) / beat + 1) * beat;
-}
-
 static void tick_peer(struct raft *raft, struct raft_progress *peer)
 {
     uint64_t now = raft->private->now_ms;
-    if (now >= heartbeat_at(raft, peer) ||
+    if (now >= peer->beat_ms ||
         (raft_wants_image(peer) && now - peer->image_sent_ms >= raft->config.heartbeat_ms)) {
         peer->heartbeat_due = true;
     }
@@ -464,7 +464,7 @@ uint64_t raft_lead_quiet_until(const struct raft *raft)
         }
         if (i != raft->private->self) {
             uint64_t silent = peer->heard_ms + raft->config.election_timeout_ms;
-            until = min_u64(until, heartbeat_at(raft, peer));
+            until = min_u64(until, peer->beat_ms);
             until = raft_is_heard_lately(raft, peer->heard_ms) ? min_u64(until, silent) : until;
         }
     }

@@ -11,6 +11,8 @@ struct raft_private {
     size_t run_count, run_capacity;
     uint64_t random;
     uint64_t now_ms; /* of the last tick */
+    uint64_t
+        next_beat_ms; /* the first multiple of the heartbeat's time behind now_ms and its grace, as of the last raft_note_sent */
     uint64_t election_deadline_ms;
     uint64_t campaign_sent_ms;
     bool campaign_order; /* the campaign is by order of the leader */
@@ -118,6 +120,10 @@ void raft_note_damage(struct raft_progress *peer, bool is_damaged);
 /* I14. A suspicion that begins, or another one: whatever it may have acknowledged is below what
  * stands here now; what it holds is to be found out. */
 void raft_note_episode(struct raft *raft, struct raft_progress *peer, uint64_t episode);
+/* The peer is being sent something: it is to hear again, if it doesn't sooner, not a heartbeat's time after this, but when the clock
+ * passes a multiple of that: so the heartbeats of all groups between two nodes fall together and share a frame, a wake-up and an
+ * answer. What was sent within the last quarter before such a moment stands for it, so silence lasts five quarters at most. */
+void raft_note_sent(struct raft *raft, struct raft_progress *peer);
 /* A follower acknowledges, or refuses. */
 void raft_step_append_reply(struct raft *raft, const struct raft_message *m);
 /* Check-quorum, heartbeats, what must be said again. */
