@@ -11,9 +11,10 @@ enum {
     LOG_KEEP_ROOM = 4,
     /* See mark_wants_flush. */
     MARK_FLUSHES = 16,
-    /* What a load has left behind, in the log's cache and in the allocator, is given back when so many
-     * bytes went through the overlay and nothing was written since they were flushed, for so long. */
-    TRIM_BYTES = 8 << 20,
+    /* What a load has left behind, in the log's memory, in requests kept for reuse and in the allocator,
+     * is given back when so many bytes went through the overlay and nothing was written since they were
+     * flushed, for so long. */
+    TRIM_BYTES = 2 << 20,
     TRIM_AFTER_US = 1000 * 1000,
 };
 
@@ -115,7 +116,8 @@ static void consider_trim(struct node *node)
         store_active_operations(node->store) == 0 &&
         env_now_us(node->env) - node->flushed_us >= TRIM_AFTER_US) {
         node->untrimmed_bytes = 0;
-        log_cache_drop(node->log);
+        log_trim(node->log);
+        request_trim(node);
         env_memory_trim(node->env);
     }
 }

@@ -244,6 +244,8 @@ int files_load(struct env *env, const char *directory, const char *name, uint32_
 void request_sweep(struct node *node);
 void request_forward_answered(struct link *link, const struct frame *frame);
 void request_link_lost(struct link *link);
+/* Gives back the memory of requests that are kept for reuse. */
+void request_trim(struct node *node);
 void request_drop_all(struct node *node);
 
 #endif

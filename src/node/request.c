@@ -555,18 +555,24 @@ void request_sweep(struct node *node)
     }
 }
 
-void request_drop_all(struct node *node)
+void request_trim(struct node *node)
 {
-    while (!list_is_empty(&node->requests)) {
-        struct request *request = container_of(node->requests.next, struct request, link);
-        request_free(request);
-    }
     struct list *taken;
     while ((taken = list_take_first(&node->free_requests))) {
         struct request *request = container_of(taken, struct request, link);
         arena_fini(&request->arena);
         mem_free(request);
     }
+    node->free_request_count = 0;
+}
+
+void request_drop_all(struct node *node)
+{
+    while (!list_is_empty(&node->requests)) {
+        struct request *request = container_of(node->requests.next, struct request, link);
+        request_free(request);
+    }
+    request_trim(node);
     for (size_t i = 0; i < node->link_count; i++) {
         size_t position = 0;
         uint64_t id;

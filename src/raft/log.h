@@ -95,8 +95,9 @@ size_t log_in_flight(const struct log *log);
 
 /* The entry's payload if it is in memory (borrowed until the end of the turn; blob_ref to keep), else NULL. */
 struct blob *log_peek(struct log *log, uint32_t group, uint64_t index);
-/* Forgets the payloads that are durable: who asks for them later gets them from the disk. For quiet moments. */
-void log_cache_drop(struct log *log);
+/* Gives memory back: forgets the payloads that are durable (who asks for them later gets them from the disk), and keeps no more room
+ * than what is left needs. For quiet moments. */
+void log_trim(struct log *log);
 /* As raft_config.entries_in_memory. */
 uint32_t log_in_memory(struct log *log, uint32_t group, uint64_t first, uint32_t count_max, uint32_t bytes_max,
                        uint32_t *bytes);

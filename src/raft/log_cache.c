@@ -128,9 +128,17 @@ void log_cache_evict(struct log *log, uint64_t bytes_max)
     }
 }
 
-void log_cache_drop(struct log *log)
+void log_trim(struct log *log)
 {
     log_cache_evict(log, 0);
+    if (log->cached_count == 0) {
+        mem_free(log->cached);
+        log->cached = NULL;
+        log->cached_first = log->cached_capacity = 0;
+    }
+    for (size_t i = 0; i < log->group_count; i++) {
+        log_index_trim(&log->groups[i]->index);
+    }
 }
 
 void log_drop_slot(struct log *log, struct log_group *group, struct log_slot *slot)

@@ -123,6 +123,18 @@ static void ring_shrink(struct log_index *index)
     }
 }
 
+void log_index_trim(struct log_index *index)
+{
+    uint64_t count = index->last_index - index->log_start + 1;
+    uint32_t capacity = CAPACITY_MIN;
+    while (capacity < count) {
+        capacity *= 2;
+    }
+    if (capacity < index->capacity) {
+        ring_resize(index, NULL, capacity);
+    }
+}
+
 void log_index_truncate(struct log_index *index, uint64_t first)
 {
     CHECK(first >= index->log_start && first <= index->last_index + 1);

@@ -58,5 +58,7 @@ uint64_t log_index_term(const struct log_index *index, uint64_t i);
  * business before. */
 void log_index_truncate(struct log_index *index, uint64_t first);
 void log_index_cut(struct log_index *index, uint64_t log_start, uint64_t start_term);
+/* Keeps no more room than the entries need; without memory for that, it stays as it is. */
+void log_index_trim(struct log_index *index);
 
 #endif

@@ -2,6 +2,7 @@
  * little old ones hold. test_log_full.c has the disks that fail or are full, test_log_crash.c
  * the crashes, test_log_damage.c what is damaged and reported, test_log_heal.c what peers can heal. */
 #include "log_script.h"
+#include "raft/log_index.h"
 
 static void test_append_and_restart(void **state)
 {
@@ -125,6 +126,61 @@ static void test_read_from_disk(void **state)
     assert_int_equal(result.count, 0);
     assert_int_equal(result.status, 0);
     world_free(world);
+}
+
+/* What is durable leaves the memory, what is not stays; then everything goes on. */
+static void test_trim(void **state)
+{
+    struct world *world = world_new(44);
+    world_start(world);
+    add_groups(world);
+    append(world, 1, 1, 40, 1);
+    fake_run(world->fake);
+    append(world, 1, 41, 2, 1);
+    assert_non_null(log_peek(world->log, 1, 40));
+    log_trim(world->log);
+    assert_null(log_peek(world->log, 1, 40));
+    check_payload(1, 41, 1, log_peek(world->log, 1, 41));
+    fake_run(world->fake);
+    log_trim(world->log);
+    assert_null(log_peek(world->log, 1, 42));
+    append(world, 1, 43, 30, 2);
+    check_payload(1, 72, 2, log_peek(world->log, 1, 72));
+    struct read_result result = { 0 };
+    log_read(world->log, 1, 30, 20, 1 << 20, on_read, &result);
+    fake_run(world->fake);
+    assert_int_equal(result.count, 20);
+    for (uint32_t i = 0; i < result.count; i++) {
+        check_payload(1, 30 + i, i < 13 ? 1 : 2, result.payloads[i]);
+        blob_unref(result.payloads[i]);
+    }
+    reopen(world);
+    check_all_recovered(world);
+    world_free(world);
+}
+
+/* An index keeps no more room than its entries need, and still knows them, wherever they begin. */
+static void test_index_trim(void **state)
+{
+    struct log_index index;
+    log_index_init(&index, 1, 0);
+    for (uint32_t i = 1; i <= 5000; i++) {
+        log_index_push(&index)->at = i;
+        log_index_push_term(&index, 1 + i / 4000);
+    }
+    log_index_cut(&index, 4951, 2);
+    log_index_trim(&index);
+    assert_int_equal(index.capacity, 64);
+    log_index_push(&index)->at = 5001;
+    for (uint32_t i = 4951; i <= 5001; i++) {
+        assert_int_equal(log_index_at(&index, i)->at, i);
+    }
+    log_index_cut(&index, 5002, 2);
+    log_index_trim(&index);
+    assert_int_equal(index.capacity, 16);
+    log_index_push(&index)->at = 5002;
+    assert_int_equal(log_index_at(&index, 5002)->at, 5002);
+    log_index_fini(&index);
 }
 
 /* Logs are cut as they grow: the number of files stays bounded, and files are reused. */
@@ -348,6 +404,8 @@ int main(void)
         cmocka_unit_test(test_one_batch_in_flight_next_gathers),
         cmocka_unit_test(test_replace_in_flight),
         cmocka_unit_test(test_read_from_disk),
+        cmocka_unit_test(test_trim),
+        cmocka_unit_test(test_index_trim),
         cmocka_unit_test(test_cut_and_recycle),
         cmocka_unit_test(test_freed_files_are_kept),
         cmocka_unit_test(test_quiet_groups_are_moved),
