@@ -31,7 +31,7 @@ static uint64_t clock_us(clockid_t clock)
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-uint64_t clock_now_us(void)
+static uint64_t clock_now_us(void)
 {
     return clock_us(CLOCK_MONOTONIC);
 }
@@ -60,11 +60,6 @@ void mount_init(struct mount *mount, struct cairn *cairn, const struct mapping *
     mount->pool.cairn = cairn;
     mount->pool.inodes = &mount->inodes;
     mount->pool.bytes_max = DIRTY_BYTES_MAX;
-}
-
-void mount_fini(struct mount *mount)
-{
-    inode_table_fini(&mount->inodes);
 }
 
 struct inode *mount_inode(fuse_req_t request, fuse_ino_t number)

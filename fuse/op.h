@@ -98,7 +98,6 @@ bool op_path(struct op *op, struct resolve *resolve, fuse_ino_t parent, const ch
 struct mount *mount_of(fuse_req_t request);
 /* The inode, or NULL after the request was answered with ESTALE. */
 struct inode *mount_inode(fuse_req_t request, fuse_ino_t number);
-uint64_t clock_now_us(void); /* monotonic */
 uint64_t clock_wall_us(void);
 /* meta NULL: a record that says nothing. */
 void mount_stat(const struct mount *mount, const struct inode *inode, const struct cairn_meta *meta,

@@ -36,8 +36,6 @@ struct mount {
 /* Begins with a handle (borrowed) and a mapping; the other settings are the caller's to fill after
  * it. */
 void mount_init(struct mount *mount, struct cairn *cairn, const struct mapping *mapping);
-/* No operation may be unanswered (cairn_close answers what is). */
-void mount_fini(struct mount *mount);
 
 /* Handlers for fuse_session_new, with a struct mount as user data. */
 extern const struct fuse_lowlevel_ops mount_operations;

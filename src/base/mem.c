@@ -274,16 +274,6 @@ void *arena_alloc(struct arena *arena, size_t size)
     return must_have(memory, size);
 }
 
-void *arena_dup(struct arena *arena, const void *data, size_t size)
-{
-    void *copy = arena_alloc(arena, size);
-
-    if (size) {
-        memcpy(copy, data, size);
-    }
-    return copy;
-}
-
 static void arena_chunk_free(struct arena_chunk *chunk)
 {
     if (sizeof *chunk + chunk->capacity == HUGE_PAGE) {

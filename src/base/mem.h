@@ -81,7 +81,6 @@ bool arena_try_reserve(struct arena *arena, size_t size, size_t count);
 /* From what was reserved. */
 void *arena_take(struct arena *arena, size_t size);
 void *arena_alloc(struct arena *arena, size_t size);
-void *arena_dup(struct arena *arena, const void *data, size_t size);
 /* Frees all but the newest chunk, which is kept for reuse. */
 void arena_reset(struct arena *arena);
 void arena_fini(struct arena *arena);

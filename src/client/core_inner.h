@@ -238,7 +238,6 @@ Cairn__V1__ErrorInfo *exchange_error_info(struct core *core, const struct link *
                                           const struct frame *frame);
 /* May the same request succeed later or elsewhere? */
 bool exchange_is_retryable(int status);
-void exchange_meta(const Cairn__V1__Meta *from, struct cairn_meta *to);
 
 /* --- Routing */
 

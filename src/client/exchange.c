@@ -319,7 +319,7 @@ struct outcome {
     const char *text; /* NULL: nothing beyond the status */
 };
 
-void exchange_meta(const Cairn__V1__Meta *from, struct cairn_meta *to)
+static void take_meta(const Cairn__V1__Meta *from, struct cairn_meta *to)
 {
     memset(to, 0, sizeof *to);
     to->version = from->version;
@@ -370,7 +370,7 @@ static bool operation_answer(struct core *core, struct operation *operation,
     result->meta.time_us = hlc_to_us(outcome->time);
     result->meta.size = outcome->size;
     if (outcome->meta) {
-        exchange_meta(outcome->meta, &result->meta);
+        take_meta(outcome->meta, &result->meta);
     }
     if (operation->verb == CAIRN_GET && outcome->status == 0) {
         void *value = mem_try_alloc(core->gate, outcome->value.size);

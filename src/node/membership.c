@@ -212,7 +212,7 @@ static int load_identity(struct node *node, struct err *err)
     return status;
 }
 
-int membership_load_topology(struct node *node, struct err *err)
+static int load_topology(struct node *node, struct err *err)
 {
     struct buf content = { 0 };
     int status =
@@ -318,7 +318,7 @@ static int derive_topology(struct node *node, struct err *err)
 /* The genesis is here: everything else opens. */
 static int enter_cluster(struct node *node, struct err *err)
 {
-    int status = membership_load_topology(node, err);
+    int status = load_topology(node, err);
     if (status == 0 && !node->topology) {
         status = derive_topology(node, err);
     }

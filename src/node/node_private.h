@@ -233,7 +233,6 @@ struct link *membership_find(struct node *node, uint64_t node_id);
 void membership_greet_again(struct node *node);
 /* Saves the topology to its file, by a job. */
 void membership_save_topology(struct node *node);
-int membership_load_topology(struct node *node, struct err *err);
 
 /* files.c: small files with magic, format and checksum, replaced atomically. Block. */
 int files_save(struct env *env, const char *directory, const char *name, uint32_t magic, struct span content, struct err *err);

@@ -394,7 +394,7 @@ void request_origin_gone(struct request_origin *origin)
 
 /* --- Routing */
 
-uint32_t request_left_ms(const struct request *request)
+static uint32_t left_ms(const struct request *request)
 {
     uint64_t now_us = env_now_us(request->node->env);
     return now_us < request->deadline_us ? (uint32_t)((request->deadline_us - now_us + 999) / 1000)
@@ -467,7 +467,7 @@ struct forward *request_forward(struct request *request, struct link *link, uint
         .verb = verb,
         .hops = (uint8_t)(request->hops + 1),
         .request_id = forward->id,
-        .deadline_ms = request_left_ms(request),
+        .deadline_ms = left_ms(request),
         .trace_id = request->trace_id,
         .epoch = node->topology->epoch,
         .time = node->hlc,

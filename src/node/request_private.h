@@ -108,7 +108,6 @@ void request_park(struct request *request);
 /* NULL: there is no memory, nothing was sent. */
 struct forward *request_forward(struct request *request, struct link *link, uint16_t verb, const ProtobufCMessage *message,
                                 const struct conn_piece *pieces, size_t count);
-uint32_t request_left_ms(const struct request *request);
 /* What its memory is for from now on. */
 void request_set_kind(struct request *request, enum mem_kind kind);
 /* Zeroed memory that lives as long as the request; NULL when there is none. */

@@ -166,7 +166,6 @@ bool store_flush_start(struct store *store);
  * LIMIT_STORE_IMAGES are open; ERR_NOT_FOUND: nothing of the replica was flushed yet; ERR_CORRUPT, ERR_IO. Loop thread. */
 int store_image_open(struct store_replica *replica, struct store_image **out, struct err *err);
 uint64_t store_image_index(const struct store_image *image); /* of the last entry that is in it */
-uint64_t store_image_time(const struct store_image *image);  /* HLC of that entry */
 /* Appends to *out one chunk of about bytes_max bytes (one record may exceed it) that begins at `position`: empty, or what
  * store_stage_position says. Blocks on the disk: for a job (ENV_JOB_READ), one call at a time per image. Every record is verified:
  * ERR_CORRUPT (this replica is damaged: store_image_close marks it). ERR_BAD_REQUEST: no such position; ERR_CLOSED: the store was closed

@@ -126,11 +126,6 @@ uint64_t store_image_index(const struct store_image *image)
     return image->meta.applied;
 }
 
-uint64_t store_image_time(const struct store_image *image)
-{
-    return image->meta.time;
-}
-
 void store_image_close(struct store_image *image)
 {
     if (!image) {

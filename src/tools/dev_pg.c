@@ -333,6 +333,15 @@ static char *pid_path(const struct dev_pg *pg)
     return mem_printf("%s/run/postgres.pid", pg->dir);
 }
 
+static bool server_is_running(const struct dev_pg *pg)
+{
+    char *path = pid_path(pg);
+    bool is_running = process_is_running(path);
+
+    mem_free(path);
+    return is_running;
+}
+
 static char *log_path(const struct dev_pg *pg)
 {
     return mem_printf("%s/log/postgres.log", pg->dir);
@@ -417,7 +426,7 @@ static int wait_for_server(const struct dev_pg *pg, struct err *err)
     int status = 0;
 
     while (PQping(url) != PQPING_OK && !status) {
-        if (!dev_pg_is_running(pg)) {
+        if (!server_is_running(pg)) {
             status =
                 err_set(err, ERR_FAILED, "PostgreSQL ended; see %.200s/log/postgres.log", pg->dir);
         } else if (process_now_ms() > deadline) {
@@ -457,7 +466,7 @@ int dev_pg_up(struct dev_pg *pg, struct err *err)
     }
     root = pg_root(pg);
     status = install(pg, root, err);
-    if (!status && !dev_pg_is_running(pg)) {
+    if (!status && !server_is_running(pg)) {
         status = make_data(pg, root, err);
         if (!status) {
             status = start_server(pg, root, err);
@@ -468,15 +477,6 @@ int dev_pg_up(struct dev_pg *pg, struct err *err)
     }
     mem_free(root);
     return status ? status : set_up_sql(pg, err);
-}
-
-bool dev_pg_is_running(const struct dev_pg *pg)
-{
-    char *path = pid_path(pg);
-    bool is_running = process_is_running(path);
-
-    mem_free(path);
-    return is_running;
 }
 
 void dev_pg_down(const struct dev_pg *pg)

@@ -19,7 +19,6 @@ struct dev_pg {
 const char *dev_pg_user(void);
 /* Makes what is missing, starts the server unless it runs, makes extension, server and tables. */
 int dev_pg_up(struct dev_pg *pg, struct err *err);
-bool dev_pg_is_running(const struct dev_pg *pg);
 /* Stops it; data stays. */
 void dev_pg_down(const struct dev_pg *pg);
 /* Removes everything, the temporary folder too. */

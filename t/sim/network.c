@@ -213,11 +213,6 @@ void network_listener_close(struct env_listener *listener)
     mem_free(listener);
 }
 
-const char *network_listener_address(const struct env_listener *listener)
-{
-    return listener->address;
-}
-
 /* The machine with the address's host; NULL: nobody there. */
 static struct env_sim *find_machine(struct network *network, const char *address)
 {

@@ -59,7 +59,6 @@ void network_process_booted(struct network *network, struct env_sim *env);
 int network_listen(struct env_sim *env, const char *address, void (*on_accept)(void *ctx, struct env_conn *conn), void *ctx,
                    struct env_listener **out, struct err *err);
 void network_listener_close(struct env_listener *listener);
-const char *network_listener_address(const struct env_listener *listener);
 int network_connect(struct env_sim *env, const char *address, const struct env_conn_events *events, void *ctx,
                     struct env_conn **out, struct err *err);
 void network_attach(struct env_conn *conn, const struct env_conn_events *events, void *ctx);

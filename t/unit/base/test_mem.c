@@ -78,7 +78,7 @@ static void a_reset_arena_starts_anew(void **state)
 
     for (int round = 0; round < 100; round++) {
         for (int i = 0; i < 100; i++) {
-            assert_memory_equal(arena_dup(&arena, "0123456789", 10), "0123456789", 10);
+            memcpy(arena_alloc(&arena, 10), "0123456789", 10);
         }
         arena_alloc(&arena, 200000);
         arena_reset(&arena);
