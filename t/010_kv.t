@@ -95,4 +95,10 @@ for my $n ($cluster->nodes) {
 is($exit, 5, 'all nodes down: exit 5');
 like($err, qr/ERR_(CONNECT|UNAVAILABLE)/, 'named');
 
+for my $command ([qw(inspect --help)], [qw(help inspect)]) {
+    ($exit, $out, $err) = run_command([bin('cairn'), @$command]);
+    is("$exit $err", '0 ', "cairn @$command");
+    like($out, qr/^usage: cairn .*inspect FILE/, 'explains the command');
+}
+
 done_testing;

@@ -14,6 +14,10 @@ static int ctl_dev(struct ctl *ctl)
 
 static int ctl_inspect(struct ctl *ctl)
 {
+    if (ctl->argc > 1 && (strcmp(ctl->argv[1], "--help") == 0 || strcmp(ctl->argv[1], "-h") == 0)) {
+        ctl_print_help(ctl->command);
+        return 0;
+    }
     return inspect_main(ctl->argc, ctl->argv);
 }
 
@@ -23,7 +27,8 @@ const struct ctl_option ctl_globals[] = {
       "folder, else 127.0.0.1:7400" },
     { "timeout", 0, "DURATION", "longest wait without progress (5s); ms, s, m or h" },
     { "consistency", 0, "LEVEL", "of reads: linearizable (default), lease or stale" },
-    { "max-staleness", 0, "DURATION", "with --consistency stale: may miss no more than what was acknowledged so lately" },
+    { "max-staleness", 0, "DURATION",
+      "with --consistency stale: may miss no more than what was acknowledged so lately" },
     { "ack", 0, "HOW", "of writes: majority (default), or all replicas within reach" },
     { "output", 'o', "FORMAT", "table, json, jsonl or raw" },
     { "user", 0, "NAME", "not available yet" },
@@ -203,7 +208,7 @@ const struct ctl_command ctl_commands[] = {
       NULL },
     { "inspect",
       "FILE…",
-      "prints log segments, stores and images",
+      "prints a log's segments and votes; FILE: one of them, or the log's folder",
       0,
       -1,
       ctl_inspect,
@@ -262,6 +267,15 @@ const struct ctl_command *ctl_find_command(const char *name)
     return NULL;
 }
 
+/* The bytes that a text fills so many columns with: a character may have several bytes. */
+static int padded(const char *text, int columns)
+{
+    for (; *text; text++) {
+        columns += (*text & 0xc0) == 0x80;
+    }
+    return columns;
+}
+
 static void print_options(const struct ctl_option *options, size_t count)
 {
     for (size_t i = 0; i < count && options[i].name; i++) {
@@ -272,7 +286,7 @@ static void print_options(const struct ctl_option *options, size_t count)
         }
         snprintf(head, sizeof head, "%s--%s%s%s", letter, options[i].name,
                  options[i].argument ? " " : "", options[i].argument ? options[i].argument : "");
-        printf("  %-26s %s\n", head, options[i].help);
+        printf("  %-*s %s\n", padded(head, 26), head, options[i].help);
     }
 }
 

@@ -33,7 +33,7 @@ static void print_record(const struct log_record *record)
     if (record->kind == LOG_RECORD_STATE || record->kind == LOG_RECORD_HEALED) {
         printf("term=%llu vote=%llu\n", (unsigned long long)record->index,
                (unsigned long long)record->term);
-    } else if (record->kind == LOG_RECORD_START) {
+    } else if (record->kind == LOG_RECORD_START || record->kind == LOG_RECORD_RESET) {
         printf("log_start=%llu start_term=%llu\n", (unsigned long long)record->index,
                (unsigned long long)record->term);
     } else if (record->kind == LOG_RECORD_SUSPECT) {
