@@ -171,6 +171,7 @@ static bool parse_quantity(const char *text, enum config_kind kind, uint64_t *ou
         { KIND_BYTES, "MiB", 1 << 20 }, { KIND_BYTES, "GiB", 1 << 30 },
         { KIND_BYTES, "B", 1 },         { KIND_MS, "ms", 1 },
         { KIND_MS, "s", 1000 },         { KIND_MS, "m", 60000 },
+        { KIND_MS, "h", 3600000 },
     };
     uint64_t value = 0;
 
@@ -213,7 +214,7 @@ static int quantity_refused(const struct param *param, const char *text, const c
                             struct err *err)
 {
     const char *units = param->kind == KIND_BYTES ? ", with K, M, G, KiB, MiB or GiB"
-                        : param->kind == KIND_MS  ? ", with ms, s or m"
+                        : param->kind == KIND_MS  ? ", with ms, s, m or h"
                                                   : "";
 
     return err_set(err, ERR_USAGE, "%s%s: '%.40s' is not a number from %llu to %llu%s", where,
@@ -782,8 +783,18 @@ void config_reload(struct config *config, const struct config *newer, struct buf
     }
 }
 
+/* The bytes that a text fills so many columns with: a character may have several bytes. */
+static int padded(const char *text, int columns)
+{
+    for (; *text; text++) {
+        columns += (*text & 0xc0) == 0x80;
+    }
+    return columns;
+}
+
 void config_print_help(struct buf *out)
 {
+    enum { COLUMNS = 30 }; /* as wide as the longest */
     char option[96], name[80];
 
     buf_printf(out, "cairnd: one node of a Cairn cluster\n\n"
@@ -798,15 +809,16 @@ void config_print_help(struct buf *out)
         snprintf(option, sizeof option, "--%s%s%s", param->name, *param->argument ? " " : "",
                  param->argument);
         name_to_environment(param->name, name);
-        buf_printf(out, "  %-28s %s\n  %-28s [%s%s%s%s]\n", option, param->help, "", name,
-                   *param->default_text ? "; default " : "", param->default_text,
-                   param->when == WHEN_LIVE ? "; reloaded by SIGHUP" : "");
+        buf_printf(out, "  %-*s %s\n  %-*s [%s%s%s%s]\n", padded(option, COLUMNS), option,
+                   param->help, COLUMNS, "", name, *param->default_text ? "; default " : "",
+                   param->default_text, param->when == WHEN_LIVE ? "; reloaded by SIGHUP" : "");
     }
     buf_printf(out,
-               "\n  %-28s read options from FILE [CAIRN_CONFIG]\n  %-28s check the options, print "
+               "\n  %-*s read options from FILE [CAIRN_CONFIG]\n  %-*s check the options, print "
                "them, exit\n"
-               "  %-28s print the version, exit\n  %-28s print this, exit\n",
-               "--config FILE", "--check-config", "--version", "--help, -h");
+               "  %-*s print the version, exit\n  %-*s print this, exit\n",
+               COLUMNS, "--config FILE", COLUMNS, "--check-config", COLUMNS, "--version", COLUMNS,
+               "--help, -h");
     buf_printf(
         out,
         "\nSIGTERM and SIGINT stop in order, SIGHUP reloads, SIGUSR1 prints the node's state.\n"

@@ -216,7 +216,7 @@ static void values_are_judged(void **state)
         { "--flush-bytes 1TB", "with K, M, G" },
         { "--flush-bytes 99999999999GiB", "not a number" },
         { "--flush-bytes 600MiB", "--overlay-bytes" },
-        { "--heartbeat-ms 5h", "with ms, s or m" },
+        { "--heartbeat-ms 5d", "with ms, s, m or h" },
         { "--heartbeat-ms 201", "three times" },
         { "--log-level loud", "error, warn, info or debug" },
         { "--insecure=perhaps", "neither yes nor no" },
@@ -250,6 +250,10 @@ static void values_are_judged(void **state)
         assert_loads(*state, line, no_environment, &config);
         config_fini(&config);
     }
+    struct config config;
+    assert_loads(*state, "--standalone --data /d --scrub-interval-ms 2h", no_environment, &config);
+    assert_int_equal(config.scrub_interval_ms, 2 * 3600 * 1000);
+    config_fini(&config);
 }
 
 static void a_node_comes_to_its_cluster_in_one_way(void **state)
