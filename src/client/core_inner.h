@@ -328,6 +328,9 @@ struct core {
     struct mem_gate *gate;
 
     struct arena arena; /* one frame's messages */
+    /* Holds the frame that is being handled; who wants to keep its payload may take the buffer, if the
+     * payload reaches to its end (core_take_payload). NULL: the frame lies elsewhere. */
+    struct buf *whole;
     struct buf scratch;
     ProtobufCAllocator allocator; /* of arena */
     char trouble[256];            /* what went wrong last on any link */
@@ -336,6 +339,10 @@ struct core {
 };
 
 uint64_t core_random(struct core *core);
+/* The payload of the frame that is being handled, for longer than that: without a copy where the frame
+ * came in pieces, as large ones do. Sets *out to where it is; returns the memory that holds it, the
+ * caller's to mem_free; NULL: there is none. */
+uint8_t *core_take_payload(struct core *core, struct span payload, struct span *out);
 /* half to whole of `us`, at random */
 uint64_t core_jitter(struct core *core, uint64_t us);
 void core_set_error(struct core *core, int status, const char *detail);

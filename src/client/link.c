@@ -365,6 +365,24 @@ static bool link_in_reserve(struct core *core, struct link *link, size_t more)
     return true;
 }
 
+uint8_t *core_take_payload(struct core *core, struct span payload, struct span *out)
+{
+    struct buf *whole = core->whole;
+    if (whole && whole->data && payload.data >= whole->data &&
+        payload.data + payload.size == whole->data + whole->size) {
+        uint8_t *memory = whole->data;
+        *whole = (struct buf){ 0 };
+        *out = payload;
+        return memory;
+    }
+    uint8_t *copy = mem_try_alloc(core->gate, payload.size);
+    if (copy) {
+        memcpy(copy, payload.data, payload.size);
+        *out = span_of(copy, payload.size);
+    }
+    return copy;
+}
+
 /* Frames are read where they arrived; only the beginning of one that isn't complete is kept, in
  * link->in. */
 void link_on_bytes(struct core *core, struct link *link, struct span bytes)
@@ -382,12 +400,16 @@ void link_on_bytes(struct core *core, struct link *link, struct span bytes)
         bytes = span_of(bytes.data + more, bytes.size - more);
         struct buf whole = link->in; /* link_fail clears link->in: the frame must outlive that */
         memset(&link->in, 0, sizeof link->in);
+        core->whole = &whole;
         ssize_t taken = link_take_frames(core, link, buf_span(&whole), &need);
+        core->whole = NULL;
         if (taken < 0) {
             buf_fini(&whole);
             return;
         }
-        buf_consume(&whole, (size_t)taken);
+        if (whole.data) { /* else its only frame's payload was taken */
+            buf_consume(&whole, (size_t)taken);
+        }
         if (whole.size == 0 && whole.capacity > LINK_BUF_KEEP_BYTES) {
             buf_fini(&whole);
             memset(&whole, 0, sizeof whole);

@@ -13,7 +13,7 @@
  *       request, in strict order: so the merged keys are in strict order too. Servers that break
  *       this are refused.
  *   M2  At most two pages a source are held; pages get smaller when there are many sources
- *       (STREAM_BYTES).
+ *       (STREAM_BYTES). A page may lie in a buffer of up to twice its size.
  *   M3  An entry that was handed out stays until the next call on the scan: its page is only
  *       retired.
  *   M4  Every page without entries moves the source's range: a scan ends. */
@@ -33,7 +33,7 @@ enum {
 
 struct page {
     struct list node;            /* in scan->retired */
-    uint8_t *bytes;              /* the entries */
+    uint8_t *memory;             /* holds the entries */
     struct span rest;            /* behind the head */
     struct scan_page_entry head; /* the next entry, unless it is used up */
     size_t at, count;            /* number of the next entry, of all */
@@ -92,7 +92,7 @@ static void source_failed(struct core *core, struct source *source, int status);
 static void page_free(struct page *page)
 {
     if (page) {
-        mem_free(page->bytes);
+        mem_free(page->memory);
         mem_free(page);
     }
 }
@@ -439,14 +439,12 @@ static int source_resume(struct source *source, struct span resume)
 static struct page *page_new(struct core *core, struct span bytes, size_t count)
 {
     struct page *page = MEM_TRY_NEW(core->gate, struct page);
-    uint8_t *copy = page ? mem_try_alloc(core->gate, bytes.size) : NULL;
-    if (!copy) {
+    uint8_t *memory = page ? core_take_payload(core, bytes, &page->rest) : NULL;
+    if (!memory) {
         mem_free(page);
         return NULL;
     }
-    memcpy(copy, bytes.data, bytes.size);
-    page->bytes = copy;
-    page->rest = span_of(page->bytes, bytes.size);
+    page->memory = memory;
     page->count = count;
     bool has_entry = scan_page_next(&page->rest, &page->head);
     CHECK(has_entry);
