@@ -156,7 +156,7 @@ int core_ask(struct core *core, const char *node, uint16_t verb, core_asked done
     if (node) {
         memcpy(target, node, node_size);
     }
-    ask->id = core->next_call++;
+    ask->id = core->next_ask++;
     ask->target = target;
     ask->verb = verb;
     ask->done = done;

@@ -93,7 +93,7 @@ static struct call *call_new(struct core *core, size_t count, size_t bytes)
         mem_free(call);
         return NULL;
     }
-    if (!hashtab_try_reserve(&core->calls, core->gate)) {
+    if (!slots_try_reserve(&core->calls, core->gate)) {
         timers_release(core, count);
         mem_free(call);
         return NULL;
@@ -124,7 +124,6 @@ static int call_submit(struct core *core, const struct cairn_request *requests, 
         return ERR_NO_MEMORY;
     }
     size_t head = sizeof *call + count * sizeof call->operations[0];
-    call->id = core->next_call++;
     call->count = call->left = count;
     call->progress_us = core->now_us;
     call->results = (struct cairn_result *)((uint8_t *)call + head);
@@ -133,7 +132,7 @@ static int call_submit(struct core *core, const struct cairn_request *requests, 
         at = operation_init(core, call, &call->operations[i], &requests[i], at);
     }
     core->stats.requests += count;
-    hashtab_put(&core->calls, call->id, call);
+    call->id = slots_put(&core->calls, call);
     if (count == 0) {
         list_append(&core->finished, &call->node);
     }
@@ -184,7 +183,7 @@ static void call_cancel(struct core *core, struct call *call)
 
 void core_cancel(struct core *core, uint64_t id)
 {
-    struct call *call = hashtab_find(&core->calls, id);
+    struct call *call = slots_find(&core->calls, id);
     if (call) {
         call_cancel(core, call);
     } else {
@@ -194,7 +193,7 @@ void core_cancel(struct core *core, uint64_t id)
 
 void core_abandon(struct core *core, uint64_t id)
 {
-    struct call *call = hashtab_find(&core->calls, id);
+    struct call *call = slots_find(&core->calls, id);
     if (call) {
         call->done_one = NULL;
         call->done_many = NULL;
@@ -208,14 +207,14 @@ void call_cancel_all(struct core *core)
 {
     size_t at = 0;
     struct call *call;
-    while ((call = hashtab_next(&core->calls, &at, NULL))) {
+    while ((call = slots_next(&core->calls, &at))) {
         call_cancel(core, call);
     }
 }
 
 static void call_free(struct core *core, struct call *call)
 {
-    hashtab_take(&core->calls, call->id);
+    slots_take(&core->calls, call->id);
     timers_release(core, call->count);
     for (size_t i = 0; i < call->count; i++) {
         free((void *)(uintptr_t)call->results[i].value);

@@ -117,7 +117,8 @@ int core_open(const struct core_options *options, const struct core_transport *t
     core->session.id_high = options->seed[0];
     core->session.id_low = options->seed[1];
     core->session.next = core->session.lowest = 1;
-    core->next_link = core->next_request = core->next_call = 1;
+    core->next_link = 1;
+    core->next_ask = CORE_FIRST_ASK;
     core->allocator = (ProtobufCAllocator){ core_arena_alloc, core_arena_free, &core->arena };
     list_init(&core->beside);
     if (options->beside) {
@@ -167,7 +168,7 @@ void core_close(struct core *core)
     route_fini(core);
     call_fini(core);
     link_fini(core);
-    hashtab_fini(&core->calls);
+    slots_fini(&core->calls);
     arena_fini(&core->arena);
     buf_fini(&core->scratch);
     mem_free(core->timers);

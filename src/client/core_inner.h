@@ -16,9 +16,9 @@
 #define CLIENT_CORE_INNER_H
 
 #include "base/check.h"
-#include "base/hashtab.h"
 #include "base/list.h"
 #include "base/mem.h"
+#include "base/slots.h"
 #include "client/core.h"
 #include "proto/client.pb-c.h"
 #include "wire/frame.h"
@@ -53,6 +53,9 @@ enum {
     /* Key and value of a call that is kept. */
     CALL_SMALL_BYTES = 512,
 };
+
+/* Questions are cancelled by ids like calls', which are those of their slots: far below. */
+#define CORE_FIRST_ASK (1ull << 63)
 
 /* --- Timers: a binary heap, soonest first */
 
@@ -93,7 +96,7 @@ struct link {
     struct link_part *parts;
     size_t part_count, part_capacity;
     bool is_starved;        /* there was no memory for what was to be sent: its flush fails it */
-    struct hashtab flights; /* by request id */
+    struct slots flights;   /* by request id */
     struct list sent;       /* the same, in order */
     struct list queue;      /* operations to send when READY */
     struct list questions;  /* questions likewise */
@@ -294,7 +297,7 @@ struct core {
     uint32_t timeout_ms;
 
     struct list links;
-    uint64_t next_link, next_request, next_call;
+    uint64_t next_link, next_ask;
     bool was_reached; /* some node answered a hello once */
 
     uint8_t cluster_id[16];
@@ -314,7 +317,7 @@ struct core {
     struct timer topology_timer;
 
     struct session session;
-    struct hashtab calls; /* by id */
+    struct slots calls; /* by id */
     struct list ready, homeless, window, finished;
     struct list free_calls, free_flights;
     size_t free_call_count, free_flight_count;

@@ -85,7 +85,7 @@ void link_free(struct core *core, struct link *link)
     timer_clear(core, &link->timer);
     timers_release(core, 1);
     list_remove(&link->node);
-    hashtab_fini(&link->flights);
+    slots_fini(&link->flights);
     buf_fini(&link->in);
     buf_fini(&link->out);
     mem_free(link->parts);
@@ -131,7 +131,7 @@ void link_on_connected(struct core *core, struct link *link)
     if (core->has_cluster) {
         hello.cluster_id = (ProtobufCBinaryData){ sizeof core->cluster_id, core->cluster_id };
     }
-    struct frame frame = { .type = FRAME_HELLO, .request_id = core->next_request++ };
+    struct frame frame = { .type = FRAME_HELLO, .request_id = link->number };
     link_send_frame(core, link, &frame, &hello.base, NULL, 0);
     link_flush(core, link);
 }
@@ -229,7 +229,7 @@ void link_fail(struct core *core, struct link *link, const char *reason)
     struct list *node;
     while ((node = list_take_first(&link->sent))) {
         struct flight *flight = container_of(node, struct flight, node);
-        hashtab_take(&link->flights, flight->id);
+        slots_take(&link->flights, flight->id);
         flight_lost(core, flight);
     }
     while ((node = list_take_first(&link->questions))) {
@@ -280,7 +280,7 @@ static int link_on_gets(struct core *core, struct link *link, const struct frame
     }
     int status = page.size || frame->message.size ? ERR_PROTOCOL : 0;
     for (page = frame->payload; status == 0 && gets_page_next_answer(&page, &answer);) {
-        struct flight *flight = hashtab_take(&link->flights, answer.request_id);
+        struct flight *flight = slots_take(&link->flights, answer.request_id);
         if (!flight) {
             return ERR_PROTOCOL;
         }
@@ -316,7 +316,7 @@ static int link_on_frame(struct core *core, struct link *link, const struct fram
     if (frame->verb == VERB_GETS) {
         return link_on_gets(core, link, frame);
     }
-    struct flight *flight = hashtab_take(&link->flights, frame->request_id);
+    struct flight *flight = slots_take(&link->flights, frame->request_id);
     if (!flight) {
         return ERR_PROTOCOL; /* no request of ours: a flight stays until its answer, also when
                                 nobody waits for it */
@@ -551,21 +551,20 @@ void link_fini(struct core *core)
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count)
 {
     CHECK(link->state == LINK_READY);
-    bool has_room = !link->is_starved && hashtab_try_reserve(&link->flights, core->gate);
+    bool has_room = !link->is_starved && slots_try_reserve(&link->flights, core->gate);
     struct flight *flight = has_room ? flight_new(core, count) : NULL;
     if (!flight) {
         link->is_starved = true;
         return NULL;
     }
     flight->link = link;
-    flight->id = core->next_request++;
+    flight->id = slots_put(&link->flights, flight);
     flight->verb = verb;
     flight->count = count;
     if (list_is_empty(&link->sent)) {
         link->heard_us = core->now_us;
     }
     list_append(&link->sent, &flight->node);
-    hashtab_put(&link->flights, flight->id, flight);
     return flight;
 }
 
