@@ -486,6 +486,9 @@ int exchange_got(struct core *core, struct flight *flight, const struct gets_pag
     if (operation->verb == CAIRN_GET && !answer->has_value) {
         return ERR_PROTOCOL;
     }
+    /* The frame tells the time at which it was begun; what it says may be younger, and what is written after it must be younger
+     * still, wherever. */
+    core->time = answer->get.time > core->time ? answer->get.time : core->time;
     struct outcome outcome = { .version = answer->get.version,
                                .time = answer->get.time,
                                .size = answer->get.size,

@@ -178,11 +178,12 @@ static struct frame answer_head(const struct request *request)
     };
 }
 
-/* False: not this one, or not there. */
+/* False: not this one, or not there. What another node told has its time to tell (newest_time), which a frame that is begun
+ * can't. */
 static bool answer_gathered(struct request *request, const struct gets_page_answer *answer)
 {
     struct request_origin *origin = request->origin;
-    if (!request->is_gathered || !origin ||
+    if (!request->is_gathered || !origin || request->newest_time > 0 ||
         (answer->has_value && answer->value.size > GETS_PAGE_VALUE_BYTES)) {
         return false;
     }

@@ -960,7 +960,9 @@ static void gets_that_leave_together_share_a_frame(void **state)
     }
     gets_submit(fake, gets, 1);
     gets_finish(fake, gets, 1);
-    assert_int_equal(fake->frames[VERB_GET], 1); /* one needs no page */
+    assert_int_equal(fake->frames[VERB_GET], 1);                 /* one needs no page */
+    assert_int_equal(fake_put(fake, gets->keys[0], "value"), 0); /* knows of what was read */
+    assert_true(fake->writes[fake->write_count - 1].client_time > hlc_from_us(1000000));
     gets_submit(fake, gets, GETS);
     gets_finish(fake, gets, GETS);
     assert_true(fake->gets_count_max <= GETS_PAGE_QUESTIONS);
