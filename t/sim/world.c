@@ -436,8 +436,7 @@ static void expect_compared(struct world *world)
 {
     uint64_t flush_ms = world->scrub_interval_ms / 16;
     flush_ms = flush_ms < world->flush_idle_ms ? world->flush_idle_ms : flush_ms;
-    if (world->scrub_interval_ms > COMPARE_ROUND_MAX_MS ||
-        world->checker.is_damaged[world->victim] || world->report->violations > 0 ||
+    if (world->scrub_interval_ms > COMPARE_ROUND_MAX_MS || world->report->violations > 0 ||
         !world_is_formed(world) || !world_are_replicas_whole(world)) {
         return; /* who gets an image is compared behind it */
     }
