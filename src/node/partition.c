@@ -359,6 +359,7 @@ void partition_prefetch(const struct partition *partition)
     const struct raft *raft = &partition->raft;
     prefetch(partition, offsetof(struct partition, raft.lease.peers[3]));
     prefetch(&raft->out, offsetof(struct raft_effects, messages));
+    raft_prefetch(raft);
     for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
         prefetch(&raft->progress[i], offsetof(struct raft_progress, flights));
     }

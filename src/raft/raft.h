@@ -298,6 +298,8 @@ void raft_take(struct raft *raft, enum raft_room room);
 /* A message arrived; `entries` are message->count many (terms and sizes of the append's entries). Messages for another replica
  * id or group are the driver's to drop; malformed ones (count without entries, unknown type) are ignored here. */
 void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);
+/* An event comes soon: fetches into the processor's cache what nearly every one looks at, of what the caller doesn't see. */
+void raft_prefetch(const struct raft *raft);
 /* End of a loop turn: emits to every follower what it can take now (entries within the bounds in flight, else a due heartbeat),
  * and a follower's newest ack. The news of a commit rides along with either. Cheap when there is nothing to say. */
 void raft_flush(struct raft *raft);
