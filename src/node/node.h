@@ -27,6 +27,7 @@ struct node_config {
     uint32_t partitions, replicas;
     uint32_t election_timeout_ms, heartbeat_ms;
     uint64_t flush_bytes;      /* overlay bytes that start a flush */
+    uint64_t flush_transaction_bytes; /* see store.h; 0: its default; smaller for tests and the simulator */
     uint64_t flush_idle_ms;    /* flush what is there when nothing was written for so long */
     uint64_t log_bytes;        /* live log bytes that start a flush */
     uint64_t log_segment_bytes; /* 0: LIMIT_LOG_SEGMENT_BYTES; smaller for tests and the simulator */

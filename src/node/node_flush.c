@@ -16,6 +16,9 @@ enum {
      * flushed, for so long. */
     TRIM_BYTES = 2 << 20,
     TRIM_AFTER_US = 1000 * 1000,
+    /* See pace_flush. */
+    FLUSH_BYTES_PER_US = 24,
+    FLUSH_IN_PART = 2,
 };
 
 /* --- Flushes */
@@ -38,19 +41,27 @@ void node_flush_continue(struct node *node)
     if (node->flush_is_waiting && log_covers_frozen(node)) {
         node->flush_is_waiting = !store_flush_start(node->store);
         node->flush_began_us = node->flush_is_waiting ? 0 : env_now_us(node->env);
+        node->flush_pauses_us = store_flush_paused_us(node->store);
     }
+}
+
+/* How long the flush under way has been at work. Its pauses are our own choice (pace_flush), and say nothing of the disk. */
+static uint64_t flush_age_us(const struct node *node)
+{
+    uint64_t paused_us = store_flush_paused_us(node->store) - node->flush_pauses_us;
+    return env_now_us(node->env) - node->flush_began_us - paused_us;
 }
 
 void node_flush_ended(struct node *node)
 {
     node->flushed_us = env_now_us(node->env);
-    node->flush_took_us = node->flushed_us - node->flush_began_us;
+    node->flush_took_us = flush_age_us(node);
     node->flush_began_us = 0;
 }
 
 uint64_t node_flush_us(const struct node *node)
 {
-    uint64_t age_us = node->flush_began_us ? env_now_us(node->env) - node->flush_began_us : 0;
+    uint64_t age_us = node->flush_began_us ? flush_age_us(node) : 0;
     return age_us > node->flush_took_us ? age_us : node->flush_took_us;
 }
 
@@ -87,6 +98,21 @@ static bool is_flush_due(struct node *node)
             reserve_wants_flush(node->reserve));
 }
 
+/* Flushes as quick as they can be come in bursts, and as all nodes get about the same, all nodes' at a time: hundreds of MB
+ * of scattered pages, behind which the logs' syncs waited for up to 0.7 s. So a flush is spread. It goes on at a gentle rate, or so
+ * quickly that it ends when the generation that fills meanwhile is half full: then a disk that becomes slower leaves as much time
+ * again before anybody has to wait for it. Where its end is waited for, it doesn't pause: `is_urgent`. */
+static void pace_flush(struct node *node, bool is_urgent)
+{
+    uint64_t active = store_active_bytes(node->store);
+    uint64_t frozen = store_unflushed_bytes(node->store) - active;
+    uint64_t by_time = (env_now_us(node->env) - node->flush_began_us) * FLUSH_BYTES_PER_US;
+    uint64_t filled_percent = active / (node->config.flush_bytes / 100 + 1);
+    uint64_t by_fill = frozen / 100 * FLUSH_IN_PART * filled_percent;
+    uint64_t pace = by_time > by_fill ? by_time : by_fill;
+    store_flush_pace(node->store, is_urgent ? UINT64_MAX : pace);
+}
+
 static void begin_flush(struct node *node)
 {
     uint64_t bytes = store_active_bytes(node->store);
@@ -107,6 +133,11 @@ static void consider_flush(struct node *node)
     store_prefer_flush(node->store, is_due);
     if (is_due && !store_is_flushing(node->store)) {
         begin_flush(node);
+        is_due = false; /* it was this one */
+    }
+    if (node->flush_began_us != 0) {
+        bool is_long = log_live_bytes(node->log) >= node_log_budget(node);
+        pace_flush(node, is_due || is_long || node->is_tight);
     }
 }
 

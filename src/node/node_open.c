@@ -150,6 +150,7 @@ static int open_store(struct node *node, struct err *err)
         .node_id = node->id,
         .map_bytes = node->config.map_bytes,
         .overlay_bytes_max = node->config.overlay_bytes,
+        .flush_transaction_bytes = node->config.flush_transaction_bytes,
         .databases_max = databases_max(node),
         .no_sync = node->config.store_no_sync,
     };
@@ -222,7 +223,7 @@ static void copy_config(struct node *node, const struct node_config *config)
     own->replicas = config->replicas ? config->replicas : 3;
     own->election_timeout_ms = config->election_timeout_ms ? config->election_timeout_ms : 600;
     own->heartbeat_ms = config->heartbeat_ms ? config->heartbeat_ms : 100;
-    own->flush_bytes = config->flush_bytes ? config->flush_bytes : 128 << 20;
+    own->flush_bytes = config->flush_bytes ? config->flush_bytes : 256 << 20;
     own->flush_idle_ms = config->flush_idle_ms ? config->flush_idle_ms : 2000;
     own->image_chunk_bytes = config->image_chunk_bytes ? config->image_chunk_bytes : 512 << 10;
     own->scrub_interval_ms =

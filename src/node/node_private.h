@@ -128,7 +128,8 @@ struct node {
     bool flush_is_wanted;          /* by an image that must be newer */
     uint64_t marked_us;            /* since when the active generation holds a mark, 0: it holds none */
     uint64_t flush_began_us;       /* when the flush under way did; 0: none is */
-    uint64_t flush_took_us;        /* the last one; 0: there was none */
+    uint64_t flush_pauses_us;      /* store_flush_paused_us at that time */
+    uint64_t flush_took_us;        /* the last one, without its pauses; 0: there was none */
     uint64_t flushed_us;           /* when the last flush ended */
     uint64_t untrimmed_bytes;      /* that went through the overlay since memory was last given back */
     struct images *images;

@@ -30,7 +30,8 @@ struct store_config {
     uint64_t node_id;
     uint64_t map_bytes;        /* LMDB's map, sparse; 0: 64 GiB */
     uint64_t quota_bytes;      /* users' bytes are refused (ERR_STORE_FULL) beyond it; 0: nine tenths of the map */
-    uint64_t overlay_bytes_max; /* admission refuses (ERR_BUSY) beyond it, both generations; 0: 512 MiB */
+    uint64_t overlay_bytes_max; /* admission refuses (ERR_BUSY) beyond it, both generations; 0: 768 MiB */
+    uint64_t flush_transaction_bytes; /* of pages that a flush changes in one transaction, about; 0: 32 MiB; smaller for tests and the simulator */
     uint32_t databases_max;    /* 0: LIMIT_PARTITIONS_MAX and some */
     bool no_sync;              /* the simulator only: LMDB on tmpfs, a flush is one atomic event */
     /* A flush failed: the node must stop (disk full is not a failure: the flush is tried again later). After ERR_CORRUPT the next
@@ -155,6 +156,11 @@ void store_prefer_flush(struct store *store, bool is_due);
 bool store_freeze(struct store *store);
 uint64_t store_replica_frozen(const struct store_replica *replica);
 bool store_flush_start(struct store *store);
+/* A flush pauses behind a transaction with which it has written so many bytes of the frozen generation, about, until more are allowed.
+ * Each freeze sets it to UINT64_MAX: no pause. Nor does it pause while an image arrives or the overlay is nearly full. */
+void store_flush_pace(struct store *store, uint64_t bytes);
+/* How long all flushes since store_open have paused so. */
+uint64_t store_flush_paused_us(const struct store *store);
 
 /* --- Images: what LMDB holds of a replica at its flushed index, as a stream of checked chunks. What was applied since then isn't in
  * it: the log still holds all of that, and follows the image.

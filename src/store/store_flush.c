@@ -1,5 +1,10 @@
 /* Flushing: freezing the active generation, the job that writes it into LMDB, and what follows its
- * end. I1, I2, I3, I6 of store_private.h are kept here. */
+ * end. I1, I2, I3, I6 of store_private.h are kept here.
+ *
+ * Each transaction is a run of the job of its own. Between two of them the flush may pause, as the node paces it
+ * (store_flush_pace): written in one go, its pages would keep the disk so busy that the log, and with it all
+ * writers, waited for seconds. Nothing new can happen in a pause but what happens while a flush waits for
+ * room: the frozen generation hides what LMDB has and what it lacks (I2), and each replica's state is whole (I3). */
 #include "store/store_private.h"
 
 #include "base/check.h"
@@ -8,11 +13,6 @@
 enum {
     /* Entries of a dropped generation that are freed in one go: some 0.3 ms. */
     RELEASE_ENTRIES = 4096,
-    /* A transaction ends behind the replica with which it has dirtied so many bytes, about. LMDB
-     * holds them all in memory, and never gives single pages back. The next transaction but one can
-     * take the pages that this one replaced, while they are still warm in the page cache: so the
-     * file stays small, too. Less would cost: with 8 MiB flushing took 28 % more instructions. */
-    TRANSACTION_BYTES = 32 << 20,
     PAGE_BYTES = 4096,
     /* A flush that waits for room that images or stages keep is tried again after. */
     PINNED_RETRY_US = 100 * 1000,
@@ -41,10 +41,17 @@ struct flush {
     MDB_dbi meta, sessions;
     struct flush_item *items;
     size_t count;
-    bool is_piecewise;    /* one transaction per replica */
-    bool is_repeated;     /* there was no room */
-    uint64_t bytes;       /* what it has to write, about */
-    uint64_t dirtied;     /* by the transaction under way, about */
+    size_t at;         /* the first item that the next transaction writes */
+    bool is_piecewise; /* one transaction per replica, all in one job: it failed before */
+    bool
+        is_whole; /* all in one job: a stage's pieces are measured, and half a flush would be counted twice */
+    bool is_repeated; /* there was no room */
+    bool is_complete; /* all is written */
+    bool is_paused;   /* no job is under way: the pace doesn't allow the next transaction yet, */
+    uint64_t paused_at_us; /* since then */
+    uint64_t bytes;        /* what it has to write, about */
+    uint64_t dirtied;      /* by the transaction under way, about */
+    uint64_t transaction_bytes;
     uint64_t pinned_from; /* see store_pinned_from */
     /* Results. */
     int status;
@@ -170,7 +177,7 @@ static int write_items(struct flush *flush, size_t *at, size_t end)
         return rc;
     }
     flush->dirtied = 0;
-    while (i < end && rc == 0 && flush->dirtied < TRANSACTION_BYTES) {
+    while (i < end && rc == 0 && flush->dirtied < flush->transaction_bytes) {
         rc = write_item(flush, txn, &flush->items[i++]);
     }
     if (rc != 0) {
@@ -228,18 +235,23 @@ static int write_piecewise(struct flush *flush)
     return first_code;
 }
 
-static int write_all(struct flush *flush)
+/* The next transaction, or all that is left if it is piecewise. */
+static int write_more(struct flush *flush)
 {
+    flush->is_complete = flush->is_piecewise;
     if (flush->is_piecewise) {
         return write_piecewise(flush);
     }
     int rc = 0;
-    for (size_t at = 0; at < flush->count && rc == 0;) {
-        rc = write_items(flush, &at, flush->count);
+    bool is_first = true;
+    while (rc == 0 && flush->at < flush->count && (is_first || flush->is_whole)) {
+        rc = write_items(flush, &flush->at, flush->count);
+        is_first = false;
     }
+    flush->is_complete = flush->at == flush->count;
     int code = rc == 0 ? 0 : store_lmdb_error(&flush->err, rc, "flushing");
     if (code == ERR_CORRUPT) { /* whose is it? */
-        flush->is_piecewise = true;
+        flush->is_piecewise = flush->is_complete = true;
         return write_piecewise(flush);
     }
     return code;
@@ -269,14 +281,16 @@ static void flush_work(struct store_job *job)
     if (flush->is_repeated) {
         store_pass_transaction(flush->lmdb, flush->meta);
     }
-    flush->status = write_all(flush);
+    flush->status = write_more(flush);
     flush->status = explain_failure(flush);
-    int rc = store_measure_used(flush->measurer, flush->pinned_from, &flush->used_bytes,
-                                &flush->pinned_bytes);
+    bool is_end = flush->is_complete || flush->status != 0;
+    int rc = is_end ? store_measure_used(flush->measurer, flush->pinned_from, &flush->used_bytes,
+                                         &flush->pinned_bytes)
+                    : 0;
     if (rc != 0 && flush->status == 0) {
         flush->status = store_lmdb_error(&flush->err, rc, "measuring the store");
     }
-    flush->duration_us = env_now_us(job->env) - begin_us;
+    flush->duration_us += env_now_us(job->env) - begin_us;
 }
 
 static void free_flush(struct flush *flush)
@@ -427,11 +441,63 @@ static void flush_free(struct store_job *job)
     free_flush(container_of(job, struct flush, job));
 }
 
+static void flush_queue(struct flush *flush)
+{
+    flush->status = 0;
+    flush->pinned_from = store_pinned_from(flush->job.store);
+    flush->is_whole = store_has_stages(flush->job.store);
+    flush->err = (struct err){ 0 };
+    store_job_start(&flush->job, ENV_JOB_FLUSH);
+}
+
+/* Stages and their swaps wait for the flush's end (I8), and so do writers where the overlay is nearly full: for them it doesn't pause. */
+static bool should_pause(const struct store *store)
+{
+    const struct flush *flush = store->flush;
+    uint64_t written = flush->bytes * flush->at / flush->count;
+    return written >= store->flush_pace && !store_has_stages(store) &&
+           store_unflushed_bytes(store) < store->config.overlay_bytes_max / 4 * 3;
+}
+
+void store_flush_pace(struct store *store, uint64_t bytes)
+{
+    struct flush *flush = store->flush;
+    store->flush_pace = bytes;
+    if (flush && flush->is_paused && !should_pause(store)) {
+        store->flush_paused_us = store_flush_paused_us(store);
+        flush->is_paused = false;
+        flush_queue(flush);
+    }
+}
+
+uint64_t store_flush_paused_us(const struct store *store)
+{
+    const struct flush *flush = store->flush;
+    bool is_paused = flush && flush->is_paused;
+    return store->flush_paused_us +
+           (is_paused ? env_now_us(store->config.env) - flush->paused_at_us : 0);
+}
+
+/* The next transaction, if the pace allows it. */
+static void flush_more(struct store *store)
+{
+    struct flush *flush = store->flush;
+    flush->is_paused = should_pause(store);
+    flush->paused_at_us = env_now_us(store->config.env);
+    if (!flush->is_paused) {
+        flush_queue(flush);
+    }
+}
+
 static void flush_done(struct store_job *job)
 {
     struct flush *flush = container_of(job, struct flush, job);
     struct store *store = job->store;
     CHECK(store->flush == flush);
+    if (flush->status == 0 && !flush->is_complete) {
+        flush_more(store);
+        return;
+    }
     store->stats.used_bytes = flush->used_bytes ? flush->used_bytes : store->stats.used_bytes;
     /* Who was closed meanwhile pins nothing: what the others do, the next flush says. */
     bool is_known = flush->used_bytes && store_pinned_from(store) == flush->pinned_from;
@@ -441,14 +507,6 @@ static void flush_done(struct store_job *job)
     } else {
         flush_failed(store);
     }
-}
-
-static void flush_queue(struct flush *flush)
-{
-    flush->status = 0;
-    flush->pinned_from = store_pinned_from(flush->job.store);
-    flush->err = (struct err){ 0 };
-    store_job_start(&flush->job, ENV_JOB_FLUSH);
 }
 
 void store_flush_again(struct env_timer *timer)
@@ -488,6 +546,7 @@ bool store_freeze(struct store *store)
     }
     store->frozen = store->active;
     store->active = fresh;
+    store->flush_pace = UINT64_MAX;
     store->is_flush_preferred = false; /* I8 */
     LIST_FOR(link, &store->replicas)
     {
@@ -552,6 +611,7 @@ bool store_flush_start(struct store *store)
     flush->meta = store->meta;
     flush->sessions = store->sessions;
     flush->bytes = store->frozen->bytes;
+    flush->transaction_bytes = store->config.flush_transaction_bytes;
     LIST_FOR(link, &store->replicas)
     {
         struct store_replica *replica = container_of(link, struct store_replica, link);

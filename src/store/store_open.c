@@ -12,7 +12,12 @@
 enum { IDENTITY_BYTES = 40 };
 #define STORE_MAGIC "CAIRNSTO"
 #define MAP_BYTES_DEFAULT (64ull << 30)
-#define OVERLAY_BYTES_DEFAULT (512ull << 20)
+#define OVERLAY_BYTES_DEFAULT (768ull << 20)
+/* A transaction of a flush ends behind the replica with which it has dirtied so many bytes, about. LMDB
+ * holds them all in memory, and never gives single pages back. The next transaction but one can
+ * take the pages that this one replaced, while they are still warm in the page cache: so the
+ * file stays small, too. Less would cost: with 8 MiB flushing took 28 % more instructions. */
+#define FLUSH_TRANSACTION_BYTES_DEFAULT (32ull << 20)
 
 int store_lmdb_error(struct err *err, int rc, const char *what)
 {
@@ -235,6 +240,9 @@ static void set_defaults(struct store_config *config)
     config->quota_bytes = config->quota_bytes ? config->quota_bytes : config->map_bytes / 10 * 9;
     config->overlay_bytes_max =
         config->overlay_bytes_max ? config->overlay_bytes_max : OVERLAY_BYTES_DEFAULT;
+    config->flush_transaction_bytes = config->flush_transaction_bytes
+                                          ? config->flush_transaction_bytes
+                                          : FLUSH_TRANSACTION_BYTES_DEFAULT;
     config->databases_max = config->databases_max ? config->databases_max
                                                   : LIMIT_PARTITIONS_MAX + LIMIT_STORE_STAGES + 16;
 }

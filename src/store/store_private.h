@@ -21,6 +21,7 @@
  *   active --store_freeze--> frozen --store_flush_start--> job --commit--> done --> dropped
  *                                        ^                  |
  *                                        +--- retry timer --+  no room: aborted, nothing is lost
+ *                                        +--- the pace -----+  more to write: the next transaction
  *
  * Invariants
  *   I1  At most one frozen generation; it isn't changed by anybody until it is dropped.
@@ -183,6 +184,8 @@ struct store {
     struct generation *released; /* dropped, being freed bit by bit */
     struct env_timer release_timer;
     struct flush *flush;
+    uint64_t flush_pace; /* see store_flush_pace */
+    uint64_t flush_paused_us; /* in pauses that have ended */
     struct env_timer retry_timer;
     struct env_task damage_task;
     struct list jobs;     /* started, not ended: struct store_job */

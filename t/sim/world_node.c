@@ -18,6 +18,8 @@ enum {
      * next is asked for: it must be there before its index is cut from the log that goes on. */
     PIECE_SMALL_BYTES = 32 << 10,
     OVERLAY_BYTES = 32 << 20,
+    /* Some thirty keys: a flush under load takes several transactions. */
+    FLUSH_TRANSACTION_BYTES = 128 << 10,
 };
 
 static void on_observe(void *ctx, uint32_t group, uint64_t index, uint64_t term,
@@ -140,6 +142,7 @@ static void run_start(struct schedule_event *event)
         .partitions = world->partitions,
         .replicas = world->replicas,
         .flush_bytes = world->flush_bytes,
+        .flush_transaction_bytes = FLUSH_TRANSACTION_BYTES,
         .overlay_bytes = OVERLAY_BYTES,
         .flush_idle_ms = world->flush_idle_ms,
         .log_bytes = world->log_bytes,

@@ -115,10 +115,10 @@ static void a_standalone_node_needs_a_folder_only(void **state)
     assert_int_equal(node.replicas, 3);
     assert_int_equal(node.election_timeout_ms, 600);
     assert_int_equal(node.heartbeat_ms, 100);
-    assert_int_equal(node.flush_bytes, 128 << 20);
+    assert_int_equal(node.flush_bytes, 256 << 20);
     assert_int_equal(node.flush_idle_ms, 2000);
     assert_int_equal(node.log_bytes, 512 << 20);
-    assert_int_equal(node.overlay_bytes, 512 << 20);
+    assert_int_equal(node.overlay_bytes, 768 << 20);
     assert_true(node.map_bytes == 64ull << 30);
     assert_int_equal(config.log_level, LOGGER_INFO);
     config_fini(&config);
@@ -215,7 +215,7 @@ static void values_are_judged(void **state)
         { "--replicas 0", "1 to 9" },
         { "--flush-bytes 1TB", "with K, M, G" },
         { "--flush-bytes 99999999999GiB", "not a number" },
-        { "--flush-bytes 600MiB", "--overlay-bytes" },
+        { "--flush-bytes 800MiB", "--overlay-bytes" },
         { "--heartbeat-ms 5d", "with ms, s, m or h" },
         { "--heartbeat-ms 201", "three times" },
         { "--log-level loud", "error, warn, info or debug" },

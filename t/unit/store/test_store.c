@@ -491,6 +491,84 @@ static void a_full_map_is_refused_and_heals(void **state)
 }
 
 /* Two replicas that don't fit into one transaction's copies, but fit one after the other. */
+/* Four replicas, each of which makes a transaction large enough: the flush pauses behind the first. */
+static void open_four_and_pause(struct fixture *fixture, struct store_replica **replicas)
+{
+    fixture_close(fixture);
+    fixture->config.flush_transaction_bytes = 1;
+    fixture_open(fixture);
+    replicas[0] = fixture->replica;
+    for (uint32_t i = 0; i < 4; i++) {
+        int rc =
+            i == 0 ? 0 : store_replica_open(fixture->store, i + 1, i, 0, 0, 0, &replicas[i], NULL);
+        assert_int_equal(rc, 0);
+        fixture->replica = replicas[i];
+        fixture_put(fixture, "k", "value");
+    }
+    store_freeze(fixture->store);
+    store_flush_start(fixture->store);
+    store_flush_pace(fixture->store, 1);
+    fake_env_settle(&fixture->env);
+    store_turn_end(fixture->store);
+}
+
+/* As far as it is allowed, one transaction after the other; meanwhile all is read, and may change. */
+static void a_flush_keeps_to_its_pace(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_replica *replicas[4];
+    open_four_and_pause(fixture, replicas);
+    uint64_t frozen = store_unflushed_bytes(fixture->store) - store_active_bytes(fixture->store);
+    for (int i = 0; i < 4; i++) {
+        fixture->replica = replicas[i];
+        check_value(fixture, "k", "value");
+        assert_int_equal(store_replica_flushed(replicas[i]), 0); /* told at the end */
+    }
+    fixture_put(fixture, "k", "newer");
+    for (uint64_t quarters = 1; quarters < 4; quarters++) {
+        store_flush_pace(fixture->store, frozen / 4 * quarters); /* written already */
+        fake_env_pass(&fixture->env, 1000);
+        fake_env_settle(&fixture->env);
+        assert_true(store_is_flushing(fixture->store));
+        store_flush_pace(fixture->store, frozen / 4 * quarters + 4);
+        fake_env_settle(&fixture->env);
+        store_turn_end(fixture->store);
+    }
+    assert_false(store_is_flushing(fixture->store));
+    assert_int_equal(fixture->flushed, 1);
+    assert_in_range(store_flush_paused_us(fixture->store), 3000, 3500);
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(store_replica_flushed(replicas[i]), 1);
+    }
+    check_value(fixture, "k", "newer");
+}
+
+/* What it has written before the process ends stands, whole replicas; the rest comes back from the log. */
+static void a_paused_flush_may_end_with_the_process(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_replica *replicas[4], *second;
+    open_four_and_pause(fixture, replicas);
+    assert_true(store_is_flushing(fixture->store));
+    fixture_reopen(fixture);
+    assert_int_equal(store_replica_applied(fixture->replica), 1);
+    check_value(fixture, "k", "value");
+    assert_int_equal(store_replica_open(fixture->store, 2, 1, 0, 0, 0, &second, NULL), 0);
+    assert_int_equal(store_replica_applied(second), 0);
+    assert_int_equal(fixture->flushed, 0);
+}
+
+/* Nor does it pause where the overlay is so full that writers would have to wait. */
+static void a_flush_does_not_pause_where_the_overlay_is_full(void **state)
+{
+    struct fixture *fixture = *state;
+    struct store_replica *replicas[4];
+    fixture->config.overlay_bytes_max = 1024;
+    open_four_and_pause(fixture, replicas);
+    assert_false(store_is_flushing(fixture->store));
+    assert_int_equal(fixture->flushed, 1);
+}
+
 static void a_tight_map_is_flushed_piecewise(void **state)
 {
     struct fixture *fixture = *state;
@@ -816,6 +894,9 @@ int main(void)
         STORY(borrowed_spans_live_until_the_turn_ends),
         STORY(boundaries_of_keys_and_values),
         STORY(a_full_map_is_refused_and_heals),
+        STORY(a_flush_keeps_to_its_pace),
+        STORY(a_paused_flush_may_end_with_the_process),
+        STORY(a_flush_does_not_pause_where_the_overlay_is_full),
         STORY(a_tight_map_is_flushed_piecewise),
         STORY(images_that_pin_much_are_seen_in_time),
         STORY(a_flush_waits_for_images_and_refuses_nobody),
