@@ -236,15 +236,20 @@ static uint64_t free_room(const struct reserve *reserve)
     return room > reserve->config.segment_bytes ? room - reserve->config.segment_bytes : 0;
 }
 
-int reserve_admit(struct reserve *reserve, uint64_t bytes)
+bool reserve_refuses(const struct reserve *reserve, uint64_t bytes)
 {
     uint64_t in_memory = reserve->unflushed + reserve->admitted + bytes;
-    if (reserve->is_spent ||
-        free_room(reserve) < 2 * in_memory + reserve->admitted_looked + bytes) {
+    return reserve->is_spent ||
+           free_room(reserve) < 2 * in_memory + reserve->admitted_looked + bytes; /* I2 */
+}
+
+int reserve_admit(struct reserve *reserve, uint64_t bytes)
+{
+    if (reserve_refuses(reserve, bytes)) {
         if (reserve->look_at_us > reserve->looked_us + LOOK_SOON_US) {
             reserve->look_at_us = reserve->looked_us + LOOK_SOON_US;
         }
-        return ERR_DISK_FULL; /* I2 */
+        return ERR_DISK_FULL;
     }
     reserve->admitted += bytes;
     reserve->admitted_looked += bytes;

@@ -35,6 +35,8 @@ void reserve_tick(struct reserve *reserve, uint64_t unflushed, uint64_t store_us
 void reserve_flushed(struct reserve *reserve);
 /* May an ordinary write of so many bytes be admitted? 0 or ERR_DISK_FULL. What is admitted counts until the disk was looked at. */
 int reserve_admit(struct reserve *reserve, uint64_t bytes);
+/* Whether it would be refused; counts nothing. */
+bool reserve_refuses(const struct reserve *reserve, uint64_t bytes);
 /* A flush would help: room is short, and what is in memory is a good part of what the disk could still take. */
 bool reserve_wants_flush(const struct reserve *reserve);
 /* Free bytes on the disk, as last seen; UINT64_MAX where nobody knows a limit. */

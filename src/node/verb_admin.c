@@ -54,7 +54,7 @@ static void gather_refusals(struct node *node, struct node_counters *out)
     out->flush_awaited = store == ERR_BUSY || node->is_refusing;
     out->store_full = store == ERR_STORE_FULL;
     out->disk_full = store == ERR_DISK_FULL || log == ERR_DISK_FULL ||
-                     reserve_admit(node->reserve, 0) == ERR_DISK_FULL;
+                     reserve_refuses(node->reserve, REFUSED_BYTES);
 }
 
 /* Counters that are kept elsewhere join the node's own. */
