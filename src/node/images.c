@@ -23,7 +23,8 @@
  * lets the log be cut.
  *
  * Users' writes go before an image where it pins so much of LMDB's map that flushes come to an end of it
- * (store_pinned): the oldest is given up, the scrub too, and begun anew later. Likewise what is being received, where it takes room
+ * (store_pinned): the oldest is given up, the scrub too, and begun anew later, for a while one at a time: together they share the
+ * rate, so each takes longer and the oldest keeps more. Likewise what is being received, where it takes room
  * that they need, or finds none itself (store_crowd): the newest is given up, so that the others can become whole. None
  * is begun for a while then. One that is complete only goes where a flush waits for its room.
  *
@@ -55,6 +56,8 @@ enum {
     CROWDED_US = 1000 * 1000,
     /* Then none is begun for so long: all that arrived of it was for nothing. */
     NO_ROOM_US = 30 * 1000 * 1000,
+    /* After one that is sent was given up for the pages that it kept, they are sent one by one for so long. */
+    ALONE_US = 30 * 1000 * 1000,
 };
 
 /* An image that is open here for a follower. */
@@ -97,6 +100,8 @@ struct images {
     size_t receiving_count;
     int64_t tokens; /* bytes that may be read now; below zero: owed */
     uint64_t filled_us;
+    uint64_t
+        given_up_us; /* when one that was sent was given up for the pages that it kept; 0: never */
     uint64_t yielded_us; /* when one that was received was given up for want of room; 0: never */
 };
 
@@ -178,6 +183,14 @@ static bool is_crowded(const struct images *images, uint64_t now_us)
            (images->yielded_us != 0 && now_us - images->yielded_us < NO_ROOM_US);
 }
 
+/* Whether no more than one image may be open here for now, and one is. */
+static bool is_taken(const struct images *images)
+{
+    uint64_t now_us = env_now_us(images->node->env);
+    return images->given_up_us != 0 && now_us - images->given_up_us < ALONE_US &&
+           !list_is_empty(&images->sendings);
+}
+
 /* Whether an image of the group may be open here. */
 static bool may_send(const struct images *images, const struct partition *partition)
 {
@@ -193,6 +206,7 @@ static void sending_give_up(struct sending *sending)
              "part=%u image=%lu given up: it keeps pages of the store that writes need",
              sending->group, sending->id);
     node->counters.images_given_up++;
+    sending->images->given_up_us = env_now_us(node->env);
     partition_image_withdraw(node_find_partition(node, sending->group), sending->to);
     sending_end(sending);
 }
@@ -229,7 +243,7 @@ void images_want(struct images *images, struct partition *partition,
         sending_end(old);
         return;
     }
-    if (!may_send(images, partition)) {
+    if (!may_send(images, partition) || is_taken(images)) {
         return; /* it is asked again */
     }
     struct store_image *image;

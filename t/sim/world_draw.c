@@ -82,8 +82,8 @@ static void bend_run(struct world *world, struct random *draw)
         world->flush_idle_ms = (uint32_t)random_between(draw, 100, 500);
         world->image_chunk_bytes = 4096u << random_below(draw, 3);
         world->image_bytes_per_second = 1u << random_between(draw, 16, 20);
-        world->map_bytes =
-            MAP_BYTES >> random_between(draw, 1, 4); /* what images pin may fill it */
+        world->map_bytes = MAP_BYTES >> random_between(draw, 1, 4);
+        world->has_small_map = true;
         return;
     case BIAS_SCANS:
         allow_only(world, random_u64(draw) & (1ull << FAULT_ISOLATE | 1ull << FAULT_BREAK |

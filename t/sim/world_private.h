@@ -80,6 +80,7 @@ struct world {
     uint64_t flush_bytes, log_bytes, segment_bytes, log_cache_bytes;
     uint32_t flush_idle_ms, scrub_interval_ms, image_chunk_bytes, image_bytes_per_second;
     uint64_t map_bytes;
+    bool has_small_map; /* what images pin may fill it */
     enum world_bias bias;
     uint32_t mix;            /* of workloads */
     uint64_t swaps_until_us; /* images that are swapped in before strike their process */

@@ -17,6 +17,7 @@
  *
  * Usage: test_raft_model [FIRST_SEED COUNT]. A failure prints seed and step; the same seed gives
  * the same run. */
+#include "../model_seeds.h"
 #include "raft_script.h"
 
 enum { STEPS = 6000, TERMS = 4096, READS = 256, ENTRIES_MAX = 2500 };
@@ -718,6 +719,7 @@ static void random_schedules_keep_the_promises(void **state)
 
 int main(int argc, char **argv)
 {
+    seed_count = model_seeds(seed_count);
     if (argc == 3) {
         first_seed = strtoull(argv[1], NULL, 10);
         seed_count = strtoull(argv[2], NULL, 10);
