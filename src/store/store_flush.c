@@ -43,11 +43,10 @@ struct flush {
     size_t count;
     size_t at;         /* the first item that the next transaction writes */
     bool is_piecewise; /* one transaction per replica, all in one job: it failed before */
-    bool
-        is_whole; /* all in one job: a stage's pieces are measured, and half a flush would be counted twice */
-    bool is_repeated; /* there was no room */
-    bool is_complete; /* all is written */
-    bool is_paused;   /* no job is under way: the pace doesn't allow the next transaction yet, */
+    bool is_whole;     /* all in one job: with stages, half a flush would be counted twice */
+    bool is_repeated;  /* there was no room */
+    bool is_complete;  /* all is written */
+    bool is_paused;    /* no job is under way: the pace doesn't allow the next transaction yet, */
     uint64_t paused_at_us; /* since then */
     uint64_t bytes;        /* what it has to write, about */
     uint64_t dirtied;      /* by the transaction under way, about */
