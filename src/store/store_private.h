@@ -364,9 +364,8 @@ int store_snapshot(struct store_replica *replica, MDB_txn **out, struct store_me
 
 /* Finds where LMDB's file is mapped, by a key that is there. LMDB's code. */
 int store_map_find(struct store_map *map, MDB_env *env, MDB_txn *txn, MDB_dbi dbi, MDB_val key);
-/* Does what LMDB gave out, a key or a value, lie where LMDB keeps such things? Not for what was
- * written in the same transaction. Any thread. 0, ERR_CORRUPT. */
-bool store_map_is_sound(const struct store_map *map, MDB_val part);
+/* ERR_CORRUPT: what LMDB gave out, a key or a value, doesn't lie where LMDB keeps such things. Not for
+ * what was written in the same transaction. Any thread. */
 int store_map_check(const struct store_map *map, MDB_val part, struct err *err);
 
 /* The same for the pairs that a cursor meets, one after another: a leaf is judged once. Good for one

@@ -50,7 +50,7 @@ int store_map_find(struct store_map *map, MDB_env *env, MDB_txn *txn, MDB_dbi db
     return page_kind(page) == PAGE_LEAF ? 0 : MDB_CORRUPTED;
 }
 
-bool store_map_is_sound(const struct store_map *map, MDB_val part)
+static bool map_is_sound(const struct store_map *map, MDB_val part)
 {
     MDB_envinfo info;
     mdb_env_info(map->env, &info);
@@ -70,7 +70,7 @@ bool store_map_is_sound(const struct store_map *map, MDB_val part)
 
 int store_map_check(const struct store_map *map, MDB_val part, struct err *err)
 {
-    return store_map_is_sound(map, part)
+    return map_is_sound(map, part)
                ? 0
                : err_set(err, ERR_CORRUPT, "a page of LMDB is not what it should be");
 }
