@@ -56,6 +56,12 @@ for my $bad (['--consistency', 'eventual', 'get', 'a'], ['--max-staleness', '1s'
         my ($code, $lines) = $cluster->cairn('--consistency', @$how, 'scan', 'scan/', '--keys-only');
         is(scalar(split /\n/, $lines), 20, "a scan by @$how sees all that was written before");
     }
+    for my $list (['scan', 'scan/'], ['ls', 'scan/'], ['ls', '']) {
+        my ($code, $lines) = $cluster->cairn('--consistency', 'stale', '-o', 'jsonl', @$list);
+        my @told = map { decode_json($_) } split /\n/, $lines;
+        ok(@told && !(grep { !exists $_->{staleness_ms} || ($_->{staleness_ms} // 0) > 5000 } @told), "each entry of a stale @$list tells how stale it is");
+    }
+    unlike(($cluster->cairn('-o', 'jsonl', 'scan', 'scan/'))[1], qr/staleness/, 'others do not');
 }
 
 # A primary that sleeps has no lease when it wakes, whatever it believed before.

@@ -93,6 +93,8 @@ char *ctl_find_endpoints(const char *option);
 void ctl_json_bytes(json_t *object, const char *name, const void *data, size_t size);
 /* version, size, modified and the attributes that are set. */
 void ctl_json_meta(json_t *object, const struct cairn_meta *meta);
+/* "staleness_ms" where reads are stale: null while nobody knows. */
+void ctl_json_staleness(json_t *object, const struct ctl *ctl, uint64_t staleness_ms);
 /* Prints and releases; with a line feed. */
 void ctl_print_json(json_t *value, bool is_pretty);
 /* The bytes with backslash escapes for tab, line feed, carriage return, backslash and what is no

@@ -122,12 +122,7 @@ static void print_record_json(const struct ctl *ctl, const struct cairn_request 
         ctl_json_bytes(object, "value", result->value, result->value_size);
     }
     ctl_json_meta(object, &result->meta);
-    if (ctl->consistency == CAIRN_STALE) {
-        bool is_known = result->staleness_ms != CAIRN_STALENESS_UNKNOWN;
-        json_object_set_new(object, "staleness_ms",
-                            is_known ? json_integer((json_int_t)result->staleness_ms)
-                                     : json_null());
-    }
+    ctl_json_staleness(object, ctl, result->staleness_ms);
     ctl_print_json(object, ctl->output == CTL_JSON);
 }
 

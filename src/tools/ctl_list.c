@@ -11,6 +11,7 @@ enum {
 
 struct listing {
     struct ctl *ctl;
+    const struct cairn_scan *scan; /* under way */
     bool is_long, has_values, ends_in_nul, has_header;
     json_t *list; /* -o json gathers */
     uint64_t lines, limit;
@@ -30,6 +31,7 @@ static void print_line(struct listing *listing, const struct cairn_entry *entry,
         if (!is_folder && (listing->is_long || listing->has_values)) {
             ctl_json_meta(object, &entry->meta);
         }
+        ctl_json_staleness(object, listing->ctl, cairn_scan_staleness_ms(listing->scan));
         if (listing->list) {
             json_array_append_new(listing->list, object);
         } else {
@@ -83,6 +85,7 @@ static int list_all(struct listing *listing, const struct cairn_scan_options *op
     if (status) {
         return ctl_fail(status, "%s", cairn_error(status)->text);
     }
+    listing->scan = scan;
     while ((status = cairn_scan_next(scan, &entry)) == 1) {
         print_line(listing, &entry, false);
     }
@@ -130,6 +133,7 @@ static int fold_scan(struct listing *listing, const struct cairn_scan_options *o
     if (status) {
         return status;
     }
+    listing->scan = scan;
     while ((!listing->limit || listing->lines < listing->limit) &&
            (status = cairn_scan_next(scan, &entry)) == 1) {
         if (fold_has(fold, &entry)) {

@@ -82,6 +82,15 @@ void ctl_json_meta(json_t *object, const struct cairn_meta *meta)
     }
 }
 
+void ctl_json_staleness(json_t *object, const struct ctl *ctl, uint64_t staleness_ms)
+{
+    if (ctl->consistency == CAIRN_STALE) {
+        bool is_known = staleness_ms != CAIRN_STALENESS_UNKNOWN;
+        json_object_set_new(object, "staleness_ms",
+                            is_known ? json_integer((json_int_t)staleness_ms) : json_null());
+    }
+}
+
 void ctl_print_json(json_t *value, bool is_pretty)
 {
     json_dumpf(value, stdout, JSON_ENCODE_ANY | (is_pretty ? JSON_INDENT(2) : JSON_COMPACT));

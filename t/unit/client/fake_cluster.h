@@ -91,6 +91,7 @@ struct fake {
     bool refuses_pages;      /* a refusal is of a whole frame of gets, as of one that is malformed */
     bool gets_alone;         /* some of them are answered by frames of their own */
     uint32_t multi_count_max, scan_bytes;
+    uint64_t scan_staleness_ms; /* of the next pages */
     size_t multi_bytes_max;
     int (*operation_rule)(struct fake *fake, struct span key);
     void (*on_operation)(struct fake *fake, struct span key, bool is_write);
@@ -598,6 +599,7 @@ static void fake_scan(struct fake *fake, uint64_t link, const struct frame *requ
     size_t limit = scan->limit ? scan->limit : LIMIT_SCAN_PAGE_ENTRIES;
     fake->scan_bytes = scan->page_bytes > fake->scan_bytes ? scan->page_bytes : fake->scan_bytes;
     Cairn__V1__ScanResponse response = CAIRN__V1__SCAN_RESPONSE__INIT;
+    response.staleness_ms = fake->scan_staleness_ms;
     size_t count = 0;
     struct buf payload = { 0 };
     bool has_more = false;

@@ -455,6 +455,32 @@ static void pages_ahead_are_bounded(void **state)
     fake_free(fake);
 }
 
+/* What a page may lack concerns its own keys; who has read several pages hears the worst of them. */
+static void a_stale_scan_tells_the_worst_of_its_pages(void **state)
+{
+    struct fake *fake = fake_new();
+    fill(fake);
+    struct core_scan *scan;
+    struct cairn_entry entry;
+    struct cairn_scan_options stale = { .page_entries = 8, .consistency = CAIRN_STALE };
+    assert_int_equal(core_scan_open(fake->core, &stale, fake->now_us, &scan), 0);
+    assert_int_equal(core_scan_staleness_ms(scan), 0);
+    fake->scan_staleness_ms = 100;
+    assert_int_equal(next(fake, scan, &entry), 1);
+    assert_int_equal(core_scan_staleness_ms(scan), 100);
+    fake->scan_staleness_ms = 40;
+    for (int i = 0; i < COUNT / 2; i++) {
+        assert_int_equal(next(fake, scan, &entry), 1);
+    }
+    assert_int_equal(core_scan_staleness_ms(scan), 100);
+    fake->scan_staleness_ms = CAIRN_STALENESS_UNKNOWN;
+    while (next(fake, scan, &entry) == 1) {
+    }
+    assert_true(core_scan_staleness_ms(scan) == CAIRN_STALENESS_UNKNOWN);
+    core_scan_close(scan);
+    fake_free(fake);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -469,6 +495,7 @@ int main(void)
         cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(a_scan_may_be_closed_at_any_time),
         cmocka_unit_test(pages_ahead_are_bounded),
+        cmocka_unit_test(a_stale_scan_tells_the_worst_of_its_pages),
     };
     return cmocka_run_group_tests_name("client scan", tests, NULL, NULL);
 }
