@@ -30,6 +30,8 @@ enum {
     LIMIT_REPLICAS = 9,
     LIMIT_PARTITIONS_MIN = 16,
     LIMIT_PARTITIONS_MAX = 4096,
+    /* The name of a node or of a cluster: it stands in every line of a log and in tables. Longer: refused at the start. */
+    LIMIT_NAME_BYTES = 63,
     /* A session's remembered results per group. A client may have that many writes unanswered. More: ERR_BUSY. */
     LIMIT_SESSION_RESULTS = 1024,
     /* Sessions per group. More: ERR_BUSY until the oldest is ten minutes old. */

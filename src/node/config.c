@@ -575,6 +575,10 @@ static int bootstrap_check(struct config *config, struct err *err)
             return err_set(err, ERR_USAGE, "--bootstrap: '%.*s' is not NAME=HOST:PORT",
                            (int)(size < 80 ? size : 80), at);
         }
+        if (name_size > LIMIT_NAME_BYTES) {
+            return err_set(err, ERR_USAGE, "--bootstrap: '%.80s': a name has %d bytes at most", at,
+                           LIMIT_NAME_BYTES);
+        }
         snprintf(address, sizeof address, "%.*s", (int)(size - name_size - 1), at + name_size + 1);
         if (!address_is_plausible(address)) {
             return err_set(err, ERR_USAGE, "--bootstrap: '%.80s' is not HOST:PORT", address);

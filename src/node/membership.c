@@ -67,7 +67,7 @@ static bool is_good_name(const char *name)
             return false;
         }
     }
-    return size > 0 && size <= 64;
+    return size > 0 && size <= LIMIT_NAME_BYTES;
 }
 
 static int insert_listed(struct listed *list, size_t *count, char *item, struct err *err)
@@ -78,8 +78,10 @@ static int insert_listed(struct listed *list, size_t *count, char *item, struct 
     }
     *equals = 0;
     if (!is_good_name(item)) {
-        return err_set(err, ERR_USAGE,
-                       "--bootstrap: '%s' is not a node's name (letters, digits, - _ .)", item);
+        return err_set(
+            err, ERR_USAGE,
+            "--bootstrap: '%.80s' is not a node's name (letters, digits, - _ ., at most %d)", item,
+            LIMIT_NAME_BYTES);
     }
     if (*count == LIMIT_NODES) {
         return err_set(err, ERR_USAGE, "--bootstrap: more than %d nodes", LIMIT_NODES);

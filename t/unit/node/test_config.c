@@ -196,6 +196,12 @@ static void others_are_told_what_the_list_says(void **state)
     assert_string_equal(node.listen, "0.0.0.0:7400");
     assert_true(node.insecure);
     config_fini(&config);
+    assert_loads(*state, /* the longest name */
+                 "--name 012345678901234567890123456789012345678901234567890123456789abc --data /d "
+                 "--bootstrap "
+                 "012345678901234567890123456789012345678901234567890123456789abc=h:1",
+                 no_environment, &config);
+    config_fini(&config);
 }
 
 static void values_are_judged(void **state)
@@ -270,6 +276,10 @@ static void a_node_comes_to_its_cluster_in_one_way(void **state)
                    "NAME=HOST:PORT");
     assert_refused(*state, "--data /d --name n1 --bootstrap n1=h", no_environment, ERR_USAGE,
                    "not HOST:PORT");
+    assert_refused(*state,
+                   "--data /d --name n1 --bootstrap n1=h:1,"
+                   "0123456789012345678901234567890123456789012345678901234567890123=h:2",
+                   no_environment, ERR_USAGE, "a name has 63 bytes at most");
     assert_refused(*state, "--data /d --name n1 --bootstrap n1=h:1,", no_environment, ERR_USAGE,
                    "NAME=HOST:PORT");
     assert_refused(*state, "--data /d --name n1 --bootstrap =h:1", no_environment, ERR_USAGE,
