@@ -152,7 +152,6 @@ void link_send_packed(struct core *core, struct link *link, const struct frame *
 /* NULL: there is no memory, and the link is starved. */
 struct flight *link_add_flight(struct core *core, struct link *link, uint16_t verb, uint32_t count);
 void link_fini(struct core *core);
-void link_flush(struct core *core, struct link *link);
 void link_flush_all(struct core *core);
 void question_ask(struct core *core, struct question *question, struct link *link);
 void question_withdraw(struct question *question);

@@ -20,6 +20,7 @@
 enum { LINK_BUF_KEEP_BYTES = 256 << 10 };
 
 static void flight_free(struct core *core, struct flight *flight);
+static void link_flush(struct core *core, struct link *link);
 
 static void link_timer_fired(struct core *core, struct timer *timer)
 {
@@ -585,7 +586,7 @@ static void link_send_questions(struct core *core, struct link *link)
 }
 
 /* Hands everything that was packed to the transport, in one call. */
-void link_flush(struct core *core, struct link *link)
+static void link_flush(struct core *core, struct link *link)
 {
     if (!link->part_count && !link->is_starved) {
         return;
