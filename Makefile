@@ -16,8 +16,8 @@ endif
 OPT     ?= -O2
 CPPFLAGS = -D_GNU_SOURCE -Isrc -I$(BUILD) $(EXTRA_CPPFLAGS)
 CFLAGS   = -std=gnu11 $(OPT) -g -pthread -fPIC -fno-semantic-interposition -msse4.2 -MMD -MP -Wall -Wextra -Wshadow -Wmissing-prototypes \
-           -Wvla -Wno-unused-parameter -Werror $(SANFLAGS)
-LDFLAGS  = -pthread $(SANFLAGS)
+           -Wvla -Wno-unused-parameter -Werror $(SANFLAGS) $(STAGE_CFLAGS)
+LDFLAGS  = -pthread $(SANFLAGS) $(STAGE_LDFLAGS)
 
 # --- Layers. A folder may include itself and what stands to its right; make lint checks it, the links below follow it.
 LAYERS       := base proto env wire cluster store raft node server client tools
@@ -56,7 +56,7 @@ $(BUILD)/proto/%.pb-c.c $(BUILD)/proto/%.pb-c.h: proto/%.proto
 
 $(BUILD)/obj/proto/%.o: $(BUILD)/proto/%.pb-c.c
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g -fPIC $(SANFLAGS) -c -o $@ $<
+	@$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g -fPIC $(SANFLAGS) $(STAGE_CFLAGS) -c -o $@ $<
 
 # --- Objects and archives, one archive a layer
 $(BUILD)/obj/%.o: %.c | $(PROTO_H)
@@ -68,7 +68,7 @@ define archive_rule
 $(call ARCHIVE,$(1)): $(if $(filter proto,$(1)),$(PROTOS:%=$(BUILD)/obj/proto/%.o),$(call objects,$(1)))
 	@mkdir -p $$(@D)
 	@rm -f $$@
-	@ar rcs $$@ $$^
+	@$(AR) rcs $$@ $$^
 endef
 $(foreach layer,$(LAYERS),$(eval $(call archive_rule,$(layer))))
 
@@ -97,10 +97,12 @@ $(BUILD)/obj/src/tools/%.o: CPPFLAGS += -I$(shell $(PG_CONFIG) --includedir 2>/d
 
 # The client library as one archive, for the extension and for others.
 CLIENT_LAYERS := client $(NEEDS_client)
-# (ar's script keeps members of the same name apart; extracting them would lose one.)
+# (ar's script keeps members of the same name apart; extracting them would lose one. The release build's is melted: mk/release.mk.)
+ifneq ($(STAGE),use)
 $(BUILD)/lib/libcairn.a: $(call links,$(CLIENT_LAYERS))
 	@rm -f $@
 	@{ echo "create $@"; for a in $^; do echo "addlib $$a"; done; echo save; echo end; } | ar -M
+endif
 
 .PHONY: pgext
 pgext: $(BUILD)/lib/libcairn.a ## build the PostgreSQL extension into build/pgext
@@ -173,18 +175,18 @@ stop: ## end what `make run` started; the data stays
 	@$(BUILD)/bin/cairn dev down --dir $(TOUR_DIR)
 
 .PHONY: install
-install: all ## install under DESTDIR and PREFIX; the extension goes where pg_config says
+install: release ## install the release build under DESTDIR and PREFIX; the extension goes where pg_config says
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include $(DESTDIR)/sbin
-	install -m 755 $(BINARIES) $(DESTDIR)$(PREFIX)/bin
+	install -m 755 $(BINARIES:$(BUILD)/%=$(RELEASE)/%) $(DESTDIR)$(PREFIX)/bin
 	ln -sf $(PREFIX)/bin/cairn-fuse $(DESTDIR)/sbin/mount.cairn
 	ln -sf $(PREFIX)/bin/cairn-fuse $(DESTDIR)/sbin/mount.fuse.cairn
 	install -m 644 src/client/cairn.h $(DESTDIR)$(PREFIX)/include/cairn.h
-	install -m 644 $(BUILD)/lib/libcairn.a $(DESTDIR)$(PREFIX)/lib
+	install -m 644 $(RELEASE)/lib/libcairn.a $(DESTDIR)$(PREFIX)/lib
 	printf 'prefix=$(PREFIX)\nName: cairn\nDescription: client library of Cairn\nVersion: 0.1.0\nLibs: -L$${prefix}/lib -lcairn -lprotobuf-c -lxxhash\nCflags: -I$${prefix}/include\n' \
 	  > $(DESTDIR)$(PREFIX)/lib/pkgconfig/cairn.pc
 	install -d $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir) $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
-	install -m 755 $(BUILD)/pgext/cairn_fdw.so $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
-	install -m 644 $(BUILD)/pgext/cairn_fdw.control $(BUILD)/pgext/cairn_fdw--1.0.sql $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
+	install -m 755 $(RELEASE)/pgext/cairn_fdw.so $(DESTDIR)$(shell $(PG_CONFIG) --pkglibdir)
+	install -m 644 $(RELEASE)/pgext/cairn_fdw.control $(RELEASE)/pgext/cairn_fdw--1.0.sql $(DESTDIR)$(shell $(PG_CONFIG) --sharedir)/extension
 
 # --- Fuzzing (clang's libFuzzer). The corpus of past findings runs in make check through the unit tests.
 FUZZ_SECONDS ?= 60

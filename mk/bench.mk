@@ -22,24 +22,25 @@ $(BENCH_SCAN): $(BUILD)/obj/bench/scan.o $(call links,$(CLIENT_LAYERS))
 deps-bench: ## install the peers that `make bench` compares with, and perf (apt; starts no service)
 	@mk/deps.sh bench
 
-BENCH_PROGRAMS := $(BENCH_LOAD) $(BENCH_FLOOR) $(BENCH_SCAN) $(BUILD)/t/shim.so
+BENCH_PROGRAMS := $(BENCH_LOAD) $(BENCH_FLOOR) $(BUILD)/t/shim.so
 .PHONY: bench
-bench: all $(BENCH_PROGRAMS) ## Cairn against etcd and Redis, in turn: writes bench/RESULTS.md (BENCH_FLAGS=…)
+bench: release $(BENCH_PROGRAMS) ## Cairn against etcd and Redis, in turn: writes bench/RESULTS.md (BENCH_FLAGS=…)
 	@BUILD=$(BUILD) bench/run $(BENCH_FLAGS)
 
 .PHONY: bench-quick
-bench-quick: all $(BENCH_PROGRAMS) ## the same in under three minutes, into build/bench/quick
+bench-quick: release $(BENCH_PROGRAMS) ## the same in under three minutes, into build/bench/quick
 	@BUILD=$(BUILD) bench/run --quick $(BENCH_FLAGS)
 
 .PHONY: bench-long
-bench-long: all $(BENCH_PROGRAMS) ## ten million keys against one million, into build/bench/long
+bench-long: release $(BENCH_PROGRAMS) ## ten million keys against one million, into build/bench/long
 	@BUILD=$(BUILD) bench/run --long $(BENCH_FLAGS)
 
 # What the hot paths take, in instructions (bench/hotpath.c says how they are driven).
 HOTPATH := $(BUILD)/bench/hotpath
 $(BUILD)/obj/bench/hotpath.o: CPPFLAGS += -It
 
-$(HOTPATH): $(patsubst %.c,$(BUILD)/obj/%.o,bench/hotpath.c $(wildcard t/sim/disk*.c) $(patsubst %,t/sim/%.c,caller env_sim network schedule)) $(call links,$(NEEDS_sim))
+HOTPATH_SOURCES := bench/hotpath.c $(wildcard t/sim/disk*.c) $(patsubst %,t/sim/%.c,caller env_sim network schedule)
+$(HOTPATH): $(HOTPATH_SOURCES:%.c=$(BUILD)/obj/%.o) $(call links,$(NEEDS_sim))
 	@mkdir -p $(@D)
 	@echo "  LINK    $@"
 	@$(CC) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group $(LIBS)

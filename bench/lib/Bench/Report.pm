@@ -132,7 +132,8 @@ sub write_head {
     my ($cpu)  = `grep -m1 'model name' /proc/cpuinfo` =~ /: (.*)/;
     my $cores  = `nproc`;
     chomp($commit, $cores);
-    print $md "# Results\n\nMade by `make bench`; don't edit. Commit $commit, ", strftime('%Y-%m-%d', gmtime), ", $cores cores (", $cpu // '?', "), ",
+    my $of = $bench->{programs} =~ m{/release/?$} ? 'the release build (decisions/014)' : "the programs of $bench->{programs}";
+    print $md "# Results\n\nMade by `make bench`; don't edit. Commit $commit, $of, ", strftime('%Y-%m-%d', gmtime), ", $cores cores (", $cpu // '?', "), ",
         "$bench->{keys} keys, $bench->{rounds} rounds, $bench->{seconds} s a row that must run with flushes in balance, medians. All servers and the load\n",
         "share the cores; the machine's speed changes within minutes, so ratios within a row count, not the figures. How it is measured: [README.md](README.md).\n\n";
     if (my $floor = $results->{floor}) {
@@ -268,7 +269,7 @@ sub write_bars {
 sub write_all {
     ($bench, $rows, $results) = @_;
     open my $raw, '>', "$bench->{build}/bench/results.json" or die "results.json: $!\n";
-    print $raw JSON::PP->new->canonical->pretty->utf8->encode({ %$results, options => { map { $_ => $bench->{$_} } qw(keys rounds seconds systems) } });
+    print $raw JSON::PP->new->canonical->pretty->utf8->encode({ %$results, options => { map { $_ => $bench->{$_} } qw(keys rounds seconds systems programs) } });
     close $raw or die "results.json: $!\n";
     my @measured = grep { !$_->{rate_of} && $results->{rows}{ $_->{name} } } @$rows;
     my %plots    = (puts => [grep { !$_->{reads} } @measured], gets => [grep { $_->{reads} } @measured]);

@@ -64,7 +64,7 @@ sub scans {
         my $before = anonymous_of(@{ $system->{pids} });
         my $most   = $before;
         my $cpu    = cpu_of(@{ $system->{pids} });
-        my $found  = run_json(["$bench->{build}/bench/scan", $system->{endpoint}, $what], scratch => $bench->{scratch}, timeout => 300,
+        my $found  = run_json(["$bench->{programs}/bench/scan", $system->{endpoint}, $what], scratch => $bench->{scratch}, timeout => 300,
             poll => sub { my $now = anonymous_of(@{ $system->{pids} }); $most = $now if $now > $most });
         $result{$what} = {
             entries => $found->{entries}, per_s => $found->{entries} / $found->{seconds}, grown_bytes => $most - $before,
@@ -234,11 +234,11 @@ sub profiles {
 # The doors: files on the mount, SQL by pgbench; one caller, one after another. Seconds each.
 sub doors {
     my ($bench) = @_;
-    my ($build, $scratch, $directory) = (@$bench{qw(build scratch)}, "$bench->{scratch}/doors");
+    my ($programs, $scratch, $directory) = (@$bench{qw(programs scratch)}, "$bench->{scratch}/doors");
     my $is_up = 1;
-    my $end = sub { system("$build/bin/cairn dev destroy --dir $directory >>$scratch/doors.log 2>&1") if $is_up; $is_up = 0 };
+    my $end = sub { system("$programs/bin/cairn dev destroy --dir $directory >>$scratch/doors.log 2>&1") if $is_up; $is_up = 0 };
     at_end($end);
-    if (system("timeout 120 $build/bin/cairn dev up --nodes 3 --dir $directory --mount --pg >$scratch/doors.log 2>&1") != 0) {
+    if (system("timeout 120 $programs/bin/cairn dev up --nodes 3 --dir $directory --mount --pg >$scratch/doors.log 2>&1") != 0) {
         print "  not measured, see $scratch/doors.log\n";
         $end->();
         return undef;

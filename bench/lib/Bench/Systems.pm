@@ -16,7 +16,7 @@ my $WARMUP_S = 1;
 # with: nodes, replicas, partitions, shim (a library to preload; the figures that it reads stand in $system->{shims}[i])
 sub start_cairn {
     my ($bench, $name, %with) = @_;
-    my ($build, $scratch, $count) = (@$bench{qw(build scratch)}, $with{nodes} || 3);
+    my ($programs, $scratch, $count) = (@$bench{qw(programs scratch)}, $with{nodes} || 3);
     my @ports = map { free_port() } 1 .. $count;
     my $list  = join ',', map {"n$_=127.0.0.1:$ports[$_ - 1]"} 1 .. $count;
     my (@pids, @shims);
@@ -29,12 +29,12 @@ sub start_cairn {
             close $file;
             %environment = (LD_PRELOAD => $with{shim}, CAIRN_SHIM => $shims[-1]);
         }
-        push @pids, spawn("$scratch/$name$i.log", \%environment, "$build/bin/cairnd", '--name', "n$i", '--data', "$scratch/$name$i",
+        push @pids, spawn("$scratch/$name$i.log", \%environment, "$programs/bin/cairnd", '--name', "n$i", '--data', "$scratch/$name$i",
             '--listen', "127.0.0.1:$ports[$i - 1]", '--bootstrap', $list,
             map { ("--$_", $with{$_}) } grep { $with{$_} } qw(partitions replicas));
     }
     my $endpoints = join ',', map {"127.0.0.1:$_"} @ports;
-    my @cairn     = ("$build/bin/cairn", '--endpoints', $endpoints);
+    my @cairn     = ("$programs/bin/cairn", '--endpoints', $endpoints);
     my $deadline  = time + 60;
     while ((run_text([@cairn, 'put', 'probe', 'x'], scratch => $scratch, timeout => 10))[0] != 0) {
         die "$name does not form, see $scratch/$name*.log\n" if time > $deadline;
