@@ -29,7 +29,9 @@ sub ratio { my ($a, $b) = @_; return defined $a && $b ? $a / $b : undef }
 sub cell  { my ($format, $value) = @_; return defined $value ? sprintf $format, $value : '–' }
 sub mib   { my ($bytes) = @_; return defined $bytes ? $bytes / (1 << 20) : undef }
 
-# --- Goals: [what, goal, the figure as text (undef: not measured), is it met?]
+# --- Goals: [what, goal, the figure as text (undef: not measured), is it met?, the profile that shows why]
+
+sub because { my ($profile, @goals) = @_; $_->[4] = $profile for @goals; return @goals }
 
 sub at_least { my ($what, $goal, $format, $value) = @_; return [$what, sprintf("≥ $format", $goal), cell($format, $value), defined $value ? $value >= $goal : undef] }
 sub at_most  { my ($what, $goal, $format, $value) = @_; return [$what, sprintf("≤ $format", $goal), cell($format, $value), defined $value ? $value <= $goal : undef] }
@@ -46,7 +48,7 @@ sub cpu_goal {
     my $redis = figure($row, 'redis', 'cpu_us');
     my $made  = at_most("CPU a put, all servers, $what", $goal, '%.1f µs', figure($row, 'cairn', 'cpu_us'));
     $made->[2] .= sprintf ' (Redis, same run: %.1f µs)', $redis if defined $redis;
-    return $made;
+    return because($row, $made);
 }
 
 sub shape_cpu {
@@ -60,7 +62,7 @@ sub shape_goal {
     my ($before, $after) = map { shape_cpu($section, $_, $row) } $from, $to;
     my $made = at_most($what, $goal, '%.2f ×', ratio($after, $before));
     $made->[2] .= sprintf ' (%.1f → %.1f µs)', $before, $after if $before && $after;
-    return $made;
+    return because($to, $made);
 }
 
 sub ten_goal {
@@ -92,26 +94,26 @@ sub goals {
     my $fresh = $results->{partitions}{'128 partitions'}{rest};
     my $grown = $scan && ($scan->{keys}{grown_bytes} > $scan->{values}{grown_bytes} ? $scan->{keys} : $scan->{values})->{grown_bytes};
     return (first_put_goals(),
-        against('put-50', 'put, 50 clients', 1.5, 3), against('put-200', 'put, 200 clients', 1.4, 3.5),
-        against('put-50x16', 'put, 50 × pipeline 16', 1), against('put-50-10k', 'put 10 KB, 50 clients', 2),
-        at_least('put 10 KB, five nodes, 50 clients', 8000, '%.0f/s', $results->{five} ? $results->{five}{ops_per_s} : undef),
-        against('get-50', 'get, 50 clients', 0.75, 8), against('get-50', 'get by lease, 50 clients', 0.9, undef, 'lease-50'),
-        against('get-50x16', 'get, 50 × pipeline 16', 0.5),
-        at_least('scan of all keys, keys only', 2e6, '%.0f/s', $scan && $scan->{keys}{per_s}),
-        at_least('scan of all keys, with values', 1e6, '%.0f/s', $scan && $scan->{values}{per_s}),
+        because('put-50', against('put-50', 'put, 50 clients', 1.5, 3)), because('put-200', against('put-200', 'put, 200 clients', 1.4, 3.5)),
+        because('put-50x16', against('put-50x16', 'put, 50 × pipeline 16', 1)), because('put-50-10k', against('put-50-10k', 'put 10 KB, 50 clients', 2),
+            at_least('put 10 KB, five nodes, 50 clients', 8000, '%.0f/s', $results->{five} ? $results->{five}{ops_per_s} : undef)),
+        because('get-50', against('get-50', 'get, 50 clients', 0.75, 8), against('get-50', 'get by lease, 50 clients', 0.9, undef, 'lease-50')),
+        because('get-50x16', against('get-50x16', 'get, 50 × pipeline 16', 0.5)),
+        because('scan-keys', at_least('scan of all keys, keys only', 2e6, '%.0f/s', $scan && $scan->{keys}{per_s})),
+        because('scan-values', at_least('scan of all keys, with values', 1e6, '%.0f/s', $scan && $scan->{values}{per_s})),
         at_most('scan: anonymous memory of the servers grows by', 64, '%.1f MiB', mib($grown)),
         cpu_goal('put-50', '50 clients', 28), cpu_goal('put-200', '200 clients', 22), cpu_goal('put-50x16', '50 × pipeline 16', 14),
-        at_most('syncs a put, all servers, 200 clients', 0.1, '%.3f', $results->{syncs}{'put-200'}{cairn}),
-        at_most('syncs a put, all servers, 50 × pipeline 16', 0.02, '%.3f', $results->{syncs}{'put-50x16'}{cairn}),
-        at_most('written per user byte and replica, 256 B random', 8, '%.1f', figure('put-50', 'cairn', 'amplification')),
-        at_most('written per user byte and replica, 10 KB', 2.5, '%.1f', figure('put-50-10k', 'cairn', 'amplification')),
+        because('put-200', at_most('syncs a put, all servers, 200 clients', 0.1, '%.3f', $results->{syncs}{'put-200'}{cairn})),
+        because('put-50x16', at_most('syncs a put, all servers, 50 × pipeline 16', 0.02, '%.3f', $results->{syncs}{'put-50x16'}{cairn})),
+        because('put-50', at_most('written per user byte and replica, 256 B random', 8, '%.1f', figure('put-50', 'cairn', 'amplification'))),
+        because('put-50-10k', at_most('written per user byte and replica, 10 KB', 2.5, '%.1f', figure('put-50-10k', 'cairn', 'amplification'))),
         ten_goal('get-50', 0.75, '10 M keys of 1 M keys: gets/s'), ten_goal('put-50', 0.5, '10 M keys of 1 M keys: puts/s'),
         map({ shape_goal('partitions', $_, '128 partitions', '1024 partitions', 1.10, "128 → 1,024 partitions: CPU a put, $_") } qw(put-50 put-200)),
         shape_goal('nodes', 'put-50', '3 nodes, 3 replicas', '7 nodes, 3 replicas', 1.0, '3 → 7 nodes, three replicas: CPU a put'),
         shape_goal('nodes', 'put-50', '3 nodes, 3 replicas', '7 nodes, 7 replicas', 7 / 3, '3 → 7 nodes, as many replicas: CPU a put'),
-        at_most('at rest after the load: share of a core a node', 1, '%.2f %%', $idle && 100 * $idle->{cpu_share}),
+        because('rest', at_most('at rest after the load: share of a core a node', 1, '%.2f %%', $idle && 100 * $idle->{cpu_share})),
         at_most('at rest after the load: anonymous memory of the largest node', 64, '%.1f MiB', $idle && mib($idle->{anonymous_bytes})),
-        at_most('at rest, few keys: share of a core a node', 1, '%.2f %%', $fresh && 100 * $fresh->{cpu_share}),
+        because('rest', at_most('at rest, few keys: share of a core a node', 1, '%.2f %%', $fresh && 100 * $fresh->{cpu_share})),
         at_most('at rest, few keys: anonymous memory of the largest node', 64, '%.1f MiB', $fresh && mib($fresh->{anonymous_bytes})),
         slow_goals());
 }
@@ -145,8 +147,8 @@ sub write_head {
 
 sub write_goals {
     my ($md) = @_;
-    print $md "## Goals\n\nCPU is as measured on this machine at that time; Redis' of the same run stands beside it. The profiles below show what a put and a get pay for.\n\n";
-    table($md, ['what', 'goal', 'measured', 'met'], map { [@$_[0 .. 2], !defined $_->[3] ? 'not measured' : $_->[3] ? 'yes' : '**no**'] } goals());
+    print $md "## Goals\n\nCPU is as measured on this machine at that time; Redis' of the same run stands beside it. The profile of a goal that is missed shows what it pays for.\n\n";
+    table($md, ['what', 'goal', 'measured', 'met', 'profile'], map { [@$_[0 .. 2], !defined $_->[3] ? 'not measured' : $_->[3] ? 'yes' : '**no**', link_to(@$_[4, 3])] } goals());
 }
 
 sub write_rows {
@@ -190,7 +192,7 @@ sub write_shapes {
         for my $name (sort { length $a <=> length $b || $a cmp $b } keys %{ $results->{$section} || {} }) {
             my $of = $results->{$section}{$name};
             push @lines, map { my $row = $_; [$name, $row, map({ my $key = $_; sprintf '%.1f', median(map { $_->{$key} } @{ $of->{$row} }) } qw(ops_per_s cpu_us)),
-                sprintf('%.2f %%', 100 * $of->{rest}{cpu_share}), sprintf('%.1f MiB', mib($of->{rest}{anonymous_bytes}))] } sort grep { $_ ne 'rest' } keys %$of;
+                sprintf('%.2f %%', 100 * $of->{rest}{cpu_share}), sprintf('%.1f MiB', mib($of->{rest}{anonymous_bytes}))] } sort grep { !/^(?:rest|profile)$/ } keys %$of;
         }
     }
     return unless @lines;
@@ -230,9 +232,42 @@ sub write_others {
         print $md "## Doors\n\nOne caller, one after another; no goals yet.\n\n";
         table($md, ['what', 'µs'], map { [$_, sprintf '%.0f', 1e6 * $doors->{$_}] } sort keys %$doors);
     }
-    for my $row (sort keys %{ $results->{profile} || {} }) {
-        print $md "## Profile of Cairn's servers: $row\n\nFunctions by what they take themselves; `make flame` draws who calls them.\n\n";
-        table($md, ['%', 'function', 'of'], map { [$_->{percent}, "`$_->{name}`", $_->{is_kernel} ? 'kernel' : $_->{of}] } @{ $results->{profile}{$row} });
+}
+
+# --- Profiles: { objects => { name => percent }, functions => { name => { object => percent } } } by name
+
+sub profiles {
+    my %all = %{ $results->{profile} || {} };
+    for my $section (qw(partitions nodes)) {
+        my $of = $results->{$section} || {};
+        $all{$_} = $of->{$_}{profile} for grep { $of->{$_}{profile} } keys %$of;
+    }
+    return \%all;
+}
+
+sub anchor { my ($name) = @_; return lc("profile $name") =~ s/[^\w -]//gr =~ s/ /-/gr }
+
+# Of a goal that was missed.
+sub link_to {
+    my ($name, $is_met) = @_;
+    return '' if !defined $is_met || $is_met || !defined $name;
+    return profiles()->{$name} ? "[$name](#" . anchor($name) . ')' : '–';
+}
+
+sub write_profiles {
+    my ($md) = @_;
+    my $all = profiles();
+    print $md "## Profiles\n\nWhat Cairn's servers do under a load, in percent of their time; functions by what they take themselves, from 1.5 % on. "
+        . "`make flame` draws who calls them.\n\n" if %$all;
+    for my $name (sort keys %$all) {
+        my ($objects, $functions) = @{ $all->{$name} }{qw(objects functions)};
+        my @lines;
+        for my $function (keys %$functions) {
+            push @lines, map { [$functions->{$function}{$_}, $function, $_] } grep { $functions->{$function}{$_} >= 1.5 } keys %{ $functions->{$function} };
+        }
+        print $md "### Profile $name\n\n", join(', ', map { sprintf '%s %.0f %%', $_, $objects->{$_} } grep { $objects->{$_} >= 1 }
+              sort { $objects->{$b} <=> $objects->{$a} } keys %$objects), "\n\n";
+        table($md, ['%', 'function', 'of'], map { [sprintf('%.1f', $_->[0]), "`$_->[1]`", $_->[2]] } sort { $b->[0] <=> $a->[0] || $a->[1] cmp $b->[1] } @lines);
     }
 }
 
@@ -274,7 +309,7 @@ sub write_all {
     my @measured = grep { !$_->{rate_of} && $results->{rows}{ $_->{name} } } @$rows;
     my %plots    = (puts => [grep { !$_->{reads} } @measured], gets => [grep { $_->{reads} } @measured]);
     open my $md, '>:encoding(UTF-8)', "$bench->{out}/RESULTS.md" or die "$bench->{out}/RESULTS.md: $!\n";
-    $_->($md) for \&write_head, \&write_goals, \&write_rows, \&write_scans, \&write_shapes, \&write_slow, \&write_ten, \&write_others;
+    $_->($md) for \&write_head, \&write_goals, \&write_rows, \&write_scans, \&write_shapes, \&write_slow, \&write_ten, \&write_others, \&write_profiles;
     for my $plot (grep { @{ $plots{$_} } } qw(puts gets)) {
         write_bars("$bench->{out}/$plot.svg", ucfirst($plot) . ' per second', @{ $plots{$plot} });
         print $md "![$plot]($plot.svg)\n\n";

@@ -122,6 +122,7 @@ sub five_nodes {
 sub shapes {
     my ($bench, $seconds, $rows, @shapes) = @_;
     my %result;
+    my $sample = $seconds < 5 ? $seconds : 5;
     for my $round (1 .. $bench->{rounds}) {
         for my $shape (@shapes) {
             my ($name, %with) = @$shape;
@@ -131,6 +132,7 @@ sub shapes {
                 push @{ $result{$name}{ $row->{name} } }, told("$name, $row->{name}",
                     measure($bench, $system, [$system], { %$row, keys => fewer_keys($bench) }, $seconds));
             }
+            $result{$name}{profile} ||= sampled($bench, $system, $sample, sub { $system->{load}->({ %{ $rows->[0] }, keys => fewer_keys($bench) }, $sample + 1) });
             $system->{stop}->();
         }
     }
@@ -211,22 +213,45 @@ sub ten_times {
     return \%result;
 }
 
-# Where the servers' time goes: functions by what they take themselves, sampled by perf while the load runs.
+# --- Where the servers' time goes, sampled by perf while the load runs
+
+# Runs $load, which takes $seconds and some more. Shares in percent: of programs and libraries, and of functions by what they take themselves.
+# LMDB's own functions bear no names in Debian's library: they are one line. undef: there is no perf.
+sub sampled {
+    my ($bench, $system, $seconds, $load) = @_;
+    return undef if system('which perf >/dev/null 2>&1') != 0;
+    my $file = "$bench->{scratch}/perf.data";
+    unlink $file;
+    my $perf = Bench::Process::spawn("$bench->{scratch}/perf.log", 'perf', 'record', '-q', '-e', 'cpu-clock', '-F', 499, '-o', $file,
+        '-p', join(',', @{ $system->{pids} }), '--', 'sleep', $seconds);
+    $load->();
+    my $deadline = time + 20;
+    sleep 0.1 while !Bench::Process::reap($perf) && time < $deadline;
+    my %found;
+    my (undef, $text) = run_text(['perf', 'report', '-i', $file, '--no-children', '--stdio', '-q', '--sort', 'dso,symbol', '--percent-limit', 0.05],
+        scratch => $bench->{scratch}, timeout => 60);
+    for (split /\n/, $text // '') {
+        my ($percent, $of, $kind, $name) = /^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(\S+)/ or next;
+        $of = 'kernel' if $kind eq 'k';
+        $found{objects}{$of} += $percent;
+        $found{functions}{ $name =~ /^0x/ ? 'without a name' : $name }{$of} += $percent;
+    }
+    return \%found;
+}
+
 sub profiles {
     my ($bench, $system, $seconds) = @_;
     my %result;
-    return \%result if system('which perf >/dev/null 2>&1') != 0;
-    for my $row (\%PUT_50, \%GET_50) {
-        my $file = "$bench->{scratch}/perf.data";
-        unlink $file;
-        my $perf = Bench::Process::spawn("$bench->{scratch}/perf.log", 'perf', 'record', '-q', '-e', 'cpu-clock', '-F', 499, '-o', $file,
-            '-p', join(',', @{ $system->{pids} }), '--', 'sleep', $seconds);
-        $system->{load}->($row, $seconds + 1);
-        my $deadline = time + 20;
-        sleep 0.1 while !Bench::Process::reap($perf) && time < $deadline;
-        my (undef, $text) = run_text(['perf', 'report', '-i', $file, '--no-children', '--stdio', '-q', '--sort', 'dso,symbol', '--percent-limit', 1.5],
-            scratch => $bench->{scratch}, timeout => 60);
-        $result{ $row->{name} } = [map { /^\s+([\d.]+)%\s+(\S+)\s+\[(.)\]\s+(\S+)/ ? { percent => $1, of => $2, is_kernel => $3 eq 'k', name => $4 } : () } split /\n/, $text // ''];
+    my @rows = (\%PUT_50, \%PUT_200, { %PUT_50, name => 'put-50x16', pipeline => 16 }, \%GET_50, { %GET_50, name => 'get-50x16', pipeline => 16 },
+        { %PUT_50, name => 'put-50-10k', size => 10240, keys => fewer_keys($bench) });    # last: it leaves large values behind
+    my %todo = map { my $row = $_; $row->{name} => sub { $system->{load}->($row, $seconds + 1) } } @rows;
+    for my $what (qw(keys values)) {
+        $todo{"scan-$what"} = sub { run_text([($bench->{programs} // $bench->{build}) . "/bench/scan", $system->{endpoint}, $what], scratch => $bench->{scratch}, timeout => 300) };
+    }
+    $todo{rest} = sub { sleep 4 * $seconds };    # few samples a second
+    my %lasts = ('scan-keys' => 1, 'scan-values' => 1, rest => 4 * $seconds);
+    for my $name ('rest', 'scan-keys', 'scan-values', map { $_->{name} } @rows) {
+        $result{$name} = sampled($bench, $system, $lasts{$name} // $seconds, $todo{$name}) or return {};
     }
     return \%result;
 }
