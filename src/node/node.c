@@ -14,6 +14,9 @@ enum {
     HOLD_RECORDS = 8,
     HOLD_US = 300,
     HOLD_LATENCY_US = 1000,
+    /* Logs are measured so often at least: while one of them counts as slow; while a verdict is being formed. */
+    PROBE_US = 500 * 1000,
+    PROBE_SOON_US = 150 * 1000,
 };
 
 /* --- Failure and stopping */
@@ -233,6 +236,26 @@ static uint32_t u32_at_most(uint64_t value)
     return value < UINT32_MAX ? (uint32_t)value : UINT32_MAX;
 }
 
+static uint64_t probe_pause_us(const struct node *node)
+{
+    const struct disks_verdict *log = &node->disks.log;
+    bool is_one_slow = log->is_slow;
+    for (size_t i = 0; i < node->link_count; i++) {
+        is_one_slow = is_one_slow || node->links[i].peer.disk.is_slow;
+    }
+    return log->since_us != 0 ? PROBE_SOON_US : is_one_slow ? PROBE_US : UINT64_MAX;
+}
+
+/* Without writes nothing is measured. A log that was slow once, perhaps only for want of processor time, would stay so, or be compared
+ * with what the others took in better times: so they measure, too. */
+static void probe_disk(struct node *node, uint64_t now_us)
+{
+    if (now_us - node->probed_us >= probe_pause_us(node)) {
+        node->probed_us = now_us;
+        log_probe(node->log);
+    }
+}
+
 /* What other nodes say of their disks is compared with the own one, and they are told of it. */
 static void look_at_disks(struct node *node)
 {
@@ -247,6 +270,7 @@ static void look_at_disks(struct node *node)
     if (disks_look_log(&node->disks, now_us, log_us, logs_us, node->link_count)) {
         tell_verdict(node, "disk", &node->disks.log, log_us);
     }
+    probe_disk(node, now_us);
     if (disks_look_flush(&node->disks, now_us, flush_us, node_flush_is_felt(node), flushes_us,
                          node->link_count)) {
         tell_verdict(node, "flush", &node->disks.flush, flush_us);

@@ -137,6 +137,7 @@ struct node {
     enum raft_cut cut_level;
     struct budget budget;
     struct disks disks;
+    uint64_t probed_us; /* see look_at_disks */
     bool is_refusing; /* ordinary writes, for the log's sake */
     bool is_tight; /* see partition.h */
 

@@ -407,6 +407,14 @@ uint64_t log_latency_us(const struct log *log)
     return age > median && age > LOG_HANGS_US ? age : median;
 }
 
+void log_probe(struct log *log)
+{
+    if (!log_is_busy(log) && log_admit(log, LOG_RECORD_SECTOR) == 0) {
+        log->is_flush_wanted = true;
+        log_schedule(log);
+    }
+}
+
 const struct log_stats *log_stats(const struct log *log)
 {
     return &log->stats;

@@ -152,6 +152,9 @@ int log_admit_vital(const struct log *log, size_t bytes);
 /* How long a batch takes from here to the disk and back: the median of the last ones, or the age of the one in flight if that hangs; µs,
  * 0: there was none yet. */
 uint64_t log_latency_us(const struct log *log);
+/* Writes and syncs a batch that holds nothing, so that the latency is measured though nobody writes. Does nothing while something is on
+ * its way, or where the room is kept for what must be written. */
+void log_probe(struct log *log);
 
 struct log_stats {
     uint64_t batches, entries, bytes, syncs_us_total, sync_us_max, segments, recycled, read_bytes;

@@ -333,6 +333,33 @@ static void test_latency_is_the_typical_one(void **state)
     world_free(world);
 }
 
+/* A log at rest is measured by batches that hold nothing, and is as it was afterwards. */
+static void test_probes_measure(void **state)
+{
+    struct world *world = world_new(18);
+    world_start(world);
+    add_groups(world);
+    fake_run(world->fake);
+    sync_slowly(world, 9, 50000);
+    for (int i = 0; i < 9; i++) {
+        uint64_t batches = log_stats(world->log)->batches;
+        log_probe(world->log);
+        log_probe(world->log);
+        fake_run_tasks(world->fake);
+        log_probe(world->log); /* one is on its way */
+        world->fake->now_us += 500;
+        fake_run(world->fake);
+        assert_int_equal(log_stats(world->log)->batches, batches + 1);
+        assert_int_equal(log_latency_us(world->log) < 1000, i >= 4);
+    }
+    sync_slowly(world, 1, 500);
+    log_probe(world->log);
+    fake_run(world->fake);
+    reopen(world);
+    check_all_recovered(world);
+    world_free(world);
+}
+
 /* Cut far behind its end. */
 static void test_cut_beyond_the_end(void **state)
 {
@@ -411,6 +438,7 @@ int main(void)
         cmocka_unit_test(test_quiet_groups_are_moved),
         cmocka_unit_test(test_what_pins_much_is_moved_when_tight),
         cmocka_unit_test(test_latency_is_the_typical_one),
+        cmocka_unit_test(test_probes_measure),
         cmocka_unit_test(test_cut_beyond_the_end),
         cmocka_unit_test(test_reset),
     };
