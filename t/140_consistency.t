@@ -40,7 +40,7 @@ for my $bad (['--consistency', 'eventual', 'get', 'a'], ['--max-staleness', '1s'
     is("$got[0] $got[1]", '0 one', 'a lease read sees it');
     @got = $cluster->cairn('--consistency', 'lease', 'get', 'absent');
     is($got[0], 3, 'and sees what is not there');
-    ok(wait_until(10, sub { my @seen = map { (through($_, '--consistency', 'stale', 'get', 'a'))[1] } $cluster->nodes; "@seen" eq 'one one one' }),
+    ok(wait_until('the write to be seen everywhere', sub { my @seen = map { (through($_, '--consistency', 'stale', 'get', 'a'))[1] } $cluster->nodes; "@seen" eq 'one one one' }),
         'a stale read through any node sees it soon');
     for my $n ($cluster->nodes) {
         my ($exit, $out) = through($n, '--consistency', 'stale', '-o', 'json', 'get', 'a');
@@ -149,7 +149,6 @@ for my $sleeper (1, 2) {
     is(($cluster->cairn('--ack', 'all', '--timeout', '10s', 'put', $key, 'last'))[0], 0, 'written') for 1 .. 2;
     $cluster->kill9(2);
     $cluster->kill9(3);
-    my $alone = time;
     sleep 1.5;
     is((through(1, '--timeout', '1s', 'get', $key))[0], 5, 'alone n1 answers no linearizable read');
     is((through(1, '--timeout', '1s', '--consistency', 'lease', 'get', $key))[0], 5, 'nor one by lease');
