@@ -120,9 +120,33 @@ void node_link_down(struct node *node, struct link *link)
     node_wake(node);
 }
 
+/* What a group says or hears so leaves no work behind, so it needs no turn. */
+static void on_raft_beat(void *ctx, const struct peer_beat *beat, uint64_t stamp)
+{
+    struct link *link = ctx;
+    struct node *node = link->node;
+    struct partition *partition = node_find_partition(node, beat->group);
+    node->counters.raft_beats_received++;
+    if (!partition || recall_is_asleep(node->recall)) {
+        return;
+    }
+    struct raft_beat heard = { .term = beat->term, .stamp = stamp, .echo = beat->echo };
+    if (beat->kind == PEER_BEAT) {
+        bool is_followed = partition_beat(partition, link->node_id, &heard);
+        struct peer_beat answer = { .group = beat->group,
+                                    .kind = is_followed ? PEER_BEAT_FOLLOWED : PEER_BEAT_REFUSED,
+                                    .term = beat->term,
+                                    .echo = stamp };
+        peer_beat(&link->peer, &answer, node->now_ms);
+    } else {
+        partition_beat_answered(partition, link->node_id, &heard, beat->kind == PEER_BEAT_FOLLOWED);
+    }
+    node_observe_turn(node, partition);
+}
+
 static void on_raft_message(void *ctx, const struct peer_message *message)
 {
-    struct node *node = ctx;
+    struct node *node = ((struct link *)ctx)->node;
     struct partition *partition = node_find_partition(node, message->message.group);
     node->counters.raft_messages_received++;
     if (!partition || recall_is_asleep(node->recall)) {
@@ -136,7 +160,7 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
 
 static void on_raft_ahead(void *ctx, uint32_t group)
 {
-    struct partition *partition = node_find_partition(ctx, group);
+    struct partition *partition = node_find_partition(((struct link *)ctx)->node, group);
     if (partition) {
         partition_prefetch(partition);
     }
@@ -144,10 +168,12 @@ static void on_raft_ahead(void *ctx, uint32_t group)
 
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame)
 {
+    static const struct peer_events events = { .beat = on_raft_beat,
+                                               .each = on_raft_message,
+                                               .ahead = on_raft_ahead };
     bool round_answered;
     node->now_ms = env_now_us(node->env) / 1000;
-    int status = peer_receive(&link->peer, frame->payload, on_raft_message, on_raft_ahead, node,
-                              &round_answered);
+    int status = peer_receive(&link->peer, frame->payload, &events, link, &round_answered);
     if (status != 0 && status != ERR_NO_MEMORY) { /* without memory it counts as lost */
         LOG_WARN(node->logger, "peer=%s sent a malformed Raft frame", link->name);
         node->counters.frames_refused++;

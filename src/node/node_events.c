@@ -133,6 +133,17 @@ static void on_partition_send(void *ctx, uint64_t node_id, const struct raft_mes
     }
 }
 
+static void on_partition_beat(void *ctx, uint64_t node_id, uint32_t group,
+                              const struct raft_beat *beat)
+{
+    struct link *link = membership_find(ctx, node_id);
+    if (link) {
+        peer_beat(&link->peer, &(struct peer_beat){ group, PEER_BEAT, beat->term, beat->echo },
+                  beat->stamp);
+        node_wake(ctx);
+    }
+}
+
 static void on_role_changed(void *ctx, struct partition *partition)
 {
     struct node *node = ctx;
@@ -193,6 +204,7 @@ void node_hear_partitions(struct node *node, struct partition_host *host)
     host->spoke = on_partition_spoke;
     host->wake = on_partition_wake;
     host->send = on_partition_send;
+    host->beat = on_partition_beat;
     host->read_wanted = node_rounds_want;
     host->applied = on_applied;
     host->observe = node->config.observe ? on_observe : NULL;

@@ -242,6 +242,16 @@ void partition_settle_after(struct partition *partition, bool is_append)
     }
 }
 
+static void send_beats(struct partition *partition)
+{
+    struct raft_beat beat;
+    uint64_t to;
+    while (raft_beat_next(&partition->raft, &to, &beat)) {
+        partition->host->beat(partition->host->ctx, partition_node_of(partition, to),
+                              partition->group.group, &beat);
+    }
+}
+
 void partition_tick(struct partition *partition, uint64_t now_ms)
 {
     if (partition->is_starved) {
@@ -249,6 +259,7 @@ void partition_tick(struct partition *partition, uint64_t now_ms)
         partition_wake(partition);
     }
     raft_tick(&partition->raft, now_ms);
+    send_beats(partition);
     if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking) ||
         partition->is_held) {
         partition_settle(partition);
@@ -296,6 +307,35 @@ void partition_message(struct partition *partition, const struct raft_message *m
     }
     if (partition->has_holes && message->count > 0) {
         fill_holes(partition, message, entries, payloads);
+    }
+}
+
+bool partition_beat(struct partition *partition, uint64_t node_id, const struct raft_beat *beat)
+{
+    struct raft *raft = &partition->raft;
+    const struct topology_replica *leader = partition_replica_on(partition, node_id);
+    raft_clock(raft, *partition->host->now_ms);
+    raft_take(raft, budget_room(partition->host->budget, partition->is_damaged));
+    bool is_followed = leader && raft_beat_hear(raft, leader->id, beat);
+    if (is_followed) {
+        raft_applied(raft, partition->applied); /* what it learned of time */
+    }
+    return is_followed;
+}
+
+void partition_beat_answered(struct partition *partition, uint64_t node_id,
+                             const struct raft_beat *answer, bool is_followed)
+{
+    const struct topology_replica *replica = partition_replica_on(partition, node_id);
+    if (!replica) {
+        return;
+    }
+    raft_clock(&partition->raft, *partition->host->now_ms);
+    raft_beat_answered(&partition->raft, replica->id, answer, is_followed);
+    if (is_followed) {
+        raft_applied(&partition->raft, partition->applied);
+    } else {
+        partition_settle(partition); /* a heartbeat is due */
     }
 }
 

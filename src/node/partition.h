@@ -72,6 +72,8 @@ struct partition_host {
     /* Sends a Raft message to the node that holds replica message->to; entries as peer_send takes them. */
     void (*send)(void *ctx, uint64_t node_id, const struct raft_message *message, const uint64_t *terms,
                  struct blob *const *payloads);
+    /* The same for a beat (raft.h), to a node. */
+    void (*beat)(void *ctx, uint64_t node_id, uint32_t group, const struct raft_beat *beat);
     /* Reads wait for a round to be asked: the node calls partition_read_round for each of its peers when they are free. */
     void (*read_wanted)(void *ctx, struct partition *partition);
     /* Entries were applied this turn. */
@@ -130,6 +132,9 @@ void partition_prefetch(const struct partition *partition);
 void partition_tick(struct partition *partition, uint64_t now_ms);
 void partition_message(struct partition *partition, const struct raft_message *message, const struct raft_entry *entries,
                        const struct span *payloads);
+/* A beat from a node; true: followed, else refused, and either is to be answered. The answer to one that was sent there. */
+bool partition_beat(struct partition *partition, uint64_t node_id, const struct raft_beat *beat);
+void partition_beat_answered(struct partition *partition, uint64_t node_id, const struct raft_beat *answer, bool is_followed);
 void partition_durable(struct partition *partition, uint64_t index, uint64_t term);
 void partition_state_durable(struct partition *partition, uint64_t term, uint64_t vote);
 void partition_flushed(struct partition *partition);

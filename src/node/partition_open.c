@@ -38,6 +38,7 @@ static void make_raft_config(const struct partition *partition, struct raft_conf
         .append_bytes_max = LIMIT_RAFT_APPEND_BYTES,
         .append_entries_max = LIMIT_RAFT_APPEND_ENTRIES,
         .gate = env_gate(partition->host->env, MEM_RAFT),
+        .beats = true,
         .changes = partition->host->changes,
         .entries_in_memory = entries_in_memory,
         .ctx = (void *)partition,

@@ -17,7 +17,7 @@
  * acknowledged before its time f. No bound on clock rates is needed for that.
  *
  * Invariants
- *   L1  A lease rests on appends alone, followed in this term.
+ *   L1  A lease rests on appends alone, followed in this term, and on beats, which stand for appends (raft.c, I20).
  *   L2  Once the order to take over was sent, there is no lease any more in this term: votes by order pass by the promise, and
  *       neither the order nor such a vote can be called back.
  *   L3  A promise outlives the term in which it was made. A replica that starts has forgotten its promises, so it acts as if it had

@@ -8,6 +8,8 @@
 enum {
     PEER_FRAME_MESSAGES_MAX = LIMIT_FRAME_BYTES / PEER_ROUND_BYTES,
     PEER_KEEP_BYTES = 256 << 10, /* of each scratch array */
+    /* In one frame: of each group one, as its leader's or the answer, and room for a second frame's answers. */
+    PEER_BEATS_MAX = 2 * (LIMIT_PARTITIONS_MAX + 1),
 };
 
 static void peer_clear(struct peer *peer)
@@ -17,6 +19,7 @@ static void peer_clear(struct peer *peer)
     }
     peer->entry_count = 0;
     peer->message_count = 0;
+    peer->beat_count = 0;
     peer->is_urgent = false;
 }
 
@@ -25,6 +28,7 @@ void peer_fini(struct peer *peer)
     peer_clear(peer);
     mem_free(peer->messages);
     mem_free(peer->entries);
+    mem_free(peer->beats);
     buf_fini(&peer->head);
     mem_free(peer->pieces);
     mem_free(peer->received);
@@ -83,6 +87,25 @@ void peer_send(struct peer *peer, const struct raft_message *message, const uint
     for (uint32_t i = 0; i < message->count; i++) {
         peer->entries[peer->entry_count++] = (struct peer_entry){ terms[i], blob_ref(payloads[i]) };
     }
+}
+
+void peer_beat(struct peer *peer, const struct peer_beat *beat, uint64_t stamp)
+{
+    if (!peer->conn || conn_out_bytes(peer->conn) > LIMIT_CONN_OUT_BYTES ||
+        peer->beat_count == PEER_BEATS_MAX) {
+        return;
+    }
+    if (peer->beat_count == peer->beat_capacity) {
+        size_t capacity = mem_try_grow(peer->gate, &peer->beats, peer->beat_capacity,
+                                       peer->beat_count + 1, sizeof *peer->beats);
+        if (!capacity) {
+            return;
+        }
+        peer->beat_capacity = capacity;
+    }
+    peer->beat_stamp = peer->beat_count > 0 && peer->beat_stamp < stamp ? peer->beat_stamp : stamp;
+    peer->beats[peer->beat_count++] = *beat;
+    peer->is_urgent = true;
 }
 
 bool peer_round_is_free(const struct peer *peer)
@@ -153,6 +176,18 @@ static uint8_t *pack_message(uint8_t *at, const struct raft_message *message)
     at[116] = message->is_full;
     memset(at + 117, 0, PEER_MESSAGE_BYTES - 117);
     return at + PEER_MESSAGE_BYTES;
+}
+
+static uint8_t *pack_beats(uint8_t *at, const struct peer *peer)
+{
+    for (size_t i = 0; i < peer->beat_count; i++, at += PEER_BEAT_BYTES) {
+        const struct peer_beat *beat = &peer->beats[i];
+        put_u32(at, beat->group);
+        put_u32(at + 4, beat->kind);
+        put_u64(at + 8, beat->term);
+        put_u64(at + 16, beat->echo);
+    }
+    return at;
 }
 
 static void unpack_message(const uint8_t *at, struct raft_message *message)
@@ -232,7 +267,8 @@ static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t r
                           size_t entry_first, size_t entry_last, uint64_t epoch, uint64_t time)
 {
     size_t count = last - first, entry_count = entry_last - entry_first;
-    size_t head_bytes = PEER_HEAD_BYTES + records_bytes + entry_count * PEER_ENTRY_BYTES;
+    size_t head_bytes = PEER_HEAD_BYTES + peer->beat_count * PEER_BEAT_BYTES + records_bytes +
+                        entry_count * PEER_ENTRY_BYTES;
     struct conn_piece *pieces = peer_pieces(peer, entry_count + 1);
     buf_clear(&peer->head);
     if (!pieces || !buf_try_reserve(&peer->head, peer->gate, head_bytes)) {
@@ -247,8 +283,10 @@ static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t r
     put_u32(head + 32, peer->own_disk.log_us);
     put_u32(head + 36, peer->own_disk.is_slow);
     put_u32(head + 40, peer->own_disk.flush_us);
-    put_u32(head + 44, 0);
-    uint8_t *at = head + PEER_HEAD_BYTES;
+    put_u32(head + 44, (uint32_t)peer->beat_count);
+    put_u64(head + 48, peer->beat_stamp);
+    uint8_t *at = pack_beats(head + PEER_HEAD_BYTES, peer);
+    peer->beat_count = 0; /* they go with the first part */
     for (size_t i = first; i < last; i++) {
         at = pack_message(at, &peer->messages[i]);
     }
@@ -284,8 +322,8 @@ bool peer_may_wait(const struct peer *peer)
 
 void peer_flush(struct peer *peer, uint64_t epoch, uint64_t time, uint64_t changes)
 {
-    if (!peer->conn ||
-        (peer->message_count == 0 && peer->round_to_answer == 0 && !peer->round_opened)) {
+    if (!peer->conn || (peer->message_count == 0 && peer->beat_count == 0 &&
+                        peer->round_to_answer == 0 && !peer->round_opened)) {
         return;
     }
     /* One frame normally; more when a turn gathered more than a frame may hold. Reads are confirmed
@@ -339,10 +377,10 @@ static bool parse_entries(struct span payload, size_t heads_at, uint32_t entry_c
 
 /* Entry counts of the messages must add up to the frame's; unknown types are refused. Where the
  * messages end, 0: refused. */
-static size_t check_messages(struct span payload, uint32_t message_count, uint32_t entry_count)
+static size_t check_messages(struct span payload, size_t at, uint32_t message_count,
+                             uint32_t entry_count)
 {
     uint64_t sum = 0;
-    size_t at = PEER_HEAD_BYTES;
     for (uint32_t i = 0; i < message_count; i++) {
         uint8_t type = at < payload.size ? payload.data[at] : 0;
         size_t bytes = message_bytes(type);
@@ -370,20 +408,53 @@ static bool receive_room(struct peer *peer, size_t count)
     return has_room;
 }
 
-int peer_receive(struct peer *peer, struct span payload,
-                 void (*each)(void *ctx, const struct peer_message *message),
-                 void (*ahead)(void *ctx, uint32_t group), void *ctx, bool *round_answered)
+/* False: not what a peer sends. */
+static bool check_beats(struct span payload, uint32_t count)
+{
+    const uint8_t *at = payload.data + PEER_HEAD_BYTES;
+    if (count > PEER_BEATS_MAX || count * PEER_BEAT_BYTES > payload.size - PEER_HEAD_BYTES) {
+        return false;
+    }
+    bool is_sound = true;
+    for (uint32_t i = 0; i < count; i++, at += PEER_BEAT_BYTES) {
+        uint32_t kind = get_u32(at + 4);
+        is_sound &= kind >= PEER_BEAT && kind <= PEER_BEAT_REFUSED;
+    }
+    return is_sound;
+}
+
+static void receive_beats(struct span payload, uint32_t count, const struct peer_events *events,
+                          void *ctx)
+{
+    const uint8_t *at = payload.data + PEER_HEAD_BYTES;
+    uint64_t stamp = get_u64(payload.data + 48);
+    for (uint32_t i = 0; i < count; i++, at += PEER_BEAT_BYTES) {
+        struct peer_beat beat = { .group = get_u32(at),
+                                  .kind = (enum peer_beat_kind)get_u32(at + 4),
+                                  .term = get_u64(at + 8),
+                                  .echo = get_u64(at + 16) };
+        if (i + 1 < count) {
+            events->ahead(ctx, get_u32(at + PEER_BEAT_BYTES));
+        }
+        events->beat(ctx, &beat, stamp);
+    }
+}
+
+int peer_receive(struct peer *peer, struct span payload, const struct peer_events *events,
+                 void *ctx, bool *round_answered)
 {
     *round_answered = false;
     if (payload.size < PEER_HEAD_BYTES) {
         return ERR_PROTOCOL;
     }
     uint32_t message_count = get_u32(payload.data + 16), entry_count = get_u32(payload.data + 20);
-    if (message_count > PEER_FRAME_MESSAGES_MAX ||
+    uint32_t beat_count = get_u32(payload.data + 44);
+    if (message_count > PEER_FRAME_MESSAGES_MAX || !check_beats(payload, beat_count) ||
         entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES) {
         return ERR_PROTOCOL;
     }
-    size_t heads_at = check_messages(payload, message_count, entry_count);
+    size_t messages_at = PEER_HEAD_BYTES + (size_t)beat_count * PEER_BEAT_BYTES;
+    size_t heads_at = check_messages(payload, messages_at, message_count, entry_count);
     if (heads_at == 0 || heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size) {
         return ERR_PROTOCOL;
     }
@@ -403,7 +474,8 @@ int peer_receive(struct peer *peer, struct span payload,
     peer->disk = (struct peer_disk){ .log_us = get_u32(payload.data + 32),
                                      .flush_us = get_u32(payload.data + 40),
                                      .is_slow = get_u32(payload.data + 36) != 0 };
-    const uint8_t *at = payload.data + PEER_HEAD_BYTES;
+    receive_beats(payload, beat_count, events, ctx);
+    const uint8_t *at = payload.data + messages_at;
     size_t entry_at = 0;
     for (uint32_t i = 0; i < message_count; i++) {
         struct peer_message message = { .entries = entries + entry_at,
@@ -411,10 +483,10 @@ int peer_receive(struct peer *peer, struct span payload,
         unpack_message(at, &message.message);
         entry_at += message.message.count;
         at += message_bytes(at[0]);
-        if (ahead && i + 1 < message_count) {
-            ahead(ctx, get_u32(at + 4));
+        if (i + 1 < message_count) {
+            events->ahead(ctx, get_u32(at + 4));
         }
-        each(ctx, &message);
+        events->each(ctx, &message);
     }
     if (answered != 0 && answered == peer->round_sent && peer->round_done != answered) {
         peer->round_done = answered;

@@ -11,8 +11,10 @@
  *       32    4 what a batch of the sender's log takes, µs, 0 = not known
  *       36    4 1: the sender's disk is slow, see node/disks.h
  *       40    4 what a flush of the sender's store takes, µs, 0 = not known
- *       44    4 zero
- *       48      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
+ *       44    4 beat count
+ *       48    8 stamp: the sender's monotonic clock when it made the first of the beats, ms
+ *       56      beats, PEER_BEAT_BYTES each: group, kind, term, echo (node/partition.h says what becomes of them)
+ *        …      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
  *               (RAFT_READ, RAFT_READ_REPLY), which are many where many read, PEER_ROUND_BYTES: type, granted, two zeroes,
  *               group, from, to, term, sequence, index
  *        …      entry heads, 16 bytes each: term, size, zero; those of the first message with entries come first
@@ -27,7 +29,14 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 48, PEER_ENTRY_BYTES = 16 };
+enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 56, PEER_BEAT_BYTES = 24, PEER_ENTRY_BYTES = 16 };
+
+/* A heartbeat of a group at rest, or the answer to one (raft.h, struct raft_beat). */
+struct peer_beat {
+    uint32_t group;
+    enum peer_beat_kind { PEER_BEAT = 1, PEER_BEAT_FOLLOWED, PEER_BEAT_REFUSED } kind;
+    uint64_t term, echo;
+};
 
 /* The way to one other node. Embedded by its owner; a zeroed struct has no connection. */
 struct peer {
@@ -40,6 +49,9 @@ struct peer {
         struct blob *payload;
     } *entries;
     size_t entry_count, entry_capacity;
+    struct peer_beat *beats;
+    size_t beat_count, beat_capacity;
+    uint64_t beat_stamp;         /* the least of theirs */
     struct buf head;             /* scratch: of the frame being packed */
     struct conn_piece *pieces;   /* scratch: pieces_capacity of them */
     size_t pieces_capacity;
@@ -65,6 +77,8 @@ void peer_up(struct peer *peer, struct conn *conn);
 void peer_down(struct peer *peer);
 /* Gathers one message; payloads (message->count many, with their terms) are referenced. */
 void peer_send(struct peer *peer, const struct raft_message *message, const uint64_t *terms, struct blob *const *payloads);
+/* The same for a beat made at `stamp`. */
+void peer_beat(struct peer *peer, const struct peer_beat *beat, uint64_t stamp);
 /* May a read round be opened this turn? Then peer_round_open, and RAFT_READ messages may be gathered for those groups that can't ride
  * on the round as such (raft_read_ride). */
 bool peer_round_is_free(const struct peer *peer);
@@ -83,10 +97,14 @@ struct peer_message {
     const struct raft_entry *entries;
     const struct span *payloads;
 };
-/* Takes a received frame apart and calls each() for every message, and before it ahead() with the group of the next one, so that what
- * belongs to that may be fetched into the processor's cache meanwhile; NULL allowed. Notes rounds asked and answered: *round_answered is set when a
+struct peer_events {
+    void (*beat)(void *ctx, const struct peer_beat *beat, uint64_t stamp);
+    void (*each)(void *ctx, const struct peer_message *message);
+    void (*ahead)(void *ctx, uint32_t group);
+};
+/* Takes a received frame apart and calls beat() for every beat, in order, then each() for every message, and before either ahead() with the group of the next one, so that what
+ * belongs to that may be fetched into the processor's cache meanwhile. Notes rounds asked and answered: *round_answered is set when a
  * round of ours came back. ERR_PROTOCOL for anything malformed, ERR_NO_MEMORY: nothing was called then. */
-int peer_receive(struct peer *peer, struct span payload, void (*each)(void *ctx, const struct peer_message *message),
-                 void (*ahead)(void *ctx, uint32_t group), void *ctx, bool *round_answered);
+int peer_receive(struct peer *peer, struct span payload, const struct peer_events *events, void *ctx, bool *round_answered);
 
 #endif

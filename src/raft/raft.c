@@ -11,6 +11,7 @@
  *   raft_elect.c   roles, votes, handing over
  *   raft_lead.c    the leader's side of replication
  *   raft_follow.c  the follower's
+ *   raft_beat.c    heartbeats of groups at rest
  *   raft_image.c   images of the store
  *   raft_read.c    reads: rounds and leases
  *   raft_damage.c  what a disk has lost: digests, what others remember, holes
@@ -97,6 +98,15 @@
  *       acknowledges what it has, learns what is committed (which is what makes room), votes. What
  *       it holds already, and no-ops, it always takes. A leader sends such a follower one trifle a
  *       heartbeat, and the payload of a hole.
+ *
+ *   I20 A beat (raft_beat.c) stands for an append without entries that says what the last one said. The leader sends one only where
+ *       the newest append that it sent in this term told its last index as committed and its present cut, and was acknowledged as a
+ *       whole, with nothing asked for: so the follower held all that the leader has, and knew it to be committed. The follower
+ *       follows one only if it follows that replica in the beat's term, and holds nothing but what is verified, durable,
+ *       acknowledged and committed, and its last answers said all that it has to say. A follower's log only grows within a term, so
+ *       whatever way a beat took it finds what it speaks of, and the beat's echo is as true of the follower's commit index as of
+ *       the leader's. An answer counts only in the beat's term, where an append was acknowledged in it before: so it confirms
+ *       neither leader nor lease of another term. What doesn't fit is refused, and a whole heartbeat follows.
  *
  *   I16 Entries from the first hole (raft_holes) on are not acknowledged or counted for this
  *       replica; votes are compared by the true last (index, term), holes or not, so that an entry

@@ -94,6 +94,12 @@ struct raft_message {
                            APPEND: this suspicion is over */
 };
 
+/* A heartbeat of a group at rest, or the answer to one, see raft_beat_next. */
+struct raft_beat {
+    uint64_t term;
+    uint64_t stamp, echo; /* as in raft_message; of an answer: the beat's stamp */
+};
+
 /* What the driver's log has room for, of other leaders' entries. */
 enum raft_room {
     RAFT_ROOM_ANY,
@@ -121,6 +127,7 @@ struct raft_config {
     uint32_t append_bytes_max;              /* of one message; a single larger entry goes alone */
     uint32_t append_entries_max;
     struct mem_gate *gate;                  /* NULL as a rule (base/mem.h); a message that finds no memory is dropped */
+    bool beats;                             /* the driver carries beats: see raft_beat_next */
     /* Counted up whenever this replica has another term, role or leader than before, or becomes suspect; shared by the groups of a node;
      * begins above 0, at another number than that of any earlier process; below 2^63. NULL: nobody asks. */
     uint64_t *changes;
@@ -183,6 +190,7 @@ struct raft_effects {
     bool diverged;          /* a leader's entries contradict what is committed here, or what it sent before: somebody lost
                                data; the message was dropped. Someone must act */
     int fetch_count, fill_count, image_count;
+    uint32_t beats;         /* bit i: a beat to config.replicas[i], see raft_beat_next; set by raft_tick only */
     uint64_t append_first;
     uint32_t append_count;
     uint32_t append_skip;
@@ -225,6 +233,9 @@ struct raft_progress {
     uint64_t allegiance;         /* its node's count of changes when it last confirmed in this term, 0 = not known: see raft_read_ride */
     uint64_t heard_ms;           /* last answer in this term */
     uint64_t beat_ms;            /* when it is to hear something again, see raft_note_sent */
+    bool is_settled;             /* it acknowledged the newest append, and had nothing to ask for */
+    uint32_t beats_left;         /* until a whole heartbeat */
+    uint64_t told_commit, told_cut; /* by the newest append */
     bool probe_sent;
     bool is_damaged;             /* it said that its store needs an image; its log goes on */
     uint64_t image_id;           /* image on offer to it, 0 = none */
@@ -290,6 +301,15 @@ void raft_fini(struct raft *raft);
 void raft_tick(struct raft *raft, uint64_t now_ms);
 /* As long as no other event comes, raft_tick does nothing before this time but to learn it: ms; 0: tick on. */
 uint64_t raft_quiet_until(const struct raft *raft);
+/* Beats. Where nothing is new, raft_tick wants a beat sent instead of a heartbeat: to be taken right after it until false is returned,
+ * for replica *to each. The driver may put those of many groups side by side, with one stamp that is none of theirs' later; the
+ * receiver's hears it with raft_beat_hear. */
+bool raft_beat_next(struct raft *raft, uint64_t *to, struct raft_beat *beat);
+/* A beat of replica `leader` arrived. True: it was followed; the answer takes beat->term along, beat->stamp as its echo, and the own time.
+ * False: refused, which is to be told as well. */
+bool raft_beat_hear(struct raft *raft, uint64_t leader, const struct raft_beat *beat);
+/* The answer. After a refusal there is a whole heartbeat to send. */
+void raft_beat_answered(struct raft *raft, uint64_t replica, const struct raft_beat *answer, bool is_followed);
 /* The time, before an event that carries none. No timer fires. */
 void raft_clock(struct raft *raft, uint64_t now_ms);
 /* What of the next appends may be taken, RAFT_ROOM_ANY at first. Entries that there is no room for are left out, as if the message

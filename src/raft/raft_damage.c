@@ -45,6 +45,8 @@ void raft_tell_flushed(struct raft *raft, struct raft_message *reply)
     reply->flushed = raft->flushed;
     reply->commit = p->tells_mark ? raft->marks[0].index : raft->flushed;
     reply->digest = own_digest(raft, reply->commit);
+    p->told_mark = p->tells_mark ? raft->marks[0].index : p->told_mark;
+    p->told_flushed = p->tells_mark ? p->told_flushed : raft->flushed;
 }
 
 void raft_remember_ack(struct raft *raft, uint64_t member, uint64_t index, uint64_t log_term,

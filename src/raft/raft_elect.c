@@ -85,6 +85,7 @@ static void enter_term(struct raft *raft, uint64_t term, uint64_t vote)
     p->verified = p->acked = p->ack_sequence = 0;
     p->ack_due = false;
     p->held_count = 0;
+    p->told_flushed = p->told_mark = 0; /* to that leader */
     lease_enter_term(&raft->lease);
     raft->out.message_count = 0; /* I5 */
     raft->out.fetch_count = 0;

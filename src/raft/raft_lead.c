@@ -87,6 +87,9 @@ static void append_emit(struct raft *raft, struct raft_progress *peer, uint32_t 
     append->count = count;
     append->sequence = ++peer->sequence;
     append->echo = raft->lease.peers[peer - raft->progress].vouched_ms;
+    peer->told_commit = append->commit;
+    peer->told_cut = append->flushed;
+    peer->is_settled = false;
     if (peer->episode && raft->commit >= peer->heal_index && peer->match >= peer->heal_index) {
         append->episode = peer->episode; /* I14 */
         append->hint = peer->heal_index;
@@ -393,6 +396,9 @@ void raft_step_append_reply(struct raft *raft, const struct raft_message *m)
     }
     raft_note_damage(peer, m->needs_image);
     raft_note_digest(raft, peer, m);
+    if (m->sequence == peer->sequence) {
+        peer->is_settled = m->granted && m->hint == 0 && m->episode == 0; /* I20 */
+    }
     if (m->granted) {
         append_granted(raft, peer, m);
     } else {
@@ -413,8 +419,12 @@ static bool hears_majority(const struct raft *raft)
 static void tick_peer(struct raft *raft, struct raft_progress *peer)
 {
     uint64_t now = raft->private->now_ms;
-    if (now >= peer->beat_ms ||
-        (raft_wants_image(peer) && now - peer->image_sent_ms >= raft->config.heartbeat_ms)) {
+    bool is_due = now >= peer->beat_ms;
+    bool is_image_due =
+        raft_wants_image(peer) && now - peer->image_sent_ms >= raft->config.heartbeat_ms;
+    if (is_due && raft_beat_suffices(raft, peer)) {
+        raft_beat_due(raft, peer);
+    } else if (is_due || is_image_due) {
         peer->heartbeat_due = true;
     }
     if (raft_wants_image(peer) && now - peer->heard_ms > (uint64_t)IMAGE_SILENCE_TIMEOUTS *
@@ -504,6 +514,7 @@ void raft_peer_reset(struct raft *raft, uint64_t replica)
         flights_clear(peer);
     }
     lease_peer_reset(&raft->lease, (int)(peer - raft->progress));
+    peer->is_settled = false;
     peer->allegiance = 0;
     raft_read_unsend(raft, peer);
     raft->private->transfer_sent &= raft->transfer_to != replica;

@@ -25,6 +25,7 @@ struct raft_private {
     uint64_t ack_sequence; /* newest append verified in this term */
     bool ack_due;
     bool tells_mark; /* the last answer told the mark's digest */
+    uint64_t told_flushed, told_mark; /* where the last answers said that flush and mark are, with their digests */
 
     bool read_round_closed; /* read_sequence was sent to somebody: a new read begins another */
     uint64_t transfer_deadline_ms;
@@ -130,6 +131,13 @@ void raft_step_append_reply(struct raft *raft, const struct raft_message *m);
 void raft_lead_tick(struct raft *raft);
 /* See raft_quiet_until. */
 uint64_t raft_lead_quiet_until(const struct raft *raft);
+
+/* --- raft_beat.c: heartbeats of groups at rest */
+
+/* Whether a beat tells the follower all that a heartbeat would. */
+bool raft_beat_suffices(const struct raft *raft, const struct raft_progress *peer);
+/* Instead of a heartbeat that is due, where it suffices. */
+void raft_beat_due(struct raft *raft, struct raft_progress *peer);
 
 /* --- raft_follow.c: the follower */
 

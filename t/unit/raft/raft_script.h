@@ -90,6 +90,7 @@ struct world_node {
     bool disk_is_suspect, was_lost;
     bool is_to_hear; /* as in raft_start */
     uint64_t filled, heals, starts;
+    uint64_t beats_followed, beats_refused;
 };
 
 struct world {
@@ -318,6 +319,44 @@ static inline void world_emit(struct world_node *node, const struct raft_message
     }
 }
 
+/* Beats and their answers travel as packets of their own: term, stamp and echo count, and `granted`. */
+enum { WORLD_BEAT = 200, WORLD_BEAT_ANSWER };
+
+static inline void world_emit_beat(struct world_node *node, int type, uint64_t to,
+                                   const struct raft_beat *beat, bool granted)
+{
+    world_emit(node, &(struct raft_message){ .type = (uint8_t)type,
+                                             .granted = granted,
+                                             .from = node->raft.config.self,
+                                             .to = to,
+                                             .term = beat->term,
+                                             .stamp = beat->stamp,
+                                             .echo = beat->echo });
+}
+
+static inline void world_beats(struct world_node *node)
+{
+    struct raft_beat beat;
+    uint64_t to;
+    while (raft_beat_next(&node->raft, &to, &beat)) {
+        world_emit_beat(node, WORLD_BEAT, to, &beat, false);
+    }
+}
+
+static inline void world_step_beat(struct world_node *node, const struct raft_message *m)
+{
+    struct raft_beat beat = { m->term, m->stamp, m->echo };
+    if (m->type == WORLD_BEAT) {
+        bool follows = raft_beat_hear(&node->raft, m->from, &beat);
+        struct raft_beat answer = { m->term, node->now_ms, m->stamp };
+        node->beats_followed += follows;
+        node->beats_refused += !follows;
+        world_emit_beat(node, WORLD_BEAT_ANSWER, m->from, &answer, follows);
+    } else {
+        raft_beat_answered(&node->raft, m->from, &beat, m->granted);
+    }
+}
+
 static inline void world_cut_log_at(struct world *world, int id, uint64_t start);
 
 /* The end of a turn: flush, messages, flags. */
@@ -380,6 +419,7 @@ static inline void world_tick(struct world *world, int id, uint64_t ms)
     struct world_node *node = &world->nodes[id];
     node->now_ms += ms;
     raft_tick(&node->raft, node->now_ms);
+    world_beats(node);
     world_log_effects(node, NULL);
     world_turn(world, id);
 }
@@ -417,6 +457,10 @@ static inline void world_step(struct world *world, const struct world_packet *pa
                                           packet->entries[i].value ? WORLD_ENTRY_BYTES : 0 };
     }
     raft_clock(&node->raft, node->now_ms);
+    if (packet->message.type == WORLD_BEAT || packet->message.type == WORLD_BEAT_ANSWER) {
+        world_step_beat(node, &packet->message);
+        return;
+    }
     raft_step(&node->raft, &packet->message, entries);
     world_log_effects(node, packet);
     free(entries);
@@ -604,6 +648,7 @@ static inline struct world *world_new_with(int count, const struct raft_config *
                                           .election_timeout_ms = WORLD_T_MS,
                                           .heartbeat_ms = WORLD_HEARTBEAT_MS,
                                           .seed = changes ? changes->seed : 1,
+                                          .beats = changes && changes->beats,
                                           .inflight_bytes_max = 1 << 20,
                                           .inflight_messages_max = 16,
                                           .append_bytes_max = 64 << 10,
@@ -684,6 +729,7 @@ static inline void world_elect(struct world *world, int id)
             /* Its leader is silent long enough for it to vote. */
             world->nodes[other].now_ms += WORLD_T_MS;
             raft_tick(world_raft(world, other), world->nodes[other].now_ms);
+            world_beats(&world->nodes[other]);
             world_log_effects(&world->nodes[other], NULL);
             world_turn(world, other);
             world_drop(world, other, 0, RAFT_PRE_VOTE);

@@ -1,5 +1,5 @@
-/* What may wait for a later turn's frame (peer_may_wait), on a connection whose other side is the test: it counts what is
- * written and closes when asked. */
+/* What may wait for a later turn's frame (peer_may_wait), and beats, on a connection whose other side is the test: it keeps what is
+ * written last and closes when asked. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,19 +11,29 @@
 static struct wire {
     const struct env_conn_events *events;
     void *ctx;
+    uint8_t written[1024]; /* the last of it */
+    size_t size;
+    struct env_task *task; /* deferred last */
 } wire;
 
 static void wire_defer(struct env *env, struct env_task *task)
 {
+    wire.task = task;
 }
 
 static void wire_attach(struct env_conn *raw, const struct env_conn_events *events, void *ctx)
 {
-    wire = (struct wire){ events, ctx };
+    wire = (struct wire){ .events = events, .ctx = ctx };
 }
 
 static int wire_write(struct env_conn *raw, const struct span *parts, size_t count)
 {
+    wire.size = 0;
+    for (size_t i = 0; i < count; i++) {
+        assert_true(wire.size + parts[i].size <= sizeof wire.written);
+        memcpy(wire.written + wire.size, parts[i].data, parts[i].size);
+        wire.size += parts[i].size;
+    }
     return 0;
 }
 
@@ -122,12 +132,86 @@ static void what_waited_is_lost_with_the_connection(void **state)
     close_peer(&peer);
 }
 
+static struct heard {
+    struct peer_beat beats[4];
+    uint64_t stamps[4];
+    size_t beat_count, message_count, ahead_count;
+} heard;
+
+static void hear_beat(void *ctx, const struct peer_beat *beat, uint64_t stamp)
+{
+    assert_int_equal(heard.message_count, 0); /* they come first */
+    heard.stamps[heard.beat_count] = stamp;
+    heard.beats[heard.beat_count++] = *beat;
+}
+
+static void hear_message(void *ctx, const struct peer_message *message)
+{
+    assert_int_equal(message->message.type, RAFT_APPEND);
+    heard.message_count++;
+}
+
+static void hear_ahead(void *ctx, uint32_t group)
+{
+    heard.ahead_count++;
+}
+
+static int receive(struct peer *peer, struct span payload)
+{
+    static const struct peer_events events = { hear_beat, hear_message, hear_ahead };
+    bool answered;
+    heard = (struct heard){ 0 };
+    return peer_receive(peer, payload, &events, NULL, &answered);
+}
+
+static void beats_share_a_frame_and_its_least_stamp(void **state)
+{
+    static const struct peer_beat beats[] = { { 7, PEER_BEAT, 3, 111 },
+                                              { 8, PEER_BEAT_FOLLOWED, 4, 222 },
+                                              { 4096, PEER_BEAT_REFUSED, 5, 333 } };
+    static const uint64_t stamps[] = { 1005, 1000, 1010 };
+    struct peer peer;
+    open_peer(&peer);
+    for (size_t i = 0; i < 3; i++) {
+        peer_beat(&peer, &beats[i], stamps[i]);
+    }
+    assert_false(peer_may_wait(&peer));
+    send(&peer, RAFT_APPEND, 0);
+    assert_false(peer_may_wait(&peer)); /* beats make a frame urgent */
+    flush(&peer);
+    wire.task->run(wire.task);
+    size_t size = PEER_HEAD_BYTES + 3 * PEER_BEAT_BYTES + PEER_MESSAGE_BYTES;
+    assert_true(wire.size >= size);
+    uint8_t *payload = wire.written + wire.size - size;
+    assert_int_equal(receive(&peer, span_of(payload, size)), 0);
+    assert_int_equal(heard.beat_count, 3);
+    assert_int_equal(heard.message_count, 1);
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(heard.stamps[i], 1000);
+        assert_int_equal(heard.beats[i].group, beats[i].group);
+        assert_int_equal(heard.beats[i].kind, beats[i].kind);
+        assert_int_equal(heard.beats[i].term, beats[i].term);
+        assert_int_equal(heard.beats[i].echo, beats[i].echo);
+    }
+    /* Malformed: nothing is called. */
+    assert_int_equal(receive(&peer, span_of(payload, PEER_HEAD_BYTES + 2 * PEER_BEAT_BYTES)),
+                     ERR_PROTOCOL);
+    payload[PEER_HEAD_BYTES + 4] = PEER_BEAT_REFUSED + 1;
+    assert_int_equal(receive(&peer, span_of(payload, size)), ERR_PROTOCOL);
+    payload[PEER_HEAD_BYTES + 4] = PEER_BEAT;
+    memset(payload + 44, 0xff, 4);
+    assert_int_equal(receive(&peer, span_of(payload, size)), ERR_PROTOCOL);
+    assert_int_equal(heard.beat_count, 0);
+    close_peer(&peer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(entries_may_wait_until_something_urgent_joins_them),
         cmocka_unit_test(heartbeats_and_rounds_do_not_wait),
         cmocka_unit_test(what_waited_is_lost_with_the_connection),
+        cmocka_unit_test(beats_share_a_frame_and_its_least_stamp),
     };
     return cmocka_run_group_tests_name("peers", tests, NULL, NULL);
 }

@@ -42,7 +42,7 @@ struct model {
     int read_count;
     uint64_t reads_done, elections, crashes, fetched, cuts, transfers;
     uint64_t installs, kept, healed, damages;
-    uint64_t rots, filled, losses, heals;
+    uint64_t rots, filled, losses, heals, beats, refusals;
 };
 
 #define MODEL_CHECK(model, condition)                                                              \
@@ -540,10 +540,32 @@ static void do_room(struct model *m, int id)
     }
 }
 
+enum { PHASE_STEPS = 500 };
+
+/* All is well and little happens for some time: so groups come to rest, and are shaken from it. */
+static bool is_lull(const struct model *m)
+{
+    return m->world->config.beats && m->step / PHASE_STEPS % 3 == 2;
+}
+
+static void begin_lull(struct model *m)
+{
+    struct world *w = m->world;
+    memset(w->blocked, 0, sizeof(w->blocked));
+    for (int id = 1; id <= w->count; id++) {
+        do_start(m, id);
+        raft_take(&w->nodes[id].raft, RAFT_ROOM_ANY);
+        world_sync(w, id);
+    }
+}
+
 static void random_step(struct model *m)
 {
     uint64_t choice = draw(m, 1000);
-    if (choice < 520) {
+    if (is_lull(m) && m->step % PHASE_STEPS == 0) {
+        begin_lull(m);
+    }
+    if (choice < 520 || (choice >= 790 && is_lull(m) && draw(m, 12) > 0)) {
         do_packet(m);
     } else if (choice < 640) {
         do_tick(m);
@@ -652,6 +674,7 @@ static void run_seed(struct model *m, uint64_t seed)
     };
     struct raft_config config = sizes[seed % 3];
     config.seed = seed;
+    config.beats = seed % 4 < 2;
     m->seed = seed;
     m->random = seed * 1000003;
     m->world = world_new_with(seed % 2 ? 3 : 5, &config);
@@ -669,6 +692,8 @@ static void run_seed(struct model *m, uint64_t seed)
         m->healed += m->world->nodes[id].images_healed;
         m->filled += m->world->nodes[id].filled;
         m->heals += m->world->nodes[id].heals;
+        m->beats += m->world->nodes[id].beats_followed;
+        m->refusals += m->world->nodes[id].beats_refused;
     }
     world_free(m->world);
 }
@@ -679,6 +704,7 @@ static void random_schedules_keep_the_promises(void **state)
 {
     uint64_t commits = 0, reads = 0, elections = 0, crashes = 0, fetched = 0, cuts = 0, moves = 0;
     uint64_t installs = 0, kept = 0, healed = 0, rots = 0, filled = 0, losses = 0, heals = 0;
+    uint64_t beats = 0, refusals = 0;
     for (uint64_t seed = first_seed; seed < first_seed + seed_count; seed++) {
         struct model *m = calloc(1, sizeof(*m));
         run_seed(m, seed);
@@ -696,6 +722,8 @@ static void random_schedules_keep_the_promises(void **state)
         filled += m->filled;
         losses += m->losses;
         heals += m->heals;
+        beats += m->beats;
+        refusals += m->refusals;
         free(m);
     }
     print_message(
@@ -709,7 +737,10 @@ static void random_schedules_keep_the_promises(void **state)
     print_message("# %llu payloads rotten, %llu filled; %llu replicas lost entries, %llu healed\n",
                   (unsigned long long)rots, (unsigned long long)filled, (unsigned long long)losses,
                   (unsigned long long)heals);
+    print_message("# %llu beats followed, %llu refused\n", (unsigned long long)beats,
+                  (unsigned long long)refusals);
     /* The schedules do reach what they are for. */
+    assert_true(beats > seed_count && refusals > 0);
     assert_true(filled > seed_count / 2 && heals > seed_count / 2);
     assert_true(commits / seed_count > 50);
     assert_true(elections > seed_count && crashes > seed_count && reads > seed_count);
