@@ -158,6 +158,14 @@ static void on_raft_message(void *ctx, const struct peer_message *message)
     }
 }
 
+static void on_raft_ahead_of_beat(void *ctx, uint32_t group)
+{
+    struct partition *partition = node_find_partition(((struct link *)ctx)->node, group);
+    if (partition) {
+        partition_prefetch_beat(partition);
+    }
+}
+
 static void on_raft_ahead(void *ctx, uint32_t group)
 {
     struct partition *partition = node_find_partition(((struct link *)ctx)->node, group);
@@ -170,6 +178,7 @@ void node_raft_frame(struct node *node, struct link *link, const struct frame *f
 {
     static const struct peer_events events = { .beat = on_raft_beat,
                                                .each = on_raft_message,
+                                               .ahead_of_beat = on_raft_ahead_of_beat,
                                                .ahead = on_raft_ahead };
     bool round_answered;
     node->now_ms = env_now_us(node->env) / 1000;

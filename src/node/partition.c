@@ -405,6 +405,14 @@ void partition_prefetch(const struct partition *partition)
     }
 }
 
+void partition_prefetch_beat(const struct partition *partition)
+{
+    const struct raft *raft = &partition->raft;
+    __builtin_prefetch(partition);
+    __builtin_prefetch(partition->group.replicas);
+    raft_prefetch_beat(raft);
+}
+
 void partition_peer_reset(struct partition *partition, uint64_t node_id)
 {
     const struct topology_replica *replica = partition_replica_on(partition, node_id);

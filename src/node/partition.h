@@ -126,6 +126,8 @@ void partition_read_forget(struct partition *partition, struct partition_read *r
 /* An event comes soon: fetches into the processor's cache what most events look at. Where many groups take turns, each one's first
  * look at memory would be waited for. */
 void partition_prefetch(const struct partition *partition);
+/* The same for a beat or the answer to one, which look at little; partition_beat… follows. */
+void partition_prefetch_beat(const struct partition *partition);
 
 /* Events. */
 /* Every 20 ms or so; to be left out as long as quiet_until_ms of its group is in the future. */

@@ -434,7 +434,7 @@ static void receive_beats(struct span payload, uint32_t count, const struct peer
                                   .term = get_u64(at + 8),
                                   .echo = get_u64(at + 16) };
         if (i + 1 < count) {
-            events->ahead(ctx, get_u32(at + PEER_BEAT_BYTES));
+            events->ahead_of_beat(ctx, get_u32(at + PEER_BEAT_BYTES));
         }
         events->beat(ctx, &beat, stamp);
     }

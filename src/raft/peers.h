@@ -100,9 +100,10 @@ struct peer_message {
 struct peer_events {
     void (*beat)(void *ctx, const struct peer_beat *beat, uint64_t stamp);
     void (*each)(void *ctx, const struct peer_message *message);
+    void (*ahead_of_beat)(void *ctx, uint32_t group);
     void (*ahead)(void *ctx, uint32_t group);
 };
-/* Takes a received frame apart and calls beat() for every beat, in order, then each() for every message, and before either ahead() with the group of the next one, so that what
+/* Takes a received frame apart and calls beat() for every beat, in order, then each() for every message, and before either ahead…() with the group of the next one, so that what
  * belongs to that may be fetched into the processor's cache meanwhile. Notes rounds asked and answered: *round_answered is set when a
  * round of ours came back. ERR_PROTOCOL for anything malformed, ERR_NO_MEMORY: nothing was called then. */
 int peer_receive(struct peer *peer, struct span payload, const struct peer_events *events, void *ctx, bool *round_answered);

@@ -222,40 +222,41 @@ struct raft_effects {
 };
 
 struct raft_progress {
+    /* what heartbeats and beats look at stands together */
     uint64_t id;
     uint64_t match;              /* verified durable at the follower */
     uint64_t next;               /* next index to send */
     enum { RAFT_PROBE, RAFT_STREAM, RAFT_FETCHING, RAFT_IMAGING } state;
-    uint32_t inflight_bytes, inflight_messages;
+    uint32_t inflight_bytes, inflight_messages, flight_count;
+    uint64_t heard_ms;           /* last answer in this term */
+    uint64_t beat_ms;            /* when it is to hear something again, see raft_note_sent */
+    bool probe_sent;
+    bool heartbeat_due;
+    bool is_settled;             /* it acknowledged the newest append, and had nothing to ask for */
+    bool is_damaged;             /* it said that its store needs an image; its log goes on */
+    bool is_refuted;             /* a majority holds other content than it: told with each append until it knows */
+    bool is_full;                /* it takes only trifles for now */
+    uint64_t told_commit, told_cut; /* by the newest append */
+    uint64_t episode;            /* of its suspicion; 0: it counts */
+    uint64_t resume;             /* where to go on behind a hole that is filled, 0: none is */
+    uint64_t sequence;           /* number of the last append that wants an answer */
+    uint32_t beats_left;         /* until a whole heartbeat */
+    uint32_t flight_head;
     uint64_t flushed;
     uint64_t read_acked;         /* newest read round confirmed */
     uint64_t read_sent;          /* newest read round sent */
     uint64_t allegiance;         /* its node's count of changes when it last confirmed in this term, 0 = not known: see raft_read_ride */
-    uint64_t heard_ms;           /* last answer in this term */
-    uint64_t beat_ms;            /* when it is to hear something again, see raft_note_sent */
-    bool is_settled;             /* it acknowledged the newest append, and had nothing to ask for */
-    uint32_t beats_left;         /* until a whole heartbeat */
-    uint64_t told_commit, told_cut; /* by the newest append */
-    bool probe_sent;
-    bool is_damaged;             /* it said that its store needs an image; its log goes on */
     uint64_t image_id;           /* image on offer to it, 0 = none */
     uint64_t image_index;        /* its index */
     struct raft_digest digest, mark; /* as it told last: of its flush, of a mark */
     uint64_t compared;           /* newest index at which its content was compared with the own */
-    bool is_refuted;             /* a majority holds other content than it: told with each append until it knows */
     uint64_t image_floor;        /* it can use none below this index */
     /* what else the core needs follows; private to it */
-    uint32_t flight_head, flight_count;
-    uint64_t sequence;           /* number of the last append that wants an answer */
     uint64_t probe_sequence;     /* number of the first probe at `next` */
     uint64_t fetch_after_ms;     /* a failed read from disk is not repeated before this */
     uint64_t read_sent_ms;
     uint64_t image_sent_ms;      /* when the image was last offered, or asked of the driver */
-    bool heartbeat_due;
-    bool is_full;                /* it takes only trifles for now */
-    uint64_t episode;            /* of its suspicion; 0: it counts */
     uint64_t heal_index;         /* ends the suspicion when it is committed and held there */
-    uint64_t resume;             /* where to go on behind a hole that is filled, 0: none is */
     uint64_t resend_sequence;    /* an older answer can't know of the filling */
     struct raft_flight {
         uint64_t last;
@@ -320,6 +321,8 @@ void raft_take(struct raft *raft, enum raft_room room);
 void raft_step(struct raft *raft, const struct raft_message *message, const struct raft_entry *entries);
 /* An event comes soon: fetches into the processor's cache what nearly every one looks at, of what the caller doesn't see. */
 void raft_prefetch(const struct raft *raft);
+/* The same for a beat. */
+void raft_prefetch_beat(const struct raft *raft);
 /* End of a loop turn: emits to every follower what it can take now (entries within the bounds in flight, else a due heartbeat),
  * and a follower's newest ack. The news of a commit rides along with either. Cheap when there is nothing to say. */
 void raft_flush(struct raft *raft);

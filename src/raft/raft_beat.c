@@ -11,6 +11,8 @@
  * Now and then a whole heartbeat is sent all the same: of digests an answer tells only one of two, and any frame may be lost. */
 #include "raft/raft_private.h"
 
+#include <stddef.h>
+
 #include "base/check.h"
 
 /* Between two whole heartbeats: that many beats, and up to twice as many, so that groups take turns. */
@@ -43,6 +45,30 @@ void raft_beat_due(struct raft *raft, struct raft_progress *peer)
     peer->beats_left--;
     raft->out.beats |= 1u << (peer - raft->progress);
     raft_note_sent(raft, peer);
+}
+
+void raft_prefetch_beat(const struct raft *raft)
+{
+    enum { LINE = 64 };
+    const uint8_t *timers = (const uint8_t *)raft->private;
+    const uint8_t *head = (const uint8_t *)raft, *lease = (const uint8_t *)&raft->lease;
+    for (size_t i = 0; i <= offsetof(struct raft, needs_image); i += LINE) {
+        __builtin_prefetch(head + i);
+    }
+    for (size_t i = 0; i < offsetof(struct lease, peers[3]); i += LINE) {
+        __builtin_prefetch(lease + i);
+    }
+    __builtin_prefetch(timers);
+    __builtin_prefetch(timers + LINE);
+    if (raft->role != RAFT_LEADER) {
+        __builtin_prefetch(raft->marks);
+        return;
+    }
+    for (int i = 0; i < raft->config.replica_count; i++) {
+        const uint8_t *peer = (const uint8_t *)&raft->progress[i];
+        __builtin_prefetch(peer);
+        __builtin_prefetch(peer + LINE);
+    }
 }
 
 bool raft_beat_next(struct raft *raft, uint64_t *to, struct raft_beat *beat)
@@ -79,9 +105,10 @@ bool raft_beat_hear(struct raft *raft, uint64_t leader, const struct raft_beat *
         raft->leader != leader || !has_told_all(raft)) {
         return false;
     }
-    bool follows = raft_follow(raft, leader);
-    CHECK(follows);
-    lease_heard_append(&raft->lease, beat->stamp, beat->echo, raft->commit, raft->private->now_ms);
+    struct raft_private *p = raft->private;
+    lease_promise(&raft->lease, p->now_ms, raft->config.election_timeout_ms);
+    p->election_deadline_ms = p->now_ms + p->election_wait_ms; /* as the last append drew it */
+    lease_heard_append(&raft->lease, beat->stamp, beat->echo, raft->commit, p->now_ms);
     return true;
 }
 

@@ -54,6 +54,7 @@ void raft_reset_election_timer(struct raft *raft)
     if (raft->hole != 0) {
         behind += timeout; /* who may have the payload goes first */
     }
+    raft->private->election_wait_ms = timeout + behind;
     raft->private->election_deadline_ms = raft->private->now_ms + timeout + behind;
 }
 

@@ -13,7 +13,7 @@ struct raft_private {
     uint64_t now_ms; /* of the last tick */
     uint64_t
         next_beat_ms; /* the first multiple of the heartbeat's time behind now_ms and its grace, as of the last raft_note_sent */
-    uint64_t election_deadline_ms;
+    uint64_t election_deadline_ms, election_wait_ms; /* the second: as drawn last */
     uint64_t campaign_sent_ms;
     bool campaign_order; /* the campaign is by order of the leader */
     bool state_durable;  /* (term, vote) are durable as they stand */

@@ -158,7 +158,7 @@ static void hear_ahead(void *ctx, uint32_t group)
 
 static int receive(struct peer *peer, struct span payload)
 {
-    static const struct peer_events events = { hear_beat, hear_message, hear_ahead };
+    static const struct peer_events events = { hear_beat, hear_message, hear_ahead, hear_ahead };
     bool answered;
     heard = (struct heard){ 0 };
     return peer_receive(peer, payload, &events, NULL, &answered);
