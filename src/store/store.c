@@ -572,12 +572,19 @@ uint64_t store_total_bytes(const struct store *store)
 
 /* --- Turns, numbers, the end */
 
-/* While no flush is on its way the read transaction may stay: it pins nothing as long as nobody
+/* Whether LMDB may hear of a commit before the next turn's end. */
+static bool may_commit(const struct store *store)
+{
+    return store->flush || store->is_installing || !list_is_empty(&store->stages) ||
+           !list_is_empty(&store->removals);
+}
+
+/* While nothing is to be written the read transaction may stay: it pins nothing as long as nobody
  * commits, and a renewed one has to find every replica's root again (0.2 µs each). */
 void store_turn_end(struct store *store)
 {
     CHECK(store->cursors == 0);
-    if (store->flush || store->is_installing) {
+    if (may_commit(store)) {
         store_reader_reset(store);
     }
     store->has_lent = false;

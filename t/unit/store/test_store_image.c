@@ -438,6 +438,33 @@ static void a_stage_leaves_room_for_flushes(void **state)
     end(pair);
 }
 
+/* A read of before keeps no page from being used again: nobody flushes here, so nothing else would end it. */
+static void reads_keep_nothing_from_stages(void **state)
+{
+    enum { SMALL = 400 }; /* a piece each, of some six pages: twice what the map has */
+    struct pair *pair = *state;
+    struct record record;
+    struct err err;
+    char key[16];
+    fill_sender(pair, 4 << 20, 0, 0);
+    for (int i = 0; i < SMALL; i++) {
+        snprintf(key, sizeof key, "k%06d", i);
+        fixture_put(&pair->from, key, "small");
+    }
+    fixture_flush(&pair->from);
+    fixture_put(&pair->to, "a", "small");
+    fixture_flush(&pair->to);
+    assert_int_equal(store_get(pair->to.replica, span_of_string("a"), &record, &err), 0);
+    store_turn_end(pair->to.store);
+    begin(pair);
+    while (!store_stage_is_complete(pair->stage)) {
+        store_turn_end(pair->to.store);
+        assert_int_equal(transfer_some(pair, 1), 0);
+    }
+    assert_int_equal(install(pair), 0);
+    end(pair);
+}
+
 /* Users' writes drive a stage out: they are told to wait for its removal only where they are quicker than that, and never that the
  * store is full before they have filled it themselves. */
 static void users_writes_go_before_a_stage(void **state)
@@ -947,6 +974,7 @@ int main(void)
         STORY(flushes_and_swaps_take_turns),
         STORY(a_swap_goes_on_when_no_flush_is_due),
         STORY(a_stage_leaves_room_for_flushes),
+        STORY(reads_keep_nothing_from_stages),
         STORY(users_writes_go_before_a_stage),
         STORY(a_full_store_takes_an_image),
         STORY(a_stage_goes_on_when_another_is_given_up),
