@@ -94,6 +94,11 @@
  *       change since (config.changes). The count travels with the confirmation, as it was when that
  *       was made, and is forgotten with the connection.
  *
+ *   I21 A replica that needs an image (needs_image) can't serve, so others go first. But its log and votes
+ *       are good, and it may be the only one to hold what the others must have before they may lead
+ *       (I17, §5.4.1). So when nobody has led for a while it stands in: it campaigns as any other would,
+ *       serves nothing, and hands over to the first that has caught up; if none does, it steps down.
+ *
  *   I19 A log without room takes no entries, yet what it says and hears goes on: it follows,
  *       acknowledges what it has, learns what is committed (which is what makes room), votes. What
  *       it holds already, and no-ops, it always takes. A leader sends such a follower one trifle a
@@ -133,6 +138,9 @@
  * leader a little later (an append, a read round) is still bound to it when the successor asks
  * first. */
 enum { CAMPAIGN_REPEAT = 4 };
+
+/* Election timeouts that pass without a leader before a replica that needs an image stands in (I21). */
+enum { STAND_IN_AFTER = 3 };
 
 uint64_t raft_majority_value(const struct raft *raft, const uint64_t *values)
 {
@@ -389,14 +397,20 @@ void raft_clock(struct raft *raft, uint64_t now_ms)
     raft->private->now_ms = max_u64(raft->private->now_ms, now_ms);
 }
 
+static bool may_campaign(const struct raft *raft)
+{
+    bool is_served = !raft->needs_image || raft->private->passed_over >= STAND_IN_AFTER; /* I21 */
+    return is_served && !raft->is_suspect && !raft_is_short(raft);
+}
+
 void raft_tick(struct raft *raft, uint64_t now_ms)
 {
     struct raft_private *p = raft->private;
     raft_clock(raft, now_ms);
     if (raft->role == RAFT_LEADER) {
         raft_lead_tick(raft);
-    } else if (p->now_ms >= p->election_deadline_ms &&
-               (raft->needs_image || raft->is_suspect || raft_is_short(raft))) {
+    } else if (p->now_ms >= p->election_deadline_ms && !may_campaign(raft)) {
+        p->passed_over += p->passed_over < STAND_IN_AFTER;
         raft_become_follower(raft, raft->term, 0);
         raft_reset_election_timer(raft);
     } else if (p->now_ms >= p->election_deadline_ms) {

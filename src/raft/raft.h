@@ -401,8 +401,8 @@ bool raft_image_may_install(const struct raft *raft, uint64_t index, uint64_t te
  * false: the log is empty now and begins at index + 1: so must the driver's. */
 bool raft_image_installed(struct raft *raft, uint64_t index, uint64_t term);
 /* The own store is damaged: it must be replaced by an image, whose index may lie below the commit index. Until then this replica
- * doesn't campaign, but appends, acknowledges and votes: its log is good. A leader hands over, or steps down. Not for the only
- * replica of a group: there is nobody to help. */
+ * doesn't campaign, unless nobody has led for a while (I21 of raft.c), but appends, acknowledges and votes: its log is good. A leader
+ * hands over, or steps down. Not for the only replica of a group: there is nobody to help. */
 void raft_need_image(struct raft *raft);
 
 /* Linearizable reads (read index). Registers a waiting read: 0 and *sequence, *index: the read may be answered once

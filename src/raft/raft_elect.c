@@ -9,7 +9,7 @@
 
 /* A replica that steps down by order stays quiet for that many election timeouts, so that the
  * others elect first. */
-enum { STEP_DOWN_TIMEOUTS = 4 };
+enum { STEP_DOWN_TIMEOUTS = 4, STAND_IN_TIMEOUTS = 2 /* until somebody has caught up */ };
 
 /* Succession, see raft_reset_election_timer: in parts of the election timeout. Four ranks and the random
  * part stay below twice the timeout. */
@@ -170,6 +170,8 @@ static void become_leader(struct raft *raft)
     raft_note_change(raft);
     p->read_round_closed = true;
     p->hole_since_ms = p->now_ms;
+    p->stand_in_until_ms =
+        p->now_ms + (uint64_t)STAND_IN_TIMEOUTS * raft->config.election_timeout_ms;
     lease_enter_term(&raft->lease);
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct raft_progress *peer = &raft->progress[i];
@@ -280,6 +282,7 @@ bool raft_follow(struct raft *raft, uint64_t leader)
                          wrong */
     }
     raft_become_follower(raft, raft->term, leader);
+    raft->private->passed_over = 0;
     lease_promise(&raft->lease, raft->private->now_ms, raft->config.election_timeout_ms);
     raft_reset_election_timer(raft);
     return true;
@@ -325,6 +328,18 @@ int raft_transfer(struct raft *raft, uint64_t to)
     p->transfer_deadline_ms = p->now_ms + raft->config.election_timeout_ms;
     p->transfer_sent = false;
     return 0;
+}
+
+bool raft_stand_in(struct raft *raft)
+{
+    const struct raft_progress *peer = transfer_choose(raft);
+    if (raft->private->now_ms >= raft->private->stand_in_until_ms) {
+        return false;
+    }
+    if (peer && peer->match > 0) {
+        raft_transfer(raft, peer->id);
+    }
+    return true;
 }
 
 void raft_step_down(struct raft *raft)

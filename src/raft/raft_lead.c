@@ -445,7 +445,8 @@ static void tick_peer(struct raft *raft, struct raft_progress *peer)
 
 void raft_lead_tick(struct raft *raft)
 {
-    if (!hears_majority(raft) || (raft->needs_image && !raft->transfer_to)) {
+    if (!hears_majority(raft) ||
+        (raft->needs_image && !raft->transfer_to && !raft_stand_in(raft))) {
         raft_become_follower(raft, raft->term, 0); /* the second: nobody took over in time */
         return;
     }

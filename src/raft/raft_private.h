@@ -15,6 +15,8 @@ struct raft_private {
         next_beat_ms; /* the first multiple of the heartbeat's time behind now_ms and its grace, as of the last raft_note_sent */
     uint64_t election_deadline_ms, election_wait_ms; /* the second: as drawn last */
     uint64_t campaign_sent_ms;
+    uint8_t passed_over;          /* election timeouts without a leader in which it could not campaign */
+    uint64_t stand_in_until_ms;   /* of a leader that needs an image */
     bool campaign_order; /* the campaign is by order of the leader */
     bool state_durable;  /* (term, vote) are durable as they stand */
     int self;            /* position in config.replicas */
@@ -89,6 +91,8 @@ void raft_campaign_ask(struct raft *raft);
 void raft_become_pre_candidate(struct raft *raft);
 /* That member (its position) has granted; the role follows from it. */
 void raft_count_vote(struct raft *raft, int voter);
+/* A leader that needs an image (I21) hands over when there is somebody to take over; false: it has waited long enough for that. */
+bool raft_stand_in(struct raft *raft);
 /* Orders the successor to campaign, as soon as it has all. */
 void raft_flush_transfer(struct raft *raft);
 /* A leader was heard lately: nobody else is helped to power. */

@@ -285,6 +285,43 @@ static void a_log_lost_below_the_store_begins_behind_it(void **state)
     world_free(w);
 }
 
+/* I21. The only one up that has what was committed needs an image: it stands in until the other has that, too. */
+static void a_damaged_replica_stands_in_for_who_lacks_entries(void **state)
+{
+    struct world *w = world_of_nine();
+    world_isolate(w, 3, true);
+    uint64_t index = world_propose(w, 1, 1);
+    world_run(w, WORLD_HEARTBEAT_MS);
+    assert_int_equal(world_raft(w, 1)->commit, index);
+    world_damage(w, 2);
+    world_crash(w, 1);
+    world_isolate(w, 3, false);
+    world_run(w, 2 * WORLD_T_MS);
+    assert_int_equal(leader_of(w), 0); /* others go first */
+    world_run(w, 8 * WORLD_T_MS);
+    assert_int_equal(leader_of(w), 3);
+    assert_true(world_raft(w, 3)->commit > index);
+    assert_true(world_raft(w, 2)->needs_image);
+    world_free(w);
+}
+
+/* Nobody can take over: it doesn't stay. */
+static void a_stand_in_steps_down_again(void **state)
+{
+    struct world *w = world_of_nine();
+    world_crash(w, 1);
+    world_damage(w, 2);
+    world_damage(w, 3);
+    bool has_led = false, has_stepped_down = false;
+    for (int i = 0; i < 200; i++) {
+        world_run(w, WORLD_T_MS / 10);
+        has_led |= leader_of(w) != 0;
+        has_stepped_down |= has_led && leader_of(w) == 0;
+    }
+    assert_true(has_led && has_stepped_down);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -298,6 +335,8 @@ int main(void)
         cmocka_unit_test(a_suspect_confirms_no_read),
         cmocka_unit_test(a_word_about_an_earlier_suspicion_ends_nothing),
         cmocka_unit_test(a_log_lost_below_the_store_begins_behind_it),
+        cmocka_unit_test(a_damaged_replica_stands_in_for_who_lacks_entries),
+        cmocka_unit_test(a_stand_in_steps_down_again),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
