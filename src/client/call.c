@@ -74,6 +74,7 @@ static uint8_t *operation_init(struct core *core, struct call *call, struct oper
     operation->timeout_us = (uint64_t)timeout_ms * 1000;
     operation->timer.fire = operation_timer_fired;
     operation->state = OPERATION_READY;
+    core->open_gets += operation_is_get(operation);
     list_append(&core->ready, &operation->node); /* the step arms its timer: I2 of core.c */
     return bytes + request->value_size;
 }
@@ -271,6 +272,7 @@ void operation_finish(struct core *core, struct operation *operation, int status
     CHECK(operation->state != OPERATION_DONE);
     struct call *call = operation->call;
     operation->state = OPERATION_DONE;
+    core->open_gets -= operation_is_get(operation);
     list_remove(&operation->node);
     timer_clear(core, &operation->timer);
     while (operation->flight_count) {
@@ -447,6 +449,24 @@ static bool operation_needs_word(const struct core *core, const struct operation
     return !core->topology || (is_new_write && core->now_us - core->time_us > CORE_TIME_AGE_US);
 }
 
+/* Linearizable gets that are under way at the same time go to one node, which answers for every replica that it holds: so they share
+ * frames. A lone one, or one that is asked again, goes to the primary. */
+static bool may_go_home(const struct core *core, const struct operation *operation)
+{
+    return core->open_gets > 1 && operation_is_get(operation) && operation->retries == 0 &&
+           operation->redirects == 0 && operation->flight_count == 0 && operation->avoid == 0;
+}
+
+static struct link *operation_choose(struct core *core, const struct operation *operation,
+                                     size_t partition)
+{
+    if (operation->consistency == CAIRN_STALE) {
+        return route_choose_replica(core, partition, operation->avoid);
+    }
+    struct link *home = may_go_home(core, operation) ? route_choose_home(core, partition) : NULL;
+    return home ? home : route_choose(core, partition, operation->avoid);
+}
+
 static void operation_route(struct core *core, struct operation *operation)
 {
     if (operation_needs_word(core, operation)) {
@@ -462,9 +482,7 @@ static void operation_route(struct core *core, struct operation *operation)
         }
     }
     size_t partition = topology_locate(core->topology, operation->key);
-    struct link *link = operation->consistency == CAIRN_STALE
-                            ? route_choose_replica(core, partition, operation->avoid)
-                            : route_choose(core, partition, operation->avoid);
+    struct link *link = operation_choose(core, operation, partition);
     operation->avoid = 0;
     if (!link) {
         operation->last_status = core->was_reached ? ERR_UNAVAILABLE : ERR_CONNECT;

@@ -213,6 +213,13 @@ struct call {
     struct operation operations[];
 };
 
+/* A linearizable get that was submitted alone, as most are. */
+static inline bool operation_is_get(const struct operation *operation)
+{
+    return !operation->is_write && operation->call->count == 1 &&
+           operation->consistency == CAIRN_LINEARIZABLE;
+}
+
 void call_cancel_all(struct core *core);
 void call_fini(struct core *core);
 int call_callbacks(struct core *core);
@@ -255,6 +262,8 @@ struct link *route_choose(struct core *core, size_t partition, uint64_t avoid);
 /* As route_choose, for reads that any replica answers: each handle begins with another replica, and
  * stays with it. */
 struct link *route_choose_replica(struct core *core, size_t partition, uint64_t avoid);
+/* The link to this handle's home, the node that its gathered gets go to; NULL: no replica there, or the link isn't well. */
+struct link *route_choose_home(struct core *core, size_t partition);
 /* Index into topology->nodes of the replica that a handle's stale reads go to first. */
 size_t route_preferred_replica(const struct core *core, size_t partition);
 /* Index into topology->nodes of the node to ask for a partition first. */
@@ -318,6 +327,7 @@ struct core {
     struct session session;
     struct slots calls; /* by id */
     struct list ready, homeless, window, finished;
+    size_t open_gets; /* submitted and not finished: see operation_is_get */
     struct list free_calls, free_flights;
     size_t free_call_count, free_flight_count;
     struct list asks, asks_done;

@@ -15,6 +15,9 @@
 
 #include "client/core_inner.h"
 
+/* Of more replicas, one that isn't primary can't answer linearizable reads by its primary's word alone: it would pass them on. */
+enum { FOLLOWED_REPLICAS = 3 };
+
 static void links_sweep(struct core *core);
 static void topology_send(struct core *core, struct question *question, uint64_t request_id);
 static int topology_answered(struct core *core, struct question *question,
@@ -406,6 +409,23 @@ struct link *route_choose_replica(struct core *core, size_t partition, uint64_t 
         }
     }
     return route_choose(core, partition, avoid);
+}
+
+struct link *route_choose_home(struct core *core, size_t partition)
+{
+    const struct topology *topology = core->topology;
+    const struct topology_partition *of = &topology->partitions[partition];
+    size_t home = core->replica_bias % topology->node_count;
+    struct link *link = core->node_links[home];
+    bool has_replica = false;
+    if (of->replica_count > FOLLOWED_REPLICAS) {
+        return NULL;
+    }
+    for (int i = 0; i < of->replica_count; i++) {
+        has_replica = has_replica || of->replicas[i].node_id == topology->nodes[home].id;
+    }
+    bool is_well = link_is_usable(link) && !link_is_doubtful(core, link);
+    return has_replica && is_well && link->failures == 0 ? link : NULL;
 }
 
 struct link *route_choose(struct core *core, size_t partition, uint64_t avoid)

@@ -832,6 +832,8 @@ void membership_fini(struct node *node)
         hashtab_fini(&link->forwards);
         peer_fini(&link->peer);
         mem_free(link->rides);
+        mem_free(link->asks);
+        mem_free(link->tells);
         mem_free(link->name);
         mem_free(link->address);
     }

@@ -28,6 +28,7 @@ static void node_stopped(struct node *node, int status, const char *text)
     }
     node->is_stopped = true;
     env_timer_stop(node->env, &node->tick);
+    node_rounds_stop(node);
     if (node->config.on_stopped) {
         node->config.on_stopped(node->config.ctx, status, text);
     }
@@ -89,7 +90,7 @@ void node_link_up(struct node *node, struct link *link)
         return;
     }
     peer_up(&link->peer, link->conn);
-    link->ride_count = 0;
+    node_rounds_lost(node, link);
     link->last_error_us = 0;
     LOG_INFO(node->logger, "peer=%s up", link->name);
     for (size_t i = 0; i < node->partition_count; i++) {
@@ -107,7 +108,7 @@ void node_link_up(struct node *node, struct link *link)
 void node_link_down(struct node *node, struct link *link)
 {
     peer_down(&link->peer);
-    link->ride_count = 0;
+    node_rounds_lost(node, link);
     request_link_lost(link);
     if (node->images) {
         images_link_lost(node->images, link);
@@ -174,15 +175,32 @@ static void on_raft_ahead(void *ctx, uint32_t group)
     }
 }
 
+/* A follower there reads, and asks how far its leader here has committed. */
+static void on_raft_asked(void *ctx, uint32_t group, uint64_t replica, uint64_t term)
+{
+    struct link *link = ctx;
+    struct partition *partition = node_find_partition(link->node, group);
+    uint64_t commit = partition ? partition_grant(partition, replica, term) : 0;
+    peer_tell(&link->peer, group, commit);
+}
+
+static void on_raft_told(void *ctx, uint32_t group, uint64_t commit)
+{
+    node_rounds_told(ctx, group, commit);
+}
+
+static const struct peer_events raft_events = { .beat = on_raft_beat,
+                                                .ahead_of_beat = on_raft_ahead_of_beat,
+                                                .message = on_raft_message,
+                                                .ahead = on_raft_ahead,
+                                                .asked = on_raft_asked,
+                                                .told = on_raft_told };
+
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame)
 {
-    static const struct peer_events events = { .beat = on_raft_beat,
-                                               .each = on_raft_message,
-                                               .ahead_of_beat = on_raft_ahead_of_beat,
-                                               .ahead = on_raft_ahead };
     bool round_answered;
     node->now_ms = env_now_us(node->env) / 1000;
-    int status = peer_receive(&link->peer, frame->payload, &events, link, &round_answered);
+    int status = peer_receive(&link->peer, frame->payload, &raft_events, link, &round_answered);
     if (status != 0 && status != ERR_NO_MEMORY) { /* without memory it counts as lost */
         LOG_WARN(node->logger, "peer=%s sent a malformed Raft frame", link->name);
         node->counters.frames_refused++;
@@ -372,4 +390,5 @@ void node_arm(struct node *node)
 {
     node->turn.run = node_turn;
     node->tick.fire = node_tick;
+    node_rounds_arm(node);
 }

@@ -180,7 +180,10 @@ int node_open_cluster(struct node *node, struct err *err)
     node->wanted = mem_zalloc(node->partition_count * sizeof *node->wanted);
     node->leaders = mem_zalloc(node->partition_count * sizeof *node->leaders);
     for (size_t i = 0; i < node->link_count; i++) {
-        node->links[i].rides = mem_zalloc(node->partition_count * sizeof *node->links[i].rides);
+        struct link *link = &node->links[i];
+        link->rides = mem_zalloc(node->partition_count * sizeof *link->rides);
+        link->asks = mem_zalloc(node->partition_count * sizeof *link->asks);
+        link->tells = mem_zalloc(node->partition_count * sizeof *link->tells);
     }
     node->scratch = MEM_NEW(struct partition_scratch);
     node->images = images_new(node);

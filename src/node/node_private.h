@@ -30,7 +30,7 @@ enum {
     NODE_PREFER_TICKS = 20,      /* preferred primaries: every twentieth tick */
     NODE_PREFER_AT_ONCE = 16,    /* transfers begun per look */
     LINK_RETRY_US = 100 * 1000,
-    READ_ROUND_PATIENCE_US = 5 * 1000,
+    READ_ROUND_PATIENCE_US = 5 * 1000, /* so long a round waits for those asked at the same time, and the next for it */
     READ_ROUND_LOST_US = 1000 * 1000, /* then a round is taken for lost, and the peer is asked anew */
     LINK_GREET_US = 2 * 1000 * 1000, /* from dialling to the other side's greeting */
 };
@@ -65,6 +65,15 @@ struct link {
     struct partition_ride *rides; /* room for all groups, once the cluster is open */
     size_t ride_count;
     uint64_t ride_changes;
+    /* Groups whose followers here ask for the commit index by it, and what was told; room for all groups, likewise. */
+    uint32_t *asks;
+    struct link_tell {
+        uint32_t group;
+        uint64_t commit;
+    } *tells;
+    size_t ask_count, tell_count;
+    bool is_answered; /* the round is, and waits for others (node_rounds.c) */
+    bool is_late;     /* the last round was not answered in READ_ROUND_PATIENCE_US: nobody waits for the next */
     uint64_t last_error_us;       /* so that an unreachable peer is logged now and then, not always */
 };
 
@@ -114,6 +123,7 @@ struct node {
     uint32_t *wanted;              /* groups with reads that wait for a round */
     size_t wanted_count;
     size_t next_asked; /* peer that the next read round begins with */
+    struct env_timer rounds_hold;  /* the answered rounds wait no longer for the others */
     struct env_timer tick;
     uint64_t ticks;
 
@@ -210,8 +220,15 @@ uint64_t node_log_segment_bytes(const struct node *node);
 void node_rounds_want(void *ctx, struct partition *partition);
 /* At the end of the turn. */
 void node_rounds_ask(struct node *node);
+/* The peer told to where the leader there has committed, in answer to the round. */
+void node_rounds_told(struct link *link, uint32_t group, uint64_t commit);
 /* The peer answered. */
 void node_rounds_end(struct node *node, struct link *link);
+/* No answer will come: the connection is another one, or none. */
+void node_rounds_lost(struct node *node, struct link *link);
+/* Sets the callbacks; ends them. */
+void node_rounds_arm(struct node *node);
+void node_rounds_stop(struct node *node);
 
 /* node_topology.c */
 

@@ -68,6 +68,9 @@ void partition_close(struct partition *partition)
     partition_finish_all_writes(partition, &partition->acking, ERR_UNKNOWN_OUTCOME);
     partition_finish_all_reads(partition, &partition->early, ERR_SHUTDOWN);
     partition_finish_all_reads(partition, &partition->reads, ERR_SHUTDOWN);
+    partition_finish_all_reads(partition, &partition->follows.waiting, ERR_SHUTDOWN);
+    partition_finish_all_reads(partition, &partition->follows.asked, ERR_SHUTDOWN);
+    partition_finish_all_reads(partition, &partition->follows.granted, ERR_SHUTDOWN);
     partition_tell_done(partition);
     raft_fini(&partition->raft);
     mem_free(partition);
@@ -175,16 +178,18 @@ static bool has_duties(const struct partition *partition)
     const struct raft *raft = &partition->raft;
     return partition->applied < raft->commit || !list_is_empty(&partition->queued) ||
            !list_is_empty(&partition->acking) || !list_is_empty(&partition->early) ||
-           !list_is_empty(&partition->reads) || !list_is_empty(&partition->done_writes) ||
-           !list_is_empty(&partition->done_reads) ||
+           !list_is_empty(&partition->reads) || !list_is_empty(&partition->follows.granted) ||
+           !list_is_empty(&partition->done_writes) || !list_is_empty(&partition->done_reads) ||
            raft_cut_at(raft, *partition->host->cut_level) >= raft->log_start;
 }
 
-/* Who waits for all replicas may outwait one that is out of reach, or for memory: then every tick
- * counts. */
+/* Who waits for all replicas may outwait one that is out of reach, or for memory, or for what the
+ * leader has and this replica hasn't: then every tick counts. */
 static void note_quiet(struct partition *partition)
 {
-    bool waits = !list_is_empty(&partition->acking) || partition->is_starved || partition->is_held;
+    bool waits = !list_is_empty(&partition->acking) ||
+                 !list_is_empty(&partition->follows.granted) || partition->is_starved ||
+                 partition->is_held;
     partition->host->quiet_until_ms[partition->group.group] =
         waits ? 0 : raft_quiet_until(&partition->raft);
 }
@@ -260,6 +265,7 @@ void partition_tick(struct partition *partition, uint64_t now_ms)
     }
     raft_tick(&partition->raft, now_ms);
     send_beats(partition);
+    partition_tick_follows(partition);
     if (raft_has_news(&partition->raft) || !list_is_empty(&partition->acking) ||
         partition->is_held) {
         partition_settle(partition);

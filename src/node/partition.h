@@ -3,10 +3,12 @@
  *
  * Life of a write: partition_write queues it → at the end of the turn all queued ones are proposed and logged together →
  * committed → applied → done(). Of a read: partition_read registers it → a read round confirms leadership → applied far enough →
- * done(); the reader then looks into the store.
+ * done(); the reader then looks into the store. Of a read at a follower: partition_follow registers it → the leader's node is asked for
+ * the commit index → applied so far → done().
  *
  * Waiting structs are embedded in the caller's memory, which stays until done() was called or the wait was abandoned. done() is
- * called from partition_turn, partition_message, partition_read_ridden or partition_close, never inside partition_write or partition_read. */
+ * called from partition_turn, partition_message, partition_read_ridden, partition_follow_answered or partition_close, never inside
+ * partition_write, partition_read or partition_follow. */
 #ifndef NODE_PARTITION_H
 #define NODE_PARTITION_H
 
@@ -74,7 +76,8 @@ struct partition_host {
                  struct blob *const *payloads);
     /* The same for a beat (raft.h), to a node. */
     void (*beat)(void *ctx, uint64_t node_id, uint32_t group, const struct raft_beat *beat);
-    /* Reads wait for a round to be asked: the node calls partition_read_round for each of its peers when they are free. */
+    /* Reads wait for a round to be asked: the node calls partition_read_round, or partition_follow_ask, for each of its peers when they
+     * are free. */
     void (*read_wanted)(void *ctx, struct partition *partition);
     /* Entries were applied this turn. */
     void (*applied)(void *ctx, struct partition *partition);
@@ -96,7 +99,7 @@ struct partition_host {
 };
 
 struct partition_stats {
-    uint64_t proposals, applied, elections, reads, damages, repairs;
+    uint64_t proposals, applied, elections, reads, follows, damages, repairs;
 };
 
 /* Opens this node's replica of `group` as the topology describes it; start: what the log found, NULL for a new one. The host must live
@@ -108,6 +111,10 @@ void partition_close(struct partition *partition);
 
 void partition_write(struct partition *partition, struct partition_write *write);
 void partition_read(struct partition *partition, struct partition_read *read);
+/* A linearizable read at a follower. May it be tried? */
+bool partition_may_follow(const struct partition *partition);
+/* If so: as partition_read. ERR_NOT_PRIMARY: not here; not to be tried here again. */
+void partition_follow(struct partition *partition, struct partition_read *read);
 /* Reads without asking other nodes. To be asked before the read, to choose the way, and again after it: what was read is as good
  * as the later answer says. */
 
@@ -160,6 +167,14 @@ struct partition_ride {
 };
 bool partition_read_ride(struct partition *partition, uint64_t node_id, uint64_t changes, struct partition_ride *ride);
 void partition_read_ridden(struct partition *partition, const struct partition_ride *ride, bool is_confirmed);
+/* Reads at a follower wait to be asked for. */
+bool partition_wants_follow(const struct partition *partition);
+/* A question goes to that node now: true, if it leads and reads wait for its word: *replica asks, in *term. */
+bool partition_follow_ask(struct partition *partition, uint64_t node_id, uint64_t *replica, uint64_t *term);
+/* The word of that node. 0: none came, or it refused. */
+void partition_follow_answered(struct partition *partition, uint64_t node_id, uint64_t commit);
+/* The other side: what this replica says to the member `replica`; 0: nothing. */
+uint64_t partition_grant(struct partition *partition, uint64_t replica, uint64_t term);
 /* Cuts its log as far as cut_level allows; a turn does so too. */
 void partition_cut_log(struct partition *partition);
 /* Primary: proposes a mark if a replica within reach was not compared with this one since the last call. To be called now and then;

@@ -148,6 +148,9 @@ int partition_open(const struct partition_host *host, const struct topology_part
     list_init(&partition->acking);
     list_init(&partition->early);
     list_init(&partition->reads);
+    list_init(&partition->follows.waiting);
+    list_init(&partition->follows.asked);
+    list_init(&partition->follows.granted);
     list_init(&partition->done_writes);
     list_init(&partition->done_reads);
     int status = store_replica_open(host->store, group->group, own->id, host->hash_seed,

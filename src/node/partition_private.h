@@ -36,6 +36,12 @@ struct partition {
     struct list acking;   /* applied, by index; replicas within reach lack them */
     struct list early;    /* reads that wait for the no-op */
     struct list reads;    /* reads by sequence */
+    struct follows {
+        struct list waiting; /* reads here that the leader is still to be asked for */
+        struct list asked;   /* of `node_id` in `term`: what the answer says holds for all of these */
+        struct list granted; /* their index is still to be applied; sequence: ticks that they have waited */
+        uint64_t node_id, term;
+    } follows; /* raft.c, I22 */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
     struct partition_stats stats;
     struct topology_partition group;
@@ -83,6 +89,11 @@ void partition_propose_queued(struct partition *partition);
 void partition_settle_acks(struct partition *partition);
 /* Answers the reads that are confirmed; refuses those that never will be. */
 void partition_settle_reads(struct partition *partition);
+/* Reads at a follower: those whose index is applied by now are done, those that have waited too long, or can't be asked for any
+ * more, go elsewhere. */
+void partition_settle_follows(struct partition *partition);
+/* A tick has passed. */
+void partition_tick_follows(struct partition *partition);
 /* Reads that no round has confirmed yet. */
 void partition_want_round(struct partition *partition);
 

@@ -8,6 +8,8 @@
 
 enum {
     PROPOSE_ENTRIES_MAX = 1024, /* of one turn; the rest goes in the next */
+    FOLLOW_TICKS =
+        2, /* after which a follower's read doesn't wait any longer for what the leader has */
 };
 
 /* Nothing more can be applied; and without other replicas nothing will be. */
@@ -250,6 +252,7 @@ void partition_settle_acks(struct partition *partition)
 void partition_settle_reads(struct partition *partition)
 {
     struct raft *raft = &partition->raft;
+    partition_settle_follows(partition);
     while (!list_is_empty(&partition->reads)) {
         struct partition_read *read =
             container_of(partition->reads.next, struct partition_read, link);
@@ -332,6 +335,117 @@ void partition_read_ridden(struct partition *partition, const struct partition_r
     if (!partition_settle_round(partition)) {
         partition_settle(partition);
     }
+}
+
+/* --- Reads at a follower */
+
+bool partition_may_follow(const struct partition *partition)
+{
+    return partition_is_readable(partition) && !partition->is_installing && !partition->has_holes &&
+           raft_read_may_follow(&partition->raft);
+}
+
+void partition_follow(struct partition *partition, struct partition_read *read)
+{
+    partition->stats.reads++;
+    partition->stats.follows++;
+    list_append(&partition->follows.waiting, &read->link);
+    partition->host->read_wanted(partition->host->ctx, partition);
+}
+
+bool partition_wants_follow(const struct partition *partition)
+{
+    return !list_is_empty(&partition->follows.waiting);
+}
+
+static void move_all(struct list *from, struct list *to)
+{
+    struct list *node;
+    while ((node = list_take_first(from))) {
+        list_append(to, node);
+    }
+}
+
+bool partition_follow_ask(struct partition *partition, uint64_t node_id, uint64_t *replica,
+                          uint64_t *term)
+{
+    struct follows *follows = &partition->follows;
+    if (list_is_empty(&follows->waiting) || !list_is_empty(&follows->asked) ||
+        !partition_may_follow(partition) || partition_leader_node(partition) != node_id) {
+        return false;
+    }
+    move_all(&follows->waiting, &follows->asked);
+    follows->node_id = node_id;
+    follows->term = *term = partition->raft.term;
+    *replica = partition->self;
+    return true;
+}
+
+void partition_follow_answered(struct partition *partition, uint64_t node_id, uint64_t commit)
+{
+    struct follows *follows = &partition->follows;
+    if (list_is_empty(&follows->asked) || follows->node_id != node_id) {
+        return;
+    }
+    if (commit == 0) {
+        partition_finish_all_reads(partition, &follows->asked, ERR_NOT_PRIMARY);
+        return;
+    }
+    struct list *node;
+    while ((node = list_take_first(&follows->asked))) {
+        struct partition_read *read = container_of(node, struct partition_read, link);
+        read->index = commit;
+        read->sequence = 0;
+        list_append(&follows->granted, node);
+    }
+    raft_read_granted(&partition->raft, follows->term, commit);
+    partition_settle_follows(partition);
+    if (raft_has_news(&partition->raft)) {
+        partition_settle(partition);
+    }
+}
+
+void partition_settle_follows(struct partition *partition)
+{
+    struct follows *follows = &partition->follows;
+    bool is_readable = partition_is_readable(partition);
+    struct list left;
+    list_init(&left);
+    while (is_readable && !list_is_empty(&follows->granted)) {
+        struct partition_read *read =
+            container_of(list_take_first(&follows->granted), struct partition_read, link);
+        if (read->index <= partition->applied) {
+            read->done(read, 0);
+        } else {
+            list_append(&left, &read->link);
+        }
+    }
+    if (!is_readable) {
+        partition_finish_all_reads(partition, &follows->granted, ERR_NOT_PRIMARY);
+    }
+    move_all(&left, &follows->granted);
+    if (!partition_may_follow(partition)) {
+        partition_finish_all_reads(partition, &follows->waiting, ERR_NOT_PRIMARY);
+    }
+    if (!raft_read_may_follow(&partition->raft) || follows->term != partition->raft.term) {
+        partition_finish_all_reads(partition, &follows->asked, ERR_NOT_PRIMARY);
+    }
+}
+
+void partition_tick_follows(struct partition *partition)
+{
+    LIST_FOR_SAFE(node, &partition->follows.granted)
+    {
+        struct partition_read *read = container_of(node, struct partition_read, link);
+        if (++read->sequence > FOLLOW_TICKS) {
+            finish_read(partition, read, ERR_NOT_PRIMARY);
+        }
+    }
+}
+
+uint64_t partition_grant(struct partition *partition, uint64_t replica, uint64_t term)
+{
+    return raft_read_grant(&partition->raft, replica, term);
 }
 
 static void mark_done(struct partition_write *write, int status, const struct store_result *result)

@@ -25,6 +25,7 @@ struct operation {
     bool maybe_applied;       /* an earlier try may have been applied; the session keeps a retry from doing it twice */
     bool has_session;
     bool ack_all;
+    bool is_led_only;         /* a read that a follower could not serve: goes to the primary */
     bool is_alone;            /* a read that asks nobody: judged again after it, see kv_settle */
     bool was_read_here;
     Cairn__V1__Consistency consistency; /* of a read; becomes linearizable when the weaker way is barred */

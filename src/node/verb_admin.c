@@ -74,6 +74,7 @@ static void gather_counters(struct node *node, struct node_counters *out)
             out->elections += stats->elections;
             out->proposals += stats->proposals;
             out->applied += stats->applied;
+            out->reads_followed += stats->follows;
             out->digests_compared += partition_raft(node->partitions[i])->digests_compared;
             out->digests_differed += partition_raft(node->partitions[i])->digests_differed;
             out->replicas_damaged += stats->damages;

@@ -3,7 +3,8 @@
  * that leads it.
  *
  *   NEW → WRITING → DONE                   the partition here leads: proposed, applied
- *   NEW → READING → READABLE → (DONE)      leadership confirmed; read when the whole request is answered
+ *   NEW → READING → READABLE → (DONE)      leadership confirmed, or the leader has told a follower here to
+ *                                          where it must have applied; read when the whole request is answered
  *   NEW → FORWARDED → DONE                 another node answered
  *   … → NEW                                no primary, or the wrong one: parked, dispatched again
  *
@@ -75,6 +76,7 @@ static void on_read_done(struct partition_read *read, int status)
     struct operation *operation = container_of(read, struct operation, read);
     operation->partition = NULL;
     if (status == ERR_NOT_PRIMARY) {
+        operation->is_led_only = true;
         operation->state = OPERATION_NEW;
         request_park(operation->request);
         return;
@@ -162,6 +164,20 @@ static void start_here(struct operation *operation, struct partition *partition)
     }
 }
 
+/* The replica here follows, and may answer with its leader's word. */
+static bool may_follow(const struct operation *operation, const struct partition *partition)
+{
+    return kv_is_read(operation) && !operation->is_led_only && partition_may_follow(partition);
+}
+
+static void follow_here(struct operation *operation, struct partition *partition)
+{
+    operation->partition = partition;
+    operation->state = OPERATION_READING;
+    operation->read = (struct partition_read){ .done = on_read_done };
+    partition_follow(partition, &operation->read);
+}
+
 /* Begins what the replicas here can do. */
 static void dispatch_here(struct request *request)
 {
@@ -181,6 +197,8 @@ static void dispatch_here(struct request *request)
         }
         if (partition_is_primary(partition)) {
             start_here(operation, partition);
+        } else if (may_follow(operation, partition)) {
+            follow_here(operation, partition);
         }
     }
 }

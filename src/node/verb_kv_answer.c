@@ -12,12 +12,24 @@ static bool is_elsewhere(const struct operation *operation, const struct partiti
            partition_topology(partition)->replica_count > 1;
 }
 
+/* What leave was given for is in the store, still: an image that repairs it may be older. */
+static bool is_fresh(const struct operation *operation, struct partition *partition)
+{
+    return operation->is_alone ||
+           operation->read.index <= store_replica_applied(partition_store(partition));
+}
+
 /* Reads what may be read now. */
 static void read_record(struct operation *operation)
 {
     struct node *node = operation->request->node;
     struct partition *partition = node_find_partition(node, operation->group);
     struct err err;
+    if (!is_fresh(operation, partition)) {
+        operation->request->unfinished++;
+        kv_ask_again(operation);
+        return;
+    }
     operation->status =
         store_get(partition_store(partition), operation->key, &operation->record, &err);
     operation->has_record = operation->status == 0;

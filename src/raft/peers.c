@@ -20,6 +20,8 @@ static void peer_clear(struct peer *peer)
     peer->entry_count = 0;
     peer->message_count = 0;
     peer->beat_count = 0;
+    buf_clear(&peer->asks);
+    buf_clear(&peer->tells);
     peer->is_urgent = false;
 }
 
@@ -29,6 +31,8 @@ void peer_fini(struct peer *peer)
     mem_free(peer->messages);
     mem_free(peer->entries);
     mem_free(peer->beats);
+    buf_fini(&peer->asks);
+    buf_fini(&peer->tells);
     buf_fini(&peer->head);
     mem_free(peer->pieces);
     mem_free(peer->received);
@@ -123,6 +127,28 @@ void peer_round_open(struct peer *peer)
 void peer_round_give_up(struct peer *peer)
 {
     peer->round_done = peer->round_sent;
+}
+
+void peer_ask(struct peer *peer, uint32_t group, uint64_t replica, uint64_t term)
+{
+    if (buf_try_reserve(&peer->asks, peer->gate, PEER_ASK_BYTES)) {
+        uint8_t *at = buf_extend(&peer->asks, PEER_ASK_BYTES);
+        put_u32(at, group);
+        put_u32(at + 4, 0);
+        put_u64(at + 8, replica);
+        put_u64(at + 16, term);
+    }
+}
+
+void peer_tell(struct peer *peer, uint32_t group, uint64_t commit)
+{
+    if (peer->round_to_answer != 0 && /* else the connection broke meanwhile */
+        buf_try_reserve(&peer->tells, peer->gate, PEER_TELL_BYTES)) {
+        uint8_t *at = buf_extend(&peer->tells, PEER_TELL_BYTES);
+        put_u32(at, group);
+        put_u32(at + 4, 0);
+        put_u64(at + 8, commit);
+    }
 }
 
 static bool is_of_round(uint8_t type)
@@ -261,14 +287,24 @@ static void scratch_shrink(struct peer *peer)
     }
 }
 
+static uint8_t *put_span(uint8_t *at, struct span bytes)
+{
+    if (bytes.size > 0) {
+        memcpy(at, bytes.data, bytes.size);
+    }
+    return at + bytes.size;
+}
+
 /* Packs messages [first, last), records_bytes packed, with their entries [entry_first, entry_last)
  * and sends them as one frame. False: there is no memory. */
 static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t records_bytes,
                           size_t entry_first, size_t entry_last, uint64_t epoch, uint64_t time)
 {
     size_t count = last - first, entry_count = entry_last - entry_first;
-    size_t head_bytes = PEER_HEAD_BYTES + peer->beat_count * PEER_BEAT_BYTES + records_bytes +
-                        entry_count * PEER_ENTRY_BYTES;
+    struct span asks = peer->round_opened ? buf_span(&peer->asks) : (struct span){ 0 };
+    struct span tells = peer->round_to_answer ? buf_span(&peer->tells) : (struct span){ 0 };
+    size_t head_bytes = PEER_HEAD_BYTES + peer->beat_count * PEER_BEAT_BYTES + asks.size +
+                        tells.size + records_bytes + entry_count * PEER_ENTRY_BYTES;
     struct conn_piece *pieces = peer_pieces(peer, entry_count + 1);
     buf_clear(&peer->head);
     if (!pieces || !buf_try_reserve(&peer->head, peer->gate, head_bytes)) {
@@ -285,7 +321,10 @@ static bool pack_and_send(struct peer *peer, size_t first, size_t last, size_t r
     put_u32(head + 40, peer->own_disk.flush_us);
     put_u32(head + 44, (uint32_t)peer->beat_count);
     put_u64(head + 48, peer->beat_stamp);
+    put_u32(head + 56, (uint32_t)(asks.size / PEER_ASK_BYTES));
+    put_u32(head + 60, (uint32_t)(tells.size / PEER_TELL_BYTES));
     uint8_t *at = pack_beats(head + PEER_HEAD_BYTES, peer);
+    at = put_span(put_span(at, asks), tells);
     peer->beat_count = 0; /* they go with the first part */
     for (size_t i = first; i < last; i++) {
         at = pack_message(at, &peer->messages[i]);
@@ -423,72 +462,124 @@ static bool check_beats(struct span payload, uint32_t count)
     return is_sound;
 }
 
-static void receive_beats(struct span payload, uint32_t count, const struct peer_events *events,
-                          void *ctx)
+/* The counts of a frame's head, and where its parts begin. */
+struct parts {
+    uint32_t beats, asks, tells, messages, entries;
+    size_t asks_at, tells_at, messages_at, entries_at;
+};
+
+/* False: malformed. */
+static bool find_parts(struct span payload, struct parts *out)
+{
+    if (payload.size < PEER_HEAD_BYTES) {
+        return false;
+    }
+    *out = (struct parts){ .messages = get_u32(payload.data + 16),
+                           .entries = get_u32(payload.data + 20),
+                           .beats = get_u32(payload.data + 44),
+                           .asks = get_u32(payload.data + 56),
+                           .tells = get_u32(payload.data + 60) };
+    if (out->messages > PEER_FRAME_MESSAGES_MAX || !check_beats(payload, out->beats) ||
+        out->entries > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES ||
+        out->asks > LIMIT_FRAME_BYTES / PEER_ASK_BYTES ||
+        out->tells > LIMIT_FRAME_BYTES / PEER_TELL_BYTES) {
+        return false;
+    }
+    out->asks_at = PEER_HEAD_BYTES + (size_t)out->beats * PEER_BEAT_BYTES;
+    out->tells_at = out->asks_at + (size_t)out->asks * PEER_ASK_BYTES;
+    out->messages_at = out->tells_at + (size_t)out->tells * PEER_TELL_BYTES;
+    if (out->messages_at > payload.size) {
+        return false;
+    }
+    out->entries_at = check_messages(payload, out->messages_at, out->messages, out->entries);
+    return out->entries_at != 0 &&
+           out->entries_at + (size_t)out->entries * PEER_ENTRY_BYTES <= payload.size;
+}
+
+static void hear_beats(struct span payload, const struct parts *parts,
+                       const struct peer_events *events, void *ctx)
 {
     const uint8_t *at = payload.data + PEER_HEAD_BYTES;
     uint64_t stamp = get_u64(payload.data + 48);
-    for (uint32_t i = 0; i < count; i++, at += PEER_BEAT_BYTES) {
+    for (uint32_t i = 0; i < parts->beats; i++, at += PEER_BEAT_BYTES) {
         struct peer_beat beat = { .group = get_u32(at),
                                   .kind = (enum peer_beat_kind)get_u32(at + 4),
                                   .term = get_u64(at + 8),
                                   .echo = get_u64(at + 16) };
-        if (i + 1 < count) {
+        if (i + 1 < parts->beats) {
             events->ahead_of_beat(ctx, get_u32(at + PEER_BEAT_BYTES));
         }
         events->beat(ctx, &beat, stamp);
     }
 }
 
+static void hear_messages(const struct peer *peer, struct span payload, const struct parts *parts,
+                          const struct peer_events *events, void *ctx)
+{
+    const uint8_t *at = payload.data + parts->messages_at;
+    size_t entry_at = 0;
+    for (uint32_t i = 0; i < parts->messages; i++) {
+        struct peer_message message = { .entries = peer->received + entry_at,
+                                        .payloads = peer->payloads + entry_at };
+        unpack_message(at, &message.message);
+        entry_at += message.message.count;
+        at += message_bytes(at[0]);
+        if (i + 1 < parts->messages) {
+            events->ahead(ctx, get_u32(at + 4));
+        }
+        events->message(ctx, &message);
+    }
+}
+
+static void hear_asks(struct span payload, const struct parts *parts,
+                      const struct peer_events *events, void *ctx)
+{
+    const uint8_t *at = payload.data + parts->asks_at;
+    for (uint32_t i = 0; i < parts->asks; i++, at += PEER_ASK_BYTES) {
+        events->asked(ctx, get_u32(at), get_u64(at + 8), get_u64(at + 16));
+    }
+}
+
+static void hear_tells(struct span payload, const struct parts *parts,
+                       const struct peer_events *events, void *ctx)
+{
+    const uint8_t *at = payload.data + parts->tells_at;
+    for (uint32_t i = 0; i < parts->tells; i++, at += PEER_TELL_BYTES) {
+        events->told(ctx, get_u32(at), get_u64(at + 8));
+    }
+}
+
 int peer_receive(struct peer *peer, struct span payload, const struct peer_events *events,
                  void *ctx, bool *round_answered)
 {
+    struct parts parts;
     *round_answered = false;
-    if (payload.size < PEER_HEAD_BYTES) {
+    if (!find_parts(payload, &parts)) {
         return ERR_PROTOCOL;
     }
-    uint32_t message_count = get_u32(payload.data + 16), entry_count = get_u32(payload.data + 20);
-    uint32_t beat_count = get_u32(payload.data + 44);
-    if (message_count > PEER_FRAME_MESSAGES_MAX || !check_beats(payload, beat_count) ||
-        entry_count > LIMIT_FRAME_BYTES / PEER_ENTRY_BYTES) {
-        return ERR_PROTOCOL;
-    }
-    size_t messages_at = PEER_HEAD_BYTES + (size_t)beat_count * PEER_BEAT_BYTES;
-    size_t heads_at = check_messages(payload, messages_at, message_count, entry_count);
-    if (heads_at == 0 || heads_at + (size_t)entry_count * PEER_ENTRY_BYTES > payload.size) {
-        return ERR_PROTOCOL;
-    }
-    if (!receive_room(peer, (size_t)entry_count + 1)) {
+    if (!receive_room(peer, (size_t)parts.entries + 1)) {
         return ERR_NO_MEMORY;
     }
-    struct raft_entry *entries = peer->received;
-    struct span *payloads = peer->payloads;
-    if (!parse_entries(payload, heads_at, entry_count, entries, payloads)) {
+    if (!parse_entries(payload, parts.entries_at, parts.entries, peer->received, peer->payloads)) {
         return ERR_PROTOCOL;
     }
     uint64_t round = get_u64(payload.data), answered = get_u64(payload.data + 8);
+    if ((parts.asks > 0 && round == 0) || (parts.tells > 0 && answered == 0)) {
+        return ERR_PROTOCOL;
+    }
     peer->changes = get_u64(payload.data + 24);
     if (round != 0) {
         peer->round_to_answer = round;
+        buf_clear(&peer->tells); /* those of an earlier round, if that was never answered */
     }
     peer->disk = (struct peer_disk){ .log_us = get_u32(payload.data + 32),
                                      .flush_us = get_u32(payload.data + 40),
                                      .is_slow = get_u32(payload.data + 36) != 0 };
-    receive_beats(payload, beat_count, events, ctx);
-    const uint8_t *at = payload.data + messages_at;
-    size_t entry_at = 0;
-    for (uint32_t i = 0; i < message_count; i++) {
-        struct peer_message message = { .entries = entries + entry_at,
-                                        .payloads = payloads + entry_at };
-        unpack_message(at, &message.message);
-        entry_at += message.message.count;
-        at += message_bytes(at[0]);
-        if (i + 1 < message_count) {
-            events->ahead(ctx, get_u32(at + 4));
-        }
-        events->each(ctx, &message);
-    }
+    hear_beats(payload, &parts, events, ctx);
+    hear_messages(peer, payload, &parts, events, ctx);
+    hear_asks(payload, &parts, events, ctx);
     if (answered != 0 && answered == peer->round_sent && peer->round_done != answered) {
+        hear_tells(payload, &parts, events, ctx);
         peer->round_done = answered;
         *round_answered = true;
     }

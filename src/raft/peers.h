@@ -13,7 +13,12 @@
  *       40    4 what a flush of the sender's store takes, µs, 0 = not known
  *       44    4 beat count
  *       48    8 stamp: the sender's monotonic clock when it made the first of the beats, ms
- *       56      beats, PEER_BEAT_BYTES each: group, kind, term, echo (node/partition.h says what becomes of them)
+ *       56    4 count of the questions of followers that the round takes along
+ *       60    4 count of the answers to such, of the round that is answered
+ *       64      beats, PEER_BEAT_BYTES each: group, kind, term, echo (node/partition.h says what becomes of them)
+ *        …      questions of followers for the commit index (raft.h, raft_read_grant), 24 bytes each: group 4, zero 4, asking replica 8,
+ *               its term 8
+ *        …      answers, 16 bytes each: group 4, zero 4, commit index 8
  *        …      messages, PEER_MESSAGE_BYTES each, fields of struct raft_message in order; those of read rounds
  *               (RAFT_READ, RAFT_READ_REPLY), which are many where many read, PEER_ROUND_BYTES: type, granted, two zeroes,
  *               group, from, to, term, sequence, index
@@ -21,7 +26,8 @@
  *        …      payloads, in the same order
  *
  * Read rounds: at most one is in flight to a peer; what arrives meanwhile waits for the next. A round is answered by the frame
- * that carries the replies, or by an empty one, so that a lost or ignored question never blocks the next. */
+ * that carries the replies, or by an empty one, so that a lost or ignored question never blocks the next. An answer to a round that
+ * isn't in flight any more is ignored, with all that it tells. */
 #ifndef RAFT_PEERS_H
 #define RAFT_PEERS_H
 
@@ -29,7 +35,15 @@
 #include "raft/raft.h"
 #include "wire/conn.h"
 
-enum { PEER_MESSAGE_BYTES = 120, PEER_ROUND_BYTES = 48, PEER_HEAD_BYTES = 56, PEER_BEAT_BYTES = 24, PEER_ENTRY_BYTES = 16 };
+enum {
+    PEER_HEAD_BYTES = 64,
+    PEER_BEAT_BYTES = 24,
+    PEER_ASK_BYTES = 24,
+    PEER_TELL_BYTES = 16,
+    PEER_MESSAGE_BYTES = 120,
+    PEER_ROUND_BYTES = 48,
+    PEER_ENTRY_BYTES = 16,
+};
 
 /* A heartbeat of a group at rest, or the answer to one (raft.h, struct raft_beat). */
 struct peer_beat {
@@ -52,6 +66,7 @@ struct peer {
     struct peer_beat *beats;
     size_t beat_count, beat_capacity;
     uint64_t beat_stamp;         /* the least of theirs */
+    struct buf asks, tells;      /* packed: followers' questions, and answers to such, for the next frame */
     struct buf head;             /* scratch: of the frame being packed */
     struct conn_piece *pieces;   /* scratch: pieces_capacity of them */
     size_t pieces_capacity;
@@ -83,6 +98,10 @@ void peer_beat(struct peer *peer, const struct peer_beat *beat, uint64_t stamp);
  * on the round as such (raft_read_ride). */
 bool peer_round_is_free(const struct peer *peer);
 void peer_round_open(struct peer *peer);
+/* Gathers a follower's question, for the round that is opened this turn; and the answer to one, which leaves with the answer to the
+ * round that brought it. Without memory they are left out. */
+void peer_ask(struct peer *peer, uint32_t group, uint64_t replica, uint64_t term);
+void peer_tell(struct peer *peer, uint32_t group, uint64_t commit);
 /* Waits no longer for the round in flight: its frame, or the answer, never came. An answer that comes yet is ignored. */
 void peer_round_give_up(struct peer *peer);
 /* Whether something was gathered, and all of it is entries: they may share a frame with those of a later turn. Answers, questions and heartbeats are
@@ -97,15 +116,19 @@ struct peer_message {
     const struct raft_entry *entries;
     const struct span *payloads;
 };
+/* Who hears what a frame brings: first of the beats, then of the messages, in order. */
 struct peer_events {
     void (*beat)(void *ctx, const struct peer_beat *beat, uint64_t stamp);
-    void (*each)(void *ctx, const struct peer_message *message);
+    void (*message)(void *ctx, const struct peer_message *message);
+    /* The group of the next one of either, so that what belongs to it may be fetched into the processor's cache meanwhile. */
     void (*ahead_of_beat)(void *ctx, uint32_t group);
     void (*ahead)(void *ctx, uint32_t group);
+    /* A follower's question; and, before the round's end is told, what this node's followers asked for. After all messages. */
+    void (*asked)(void *ctx, uint32_t group, uint64_t replica, uint64_t term);
+    void (*told)(void *ctx, uint32_t group, uint64_t commit);
 };
-/* Takes a received frame apart and calls beat() for every beat, in order, then each() for every message, and before either ahead…() with the group of the next one, so that what
- * belongs to that may be fetched into the processor's cache meanwhile. Notes rounds asked and answered: *round_answered is set when a
- * round of ours came back. ERR_PROTOCOL for anything malformed, ERR_NO_MEMORY: nothing was called then. */
+/* Takes a received frame apart. Notes rounds asked and answered: *round_answered is set when the round in flight came back. ERR_PROTOCOL for
+ * anything malformed, ERR_NO_MEMORY: nothing was called then. */
 int peer_receive(struct peer *peer, struct span payload, const struct peer_events *events, void *ctx, bool *round_answered);
 
 #endif

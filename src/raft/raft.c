@@ -94,11 +94,6 @@
  *       change since (config.changes). The count travels with the confirmation, as it was when that
  *       was made, and is forgotten with the connection.
  *
- *   I21 A replica that needs an image (needs_image) can't serve, so others go first. But its log and votes
- *       are good, and it may be the only one to hold what the others must have before they may lead
- *       (I17, §5.4.1). So when nobody has led for a while it stands in: it campaigns as any other would,
- *       serves nothing, and hands over to the first that has caught up; if none does, it steps down.
- *
  *   I19 A log without room takes no entries, yet what it says and hears goes on: it follows,
  *       acknowledges what it has, learns what is committed (which is what makes room), votes. What
  *       it holds already, and no-ops, it always takes. A leader sends such a follower one trifle a
@@ -112,6 +107,20 @@
  *       whatever way a beat took it finds what it speaks of, and the beat's echo is as true of the follower's commit index as of
  *       the leader's. An answer counts only in the beat's term, where an append was acknowledged in it before: so it confirms
  *       neither leader nor lease of another term. What doesn't fit is refused, and a whole heartbeat follows.
+ *
+ *   I21 A replica that needs an image (needs_image) can't serve, so others go first. But its log and votes
+ *       are good, and it may be the only one to hold what the others must have before they may lead
+ *       (I17, §5.4.1). So when nobody has led for a while it stands in: it campaigns as any other would,
+ *       serves nothing, and hands over to the first that has caught up; if none does, it steps down.
+ *
+ *   I22 Where two replicas are a majority, a follower that asks its leader for the commit index is itself
+ *       the confirmation of that leader: at the time of the question it was in its term t, at the time
+ *       of the answer the leader was still, so neither had voted in a later term before the question,
+ *       and no later leader can have been elected, or have acknowledged anything, before it. What was
+ *       acknowledged before lies below the commit index of the answer: by a leader of t, which says it,
+ *       or of an earlier term, once the no-op of t is committed. So a read that came before the question
+ *       sees it where that index is applied. A suspect replica may have forgotten a vote: it doesn't ask
+ *       and isn't answered (I14).
  *
  *   I16 Entries from the first hole (raft_holes) on are not acknowledged or counted for this
  *       replica; votes are compared by the true last (index, term), holes or not, so that an entry

@@ -420,6 +420,17 @@ bool raft_read_ride(struct raft *raft, uint64_t replica, uint64_t changes);
  * else the question counts as not asked. */
 void raft_read_ridden(struct raft *raft, uint64_t replica, uint64_t term, uint64_t sequence, bool is_confirmed);
 
+/* The same reads at a follower (I22 of raft.c), where two replicas are a majority: it asks its leader for the commit index, by the
+ * drivers, and what was registered before it asked may be answered once its applied index is there. */
+
+/* Whether this follower may ask its leader now; the question carries raft->term. */
+bool raft_read_may_follow(const struct raft *raft);
+/* Leader: the commit index for that member, which asked in `term`; 0: not from here, or not now. */
+uint64_t raft_read_grant(struct raft *raft, uint64_t member, uint64_t term);
+/* The answer to a question of `term`; is heard whatever has become of this replica since. What it holds of this leader is committed
+ * to there. */
+void raft_read_granted(struct raft *raft, uint64_t term, uint64_t commit);
+
 /* Lease reads: 0 when no other replica can be elected at now_ms or has been before, so that the store may be read alone, once the
  * applied index has reached raft->commit. now_ms must be taken after what the reader saw: ask before the read to choose the way, and
  * again after it, just before the answer leaves. ERR_NOT_PRIMARY; ERR_UNAVAILABLE: leads, but holds no lease now: raft_read serves. */

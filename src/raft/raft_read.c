@@ -1,5 +1,5 @@
-/* Reads that need no entry in the log: rounds that confirm that the leader still leads (I8, I18 of raft.c), leases and the age of
- * what a replica holds (raft/lease.h). */
+/* Reads that need no entry in the log: rounds that confirm that the leader still leads (I8, I18 of raft.c), reads at followers (I22),
+ * leases and the age of what a replica holds (raft/lease.h). */
 #include "raft/raft_private.h"
 
 #include "base/check.h"
@@ -132,6 +132,32 @@ void raft_read_ridden(struct raft *raft, uint64_t replica, uint64_t term, uint64
         take_confirmation(raft, peer, sequence);
     } else {
         raft_read_unsend(raft, peer);
+    }
+}
+
+bool raft_read_may_follow(const struct raft *raft)
+{
+    return raft->role == RAFT_FOLLOWER && raft->leader != 0 && raft_majority(raft) == 2 &&
+           raft->private->state_durable && !raft->is_suspect && !raft->needs_image;
+}
+
+uint64_t raft_read_grant(struct raft *raft, uint64_t member, uint64_t term)
+{
+    const struct raft_progress *peer = raft_find_peer(raft, member);
+    bool may_grant = raft->role == RAFT_LEADER && raft->term == term && raft_majority(raft) == 2 &&
+                     raft->commit >= raft->noop_index && peer && !peer->episode;
+    return may_grant ? raft->commit : 0;
+}
+
+void raft_read_granted(struct raft *raft, uint64_t term, uint64_t commit)
+{
+    if (raft->role != RAFT_FOLLOWER || raft->term != term) {
+        return;
+    }
+    commit = min_u64(commit, raft->private->verified); /* I2 */
+    if (commit > raft->commit) {
+        raft->commit = commit;
+        raft->out.commit_advanced = true;
     }
 }
 

@@ -294,6 +294,24 @@ static void draw_hurry(struct session *session, struct cairn_request *requests, 
     }
 }
 
+static void on_company(void *arg, struct cairn_result *result)
+{
+}
+
+/* A get that another one of the same key accompanies is sent as if many were. */
+static void draw_company(struct session *session, const struct cairn_request *requests,
+                         size_t count)
+{
+    struct workload *workload = session->part->workload;
+    if (count == 1 && requests->verb == CAIRN_GET && requests->consistency == CAIRN_LINEARIZABLE &&
+        !workload->is_final &&
+        random_below(&workload->random, 100) < workload->config.company_percent) {
+        int status = core_submit(session->caller->core, requests, on_company, NULL,
+                                 caller_now_us(session->caller), NULL);
+        CHECK(status == 0);
+    }
+}
+
 void session_call(struct session *session, const struct cairn_request *asked, size_t count,
                   void (*heard)(struct session *session, const struct cairn_result *results,
                                 size_t count))
@@ -304,6 +322,7 @@ void session_call(struct session *session, const struct cairn_request *asked, si
     memcpy(requests, asked, count * sizeof *requests);
     draw_leases(session, requests, count);
     draw_hurry(session, requests, count);
+    draw_company(session, requests, count);
     /* the deadline of many counts from the last progress */
     begin_call(session, (uint64_t)workload->config.timeout_ms * 1000 * count);
     session->heard = heard;

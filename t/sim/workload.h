@@ -39,6 +39,7 @@ struct workload_config {
     uint32_t hurry_percent; /* of the calls: with a deadline so short that an election outlasts it */
     bool scans_large;       /* WORKLOAD_SCAN has few and large values */
     uint32_t lease_percent; /* of the gets, whatever their workload: by lease */
+    uint32_t company_percent; /* of the linearizable gets: not alone under way, so that they go to one node of all (call.c) */
     uint32_t break_per_mille; /* of the calls: the client's connections break right after it */
 };
 

@@ -219,6 +219,7 @@ static void init_workload(struct world *world)
         .scans_large = world->scans_large,
         .lease_percent = world->lease_percent,
         .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),
+        .company_percent = random_percent(draw, 50) ? 0 : (uint32_t)random_between(draw, 10, 100),
     };
     workload_init(&world->workload, &config, &world->schedule, &world->network, world->node_count,
                   &world->logger, world_note_violation, world);

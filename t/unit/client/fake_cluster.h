@@ -469,7 +469,7 @@ static void fake_single(struct fake *fake, uint64_t link, int node, const struct
     }
 }
 
-/* As nodes do: what is found is answered together, failures one by one. */
+/* As nodes do: what is found is answered together, by followers too; failures one by one. */
 static void fake_gets(struct fake *fake, uint64_t link, int node, const struct frame *request)
 {
     struct span page = request->payload;
@@ -484,15 +484,15 @@ static void fake_gets(struct fake *fake, uint64_t link, int node, const struct f
                                                         : CAIRN__V1__OPERATION__KIND__GET,
                                             .key = question.key };
         uint32_t group = fake_group(fake, question.key);
-        bool is_led = fake->leaders[group] == node;
+        int leader = fake->leaders[group];
         count++;
-        if (fake->operation_rule || !is_led || (fake->gets_alone && count % 3 == 0)) {
-            fake_answer_single(fake, link, node, &one, &operation);
+        if (fake->operation_rule || leader < 0 || (fake->gets_alone && count % 3 == 0)) {
+            fake_answer_single(fake, link, leader < 0 ? node : leader, &one, &operation);
             continue;
         }
         struct fake_outcome outcome;
         Cairn__V1__Meta meta;
-        fake_operate(fake, node, &operation, &outcome);
+        fake_operate(fake, leader, &operation, &outcome);
         if (outcome.status) {
             fake_refuse(fake, link, &one, outcome.status, group);
             continue;
@@ -500,7 +500,12 @@ static void fake_gets(struct fake *fake, uint64_t link, int node, const struct f
         fake_meta(outcome.record, &meta);
         struct gets_page_answer answer = {
             .request_id = one.request_id,
-            .get = { .version = meta.version, .time = meta.time, .size = meta.size },
+            .get = { .version = meta.version,
+                     .time = meta.time,
+                     .size = meta.size,
+                     .has_hint = leader != node,
+                     .group = group,
+                     .node_id = fake->topology->nodes[leader].id },
             .has_value = !question.meta_only,
             .value = span_of(outcome.record->value, outcome.record->value_size)
         };

@@ -1,5 +1,5 @@
-/* What may wait for a later turn's frame (peer_may_wait), and beats, on a connection whose other side is the test: it keeps what is
- * written last and closes when asked. */
+/* What may wait for a later turn's frame (peer_may_wait), beats, and the questions and answers of rounds, on a connection whose other
+ * side is the test: it keeps what is written last and closes when asked. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -136,6 +136,8 @@ static struct heard {
     struct peer_beat beats[4];
     uint64_t stamps[4];
     size_t beat_count, message_count, ahead_count;
+    uint32_t asked, told;
+    uint64_t asked_sum, told_sum;
 } heard;
 
 static void hear_beat(void *ctx, const struct peer_beat *beat, uint64_t stamp)
@@ -156,9 +158,27 @@ static void hear_ahead(void *ctx, uint32_t group)
     heard.ahead_count++;
 }
 
+static void hear_asked(void *ctx, uint32_t group, uint64_t replica, uint64_t term)
+{
+    heard.asked++;
+    heard.asked_sum += group + replica * 100 + term * 10000;
+}
+
+static void hear_told(void *ctx, uint32_t group, uint64_t commit)
+{
+    heard.told++;
+    heard.told_sum += group + commit * 100;
+}
+
+static const struct peer_events events = { .beat = hear_beat,
+                                           .message = hear_message,
+                                           .ahead_of_beat = hear_ahead,
+                                           .ahead = hear_ahead,
+                                           .asked = hear_asked,
+                                           .told = hear_told };
+
 static int receive(struct peer *peer, struct span payload)
 {
-    static const struct peer_events events = { hear_beat, hear_message, hear_ahead, hear_ahead };
     bool answered;
     heard = (struct heard){ 0 };
     return peer_receive(peer, payload, &events, NULL, &answered);
@@ -205,6 +225,78 @@ static void beats_share_a_frame_and_its_least_stamp(void **state)
     close_peer(&peer);
 }
 
+/* The payload of the frame that the peer sends now, until the next. */
+static struct span sent(struct peer *peer)
+{
+    struct frame frame;
+    size_t need;
+    struct err err;
+    flush(peer);
+    wire.task->run(wire.task);
+    wire.events->on_written(wire.ctx, NULL);
+    assert_true(frame_parse(span_of(wire.written, wire.size), &frame, &need, &err) > 0);
+    return frame.payload;
+}
+
+static void followers_are_answered_with_the_round_that_asked(void **state)
+{
+    struct peer asker, teller;
+    bool is_answered;
+    open_peer(&asker);
+    heard = (struct heard){ 0 };
+    peer_round_open(&asker);
+    peer_ask(&asker, 5, 77, 3);
+    peer_ask(&asker, 6, 78, 4);
+    struct span question = sent(&asker);
+    struct buf kept = { 0 };
+    buf_append_span(&kept, question);
+    close_peer(&asker);
+
+    open_peer(&teller);
+    assert_int_equal(peer_receive(&teller, buf_span(&kept), &events, NULL, &is_answered), 0);
+    assert_false(is_answered);
+    assert_int_equal(heard.asked, 2);
+    assert_int_equal(heard.asked_sum, 5 + 7700 + 30000 + 6 + 7800 + 40000);
+    peer_tell(&teller, 5, 9);
+    peer_tell(&teller, 6, 0);
+    buf_clear(&kept);
+    buf_append_span(&kept, sent(&teller));
+    close_peer(&teller);
+
+    open_peer(&asker);
+    peer_round_open(&asker); /* the same number as above: peers count from 1 */
+    assert_int_equal(peer_receive(&asker, buf_span(&kept), &events, NULL, &is_answered), 0);
+    assert_true(is_answered);
+    assert_int_equal(heard.told, 2);
+    assert_int_equal(heard.told_sum, 5 + 900 + 6);
+    assert_int_equal(peer_receive(&asker, buf_span(&kept), &events, NULL, &is_answered), 0);
+    assert_false(is_answered);
+    assert_int_equal(heard.told, 2); /* that round is over */
+    close_peer(&asker);
+    buf_fini(&kept);
+}
+
+static void words_that_belong_to_no_round_are_refused(void **state)
+{
+    struct peer peer;
+    bool is_answered;
+    open_peer(&peer);
+    uint8_t frame[PEER_HEAD_BYTES + PEER_ASK_BYTES] = { 0 };
+    put_u32(frame + 56, 1);
+    assert_int_equal(peer_receive(&peer, span_of(frame, sizeof frame), &events, NULL, &is_answered),
+                     ERR_PROTOCOL);
+    put_u64(frame, 1); /* a round's */
+    assert_int_equal(peer_receive(&peer, span_of(frame, sizeof frame), &events, NULL, &is_answered),
+                     0);
+    put_u32(frame + 56, 2); /* more than there are */
+    assert_int_equal(peer_receive(&peer, span_of(frame, sizeof frame), &events, NULL, &is_answered),
+                     ERR_PROTOCOL);
+    put_u32(frame + 56, UINT32_MAX);
+    assert_int_equal(peer_receive(&peer, span_of(frame, sizeof frame), &events, NULL, &is_answered),
+                     ERR_PROTOCOL);
+    close_peer(&peer);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -212,6 +304,8 @@ int main(void)
         cmocka_unit_test(heartbeats_and_rounds_do_not_wait),
         cmocka_unit_test(what_waited_is_lost_with_the_connection),
         cmocka_unit_test(beats_share_a_frame_and_its_least_stamp),
+        cmocka_unit_test(followers_are_answered_with_the_round_that_asked),
+        cmocka_unit_test(words_that_belong_to_no_round_are_refused),
     };
     return cmocka_run_group_tests_name("peers", tests, NULL, NULL);
 }

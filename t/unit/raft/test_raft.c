@@ -436,6 +436,58 @@ static void a_deposed_leader_confirms_no_read(void **state)
     world_free(w);
 }
 
+/* I22 */
+static void a_follower_reads_by_its_leaders_word(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    world_settle(w);
+    struct raft *leader = world_raft(w, 1), *follower = world_raft(w, 2);
+    assert_false(raft_read_may_follow(leader));
+    assert_true(raft_read_may_follow(follower));
+    uint64_t term = follower->term, before = follower->commit;
+    world_propose(w, 1, 1);
+    world_turn(w, 1);
+    world_settle(w);
+    assert_int_equal(raft_read_grant(leader, 2, term), leader->commit);
+    assert_int_equal(raft_read_grant(leader, 2, term + 1), 0);
+    assert_int_equal(raft_read_grant(leader, 9, term), 0);   /* no member */
+    assert_int_equal(raft_read_grant(follower, 3, term), 0); /* doesn't lead */
+    follower->commit = before; /* as if the news had not come with a message yet */
+    raft_read_granted(follower, term + 1, leader->commit);
+    assert_int_equal(follower->commit,
+                     before); /* another term's word says nothing of what is held of this one */
+    raft_read_granted(follower, term, leader->commit + 5);
+    assert_int_equal(follower->commit, leader->commit); /* no further than was compared */
+    raft_effects_clear(follower);
+    world_free(w);
+}
+
+static void who_was_deposed_gives_no_word(void **state)
+{
+    struct world *w = world_new(3);
+    world_elect(w, 1);
+    struct raft *old = world_raft(w, 1);
+    world_isolate(w, 1, true);
+    world_elect(w, 2);
+    world_settle(w);
+    assert_int_equal(old->role, RAFT_LEADER);
+    assert_true(raft_read_may_follow(world_raft(w, 3)));
+    assert_int_equal(raft_read_grant(old, 3, world_raft(w, 3)->term), 0);
+    world_free(w);
+}
+
+/* One other replica's word is not enough where it takes three for a majority. */
+static void of_five_nobody_follows(void **state)
+{
+    struct world *w = world_new(5);
+    world_elect(w, 1);
+    world_settle(w);
+    assert_false(raft_read_may_follow(world_raft(w, 2)));
+    assert_int_equal(raft_read_grant(world_raft(w, 1), 2, world_raft(w, 1)->term), 0);
+    world_free(w);
+}
+
 /* I18 */
 static void a_confirmation_stands_for_later_rounds(void **state)
 {
@@ -1104,6 +1156,9 @@ int main(void)
         cmocka_unit_test(the_successor_leads_without_a_pause),
         cmocka_unit_test(the_leader_chooses_the_most_caught_up),
         cmocka_unit_test(a_read_rides_only_a_round_sent_after_it),
+        cmocka_unit_test(a_follower_reads_by_its_leaders_word),
+        cmocka_unit_test(who_was_deposed_gives_no_word),
+        cmocka_unit_test(of_five_nobody_follows),
         cmocka_unit_test(a_confirmation_stands_for_later_rounds),
         cmocka_unit_test(a_change_of_allegiance_is_counted),
         cmocka_unit_test(reads_need_a_majority_and_survive_loss),
