@@ -49,4 +49,4 @@ RELEASE_TESTS := $(foreach number,010 030 100 130 200 500 600,$(wildcard t/$(num
 .PHONY: release-check
 release-check: release $(TEST_PROGRAMS) ## the release build, tested
 	@mkdir -p $(RELEASE)/t && cp $(TEST_PROGRAMS) $(RELEASE)/t
-	@BUILD=$(abspath $(RELEASE)) timeout 600 prove -It/lib $(PROVE_FLAGS) $(RELEASE_TESTS)
+	@BUILD=$(abspath $(RELEASE)) timeout 1500 prove -It/lib $(PROVE_FLAGS) $(RELEASE_TESTS)
