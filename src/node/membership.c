@@ -562,6 +562,7 @@ static void settle_hello(struct node *node, struct link *link, bool was_formed,
                          const Cairn__V1__Hello *hello)
 {
     link->is_introduced = true;
+    link->greet_us = 0;
     env_timer_stop(node->env, &link->retry);
     node_hear_time(node, hello->time);
     if (!is_formed(node)) {
@@ -692,19 +693,21 @@ static void link_dial(struct env_timer *timer)
     struct link *link = container_of(timer, struct link, retry);
     struct err err;
     if (link->conn) {
-        /* No greeting within LINK_GREET_US. The kernel would wait for minutes for a machine that lost its power or a route that
+        /* No greeting within greet_us. The kernel would wait for minutes for a machine that lost its power or a route that
          * drops packets; a fresh attempt does as well, and sooner. */
         if (!link->is_introduced) {
             conn_close(link->conn);
         }
         return;
     }
+    uint64_t greet_us = link->greet_us ? link->greet_us : LINK_GREET_MIN_US;
+    link->greet_us = greet_us < LINK_GREET_MAX_US / 2 ? 2 * greet_us : LINK_GREET_MAX_US;
     int status =
         conn_connect(link->node->env, link->address, &link_events, link, &link->conn, &err);
     if (status != 0) {
         LOG_WARN(link->node->logger, "peer=%s cannot connect: %s", link->name, err.text);
     }
-    env_timer_start(link->node->env, &link->retry, status == 0 ? LINK_GREET_US : LINK_RETRY_US);
+    env_timer_start(link->node->env, &link->retry, status == 0 ? greet_us : LINK_RETRY_US);
 }
 
 static void refuse_caller(struct node *node, struct conn *conn, const struct frame *frame,

@@ -303,7 +303,8 @@ static uint64_t probe_pause_us(const struct node *node)
  * with what the others took in better times: so they measure, too. */
 static void probe_disk(struct node *node, uint64_t now_us)
 {
-    if (now_us - node->probed_us >= probe_pause_us(node)) {
+    bool is_due = now_us - node->probed_us >= probe_pause_us(node);
+    if (is_due && !node_log_is_full(node)) { /* else there is no room for what nobody asked for */
         node->probed_us = now_us;
         log_probe(node->log);
     }

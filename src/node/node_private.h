@@ -32,7 +32,10 @@ enum {
     LINK_RETRY_US = 100 * 1000,
     READ_ROUND_PATIENCE_US = 5 * 1000, /* so long a round waits for those asked at the same time, and the next for it */
     READ_ROUND_LOST_US = 1000 * 1000, /* then a round is taken for lost, and the peer is asked anew */
-    LINK_GREET_US = 2 * 1000 * 1000, /* from dialling to the other side's greeting */
+    /* From dialling to the other side's greeting: twice as long with each attempt in vain. A machine that lost its power answers nothing,
+     * and when it is back it waits for an election timeout at most for what others remember of it (decisions/009). */
+    LINK_GREET_MIN_US = 200 * 1000,
+    LINK_GREET_MAX_US = 2 * 1000 * 1000,
 };
 
 struct node_counters {
@@ -58,6 +61,7 @@ struct link {
     uint64_t hears[LIMIT_NODES];
     size_t hears_count;
     struct env_timer retry;
+    uint64_t greet_us;     /* how long the next attempt waits for a greeting; 0: LINK_GREET_MIN_US */
     struct request_origin origin; /* requests that it forwards to us */
     struct hashtab forwards;      /* request id → struct forward that waits for its answer */
     uint64_t round_asked_us;      /* when the read round in flight was asked */

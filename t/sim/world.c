@@ -44,7 +44,9 @@ enum {
     CALM_MAX_US = 4 * SECOND_US,
     SLOW_FACTOR = 50, /* of one disk, in live_on_a_slow_disk */
     SLOW_LEAST_US = 30000,
-    SLOW_PERCENT = 10,              /* of the runs */
+    SLOW_PERCENT = 10, /* of the runs */
+    SLOW_BATCHES = 9,  /* a node's verdict about its log rests on as many */
+    MEASURED_MAX_US = 20 * SECOND_US,
     HANDED_MAX_US = 5 * SECOND_US,  /* from when a disk gets slow until its node leads nothing */
     RETURN_MAX_US = 16 * SECOND_US, /* from when it is well; ten of them are hysteresis */
     HANG_PERCENT = 30,              /* of the runs with the shortest logs, which are full soon */
@@ -332,6 +334,13 @@ static void expect_hand_over(struct world *world)
     }
 }
 
+/* A node measures its log by what it writes: where little is written, that takes as long as it takes. */
+static bool has_measured(struct world *world)
+{
+    const struct node *node = server_node(world->slow->server);
+    return log_stats(node->log)->batches >= world->slow_batches;
+}
+
 /* One disk takes fifty times as long as the others: soon its node leads nothing, and that stays so, while it goes on to follow
  * (decisions/012). When the disk is well, primaries return. */
 static void live_on_a_slow_disk(struct world *world)
@@ -352,7 +361,10 @@ static void live_on_a_slow_disk(struct world *world)
     schedule_remove(schedule, &world->slow->relief); /* of an earlier fault */
     LOG_INFO(&world->logger, "world: the disk of %s is slow", world->slow->name);
     env->slow_factor = (uint32_t)(SLOW_FACTOR * others_us / env->log_delay_us) + 1;
-    expect_hand_over(world);
+    world->slow_batches = log_stats(server_node(world->slow->server)->log)->batches + SLOW_BATCHES;
+    if (world_run_until(world, schedule->now_us + MEASURED_MAX_US, has_measured)) {
+        expect_hand_over(world);
+    }
     env_sim_heal_disk(env);
     expect(world, world_run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back),
            "primaries do not return to a node whose disk is well again");
@@ -377,12 +389,24 @@ static bool has_caught_up(struct world *world)
     return !node_log_is_full(server_node(world->slow->server)) && world_are_replicas_whole(world);
 }
 
-/* Whether the log is full soon when flushes hang, and who falls behind it is sure to catch up: in a small map images may be
- * given up again and again while the load goes on (decisions/004). */
+/* A flush of all replicas, each in a transaction of its own, at most about. */
+static uint64_t flush_us_max(const struct world *world)
+{
+    uint64_t longest_us = 0;
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        uint64_t delay_us = world->nodes[i].env->flush_delay_us;
+        longest_us = delay_us > longest_us ? delay_us : longest_us;
+    }
+    return 2 * longest_us * (world->partitions + 1);
+}
+
+/* Whether the log is full soon when flushes hang, and only then, and who falls behind it is sure to catch up: in a small map images
+ * may be given up again and again while the load goes on (decisions/004). */
 static bool may_hang_a_flush(const struct world *world)
 {
     return world->node_count >= 3 && world->report->violations == 0 &&
-           world->segment_bytes == 1 << 16 && !world->has_small_map;
+           world->segment_bytes == 1 << 16 && !world->has_small_map &&
+           flush_us_max(world) < 5 * SECOND_US;
 }
 
 /* The flushes of one node hang, while its log is as quick as ever. Once the log is full for that, the node soon leads nothing, and
@@ -426,10 +450,12 @@ static uint64_t find_pause_end(const struct world *world)
     return end_us;
 }
 
-/* Every partition takes writes soon, or as soon as the images are there that it must wait for. */
+/* Every partition takes writes soon, or as soon as the flush is done that makes room in a full log, or the images are there that it must
+ * wait for. */
 static bool becomes_writable(struct world *world, uint64_t up_us)
 {
-    bool is_done = world_run_until(world, up_us + WRITABLE_MAX_US, world_is_writable);
+    uint64_t first_us = up_us + WRITABLE_MAX_US + flush_us_max(world);
+    bool is_done = world_run_until(world, first_us, world_is_writable);
     uint64_t end_us = world->schedule.now_us + world_images_max_us(world);
     while (!is_done && world_has_group_to_wait(world) && world->schedule.now_us < end_us) {
         is_done =

@@ -89,6 +89,7 @@ struct world {
         [MEM_KINDS]; /* so many allocations per one that fails; 0: none does by itself */
     uint32_t partitions, replicas;
     struct world_node *slow; /* whose disk is, in live_on_a_slow_disk */
+    uint64_t slow_batches;   /* of its log: then it has measured that */
     uint32_t victim;         /* the node whose disk may rot: never a majority of a group */
     uint32_t fault_interval_us;
     uint32_t hurry_percent, lease_percent; /* of the calls: see workload.h */
