@@ -347,10 +347,18 @@ static void tick_partitions(struct node *node)
     if (node->ticks % 2 != 0) {
         return;
     }
+    struct partition *due = NULL; /* has its tick when the next one is on its way to the cache */
     for (size_t i = 0; i < node->partition_count; i++) {
         if (node->quiet_until_ms[i] <= now_ms && node->partitions[i]) {
-            partition_tick(node->partitions[i], now_ms);
+            partition_prefetch_beat(node->partitions[i]);
+            if (due) {
+                partition_tick(due, now_ms);
+            }
+            due = node->partitions[i];
         }
+    }
+    if (due) {
+        partition_tick(due, now_ms);
     }
     bool may_prefer = node->ticks % NODE_PREFER_TICKS == 0 && !node->is_stopping;
     for (size_t i = 0; may_prefer && i < node->partition_count; i++) {

@@ -87,16 +87,17 @@ bool raft_beat_next(struct raft *raft, uint64_t *to, struct raft_beat *beat)
     return true;
 }
 
-/* The last answer said all that this replica has to say. */
+/* The last answer said all that this replica has to say. (An image may have taken the marks away.) */
 static bool has_told_all(const struct raft *raft)
 {
     const struct raft_private *p = raft->private;
     uint64_t last = raft->last_index;
     bool is_level = p->acked == last && p->verified == last && raft->commit == last &&
                     raft->durable_index == last;
+    bool has_told_mark = p->told_mark == raft->marks[0].index || raft->marks[0].digest == 0;
     return is_level && raft->hole == 0 && raft->unfilled == 0 && !p->ack_due && p->state_durable &&
-           p->told_flushed == raft->flushed && p->told_mark == raft->marks[0].index &&
-           !raft->needs_image && !raft->is_suspect && raft->room == RAFT_ROOM_ANY;
+           p->told_flushed == raft->flushed && has_told_mark && !raft->needs_image &&
+           !raft->is_suspect && raft->room == RAFT_ROOM_ANY;
 }
 
 bool raft_beat_hear(struct raft *raft, uint64_t leader, const struct raft_beat *beat)

@@ -146,6 +146,34 @@ static void who_flushed_refuses_and_is_heard(void **state)
     world_free(w);
 }
 
+/* An image took away the mark that was told, and there is no other yet. */
+static void who_got_an_image_comes_to_rest(void **state)
+{
+    struct world *w = resting_world(3);
+    world_settle(w);
+    world_propose(w, 1, 3);
+    world_settle(w);
+    come_to_rest(w, 1);
+    world_settle(w);
+    struct raft *raft = world_raft(w, 2);
+    world_flush_store(w, 2);
+    raft_mark(raft, raft->flushed, 4711);
+    come_to_rest(w, 1);
+    world_settle(w);
+    assert_true(raft_image_installed(raft, raft->commit, raft_term_at(raft, raft->commit)));
+    world_log_effects(&w->nodes[2], NULL);
+    come_to_rest(w, 1);
+    world_settle(w);
+    come_to_rest(w, 1);
+    uint64_t refused = w->nodes[2].beats_refused;
+    for (int i = 0; i < BEATS; i++) {
+        world_settle(w);
+        let_beat(w, 1);
+    }
+    assert_int_equal(w->nodes[2].beats_refused, refused);
+    world_free(w);
+}
+
 /* A follower that is in no state to be counted on says so. */
 static void who_is_damaged_or_suspect_refuses(void **state)
 {
@@ -295,6 +323,7 @@ int main(void)
         cmocka_unit_test(news_goes_by_appends_until_all_is_told),
         cmocka_unit_test(only_who_has_acknowledged_all_hears_beats),
         cmocka_unit_test(who_flushed_refuses_and_is_heard),
+        cmocka_unit_test(who_got_an_image_comes_to_rest),
         cmocka_unit_test(who_is_damaged_or_suspect_refuses),
         cmocka_unit_test(another_term_refuses_and_the_leader_learns_it),
         cmocka_unit_test(late_ones_of_an_earlier_term_do_nothing),
