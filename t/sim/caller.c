@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
+#include "client/core_inner.h"
 
 enum { BROKEN_SOON_US = 100 };
 
@@ -190,6 +191,16 @@ void caller_init(struct caller *caller, const struct caller_config *config)
     int status =
         core_open(&options, &transport, caller, caller_now_us(caller), &caller->core, &err);
     CHECK(status == 0);
+}
+
+size_t caller_open_requests(const struct caller *caller)
+{
+    size_t count = 0;
+    LIST_FOR(at, &caller->core->links)
+    {
+        count += container_of(at, struct link, node)->flights.count;
+    }
+    return count;
 }
 
 void caller_break_links(struct caller *caller)

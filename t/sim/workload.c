@@ -4,7 +4,8 @@
  *   W1  a call is answered by its deadline and a little
  *   W2  no answer is one that nothing here explains (damage, malformed, …)
  *   W3  when all is well again (calm), calls succeed, and soon
- *   W4  a scan's keys come in strict order, once each, within its limit */
+ *   W4  a scan's keys come in strict order, once each, within its limit
+ *   W5  a node answers every request: the library would ask again, and nobody would miss the answer */
 #include "sim/workload.h"
 
 #include <stdarg.h>
@@ -684,6 +685,17 @@ bool workload_end(struct workload *workload)
     workload->is_ending = true;
     for (uint32_t i = 0; i < workload->config.sessions; i++) {
         if (workload->sessions[i].is_waiting) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* W5 */
+bool workload_is_answered(const struct workload *workload)
+{
+    for (uint32_t i = 0; i < workload->config.clients; i++) {
+        if (caller_open_requests(&workload->callers[i]) > 0) {
             return false;
         }
     }

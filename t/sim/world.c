@@ -32,6 +32,8 @@
 enum {
     FORM_MAX_US = 30 * SECOND_US,
     ANSWERS_MAX_US = 20 * SECOND_US, /* clients' deadlines are shorter */
+    LEFT_MAX_US =
+        5 * SECOND_US / 2,       /* then clients give links up that owe answers: all forgotten */
     STOP_MAX_US = 3 * SECOND_US, /* of a node that was told to stop: STOP_TIMEOUT_US of node.c */
     UP_MAX_US =
         STOP_MAX_US + RESTART_MAX_US + 4 * SECOND_US, /* until all nodes run and know primaries */
@@ -543,6 +545,8 @@ static void live(struct world *world)
     }
     expect(world, world_run_until(world, schedule->now_us + ANSWERS_MAX_US, world_is_all_read),
            "keys cannot be read after healing");
+    expect(world, world_run_until(world, schedule->now_us + LEFT_MAX_US, world_is_answered),
+           "a request that a client sent has no answer");
     expect(
         world,
         world_run_until(world, schedule->now_us + world_images_max_us(world), world_has_converged),

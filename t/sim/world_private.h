@@ -224,6 +224,8 @@ bool world_is_formed(struct world *world);
 bool world_is_writable(struct world *world);
 /* They have ended, every request answered. */
 bool world_are_clients_idle(struct world *world);
+/* Nothing is open on any of their connections, though calls may have ended without it. */
+bool world_is_answered(struct world *world);
 /* Every key, at last. */
 bool world_is_all_read(struct world *world);
 /* Every replica of every group has applied the same, and no node has anything to flush. */
