@@ -187,9 +187,8 @@ static bool has_duties(const struct partition *partition)
  * leader has and this replica hasn't: then every tick counts. */
 static void note_quiet(struct partition *partition)
 {
-    bool waits = !list_is_empty(&partition->acking) ||
-                 !list_is_empty(&partition->follows.granted) || partition->is_starved ||
-                 partition->is_held;
+    bool waits = !list_is_empty(&partition->acking) || partition_is_following(partition) ||
+                 partition->is_starved || partition->is_held;
     partition->host->quiet_until_ms[partition->group.group] =
         waits ? 0 : raft_quiet_until(&partition->raft);
 }

@@ -37,9 +37,10 @@ struct partition {
     struct list early;    /* reads that wait for the no-op */
     struct list reads;    /* reads by sequence */
     struct follows {
+        /* The sequence of a read counts the ticks that it has waited. */
         struct list waiting; /* reads here that the leader is still to be asked for */
         struct list asked;   /* of `node_id` in `term`: what the answer says holds for all of these */
-        struct list granted; /* their index is still to be applied; sequence: ticks that they have waited */
+        struct list granted; /* their index is still to be applied */
         uint64_t node_id, term;
     } follows; /* raft.c, I22 */
     struct list done_writes, done_reads; /* to be told at the end of the turn */
@@ -94,6 +95,8 @@ void partition_settle_reads(struct partition *partition);
 void partition_settle_follows(struct partition *partition);
 /* A tick has passed. */
 void partition_tick_follows(struct partition *partition);
+/* Any is waiting for something. */
+bool partition_is_following(const struct partition *partition);
 /* Reads that no round has confirmed yet. */
 void partition_want_round(struct partition *partition);
 

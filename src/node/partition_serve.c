@@ -8,8 +8,10 @@
 
 enum {
     PROPOSE_ENTRIES_MAX = 1024, /* of one turn; the rest goes in the next */
-    FOLLOW_TICKS =
-        2, /* after which a follower's read doesn't wait any longer for what the leader has */
+    /* Ticks after which a follower's read waits no longer: for its leader's word, whose question
+     * or answer may be lost; and then for what the leader has. */
+    FOLLOW_ASK_TICKS = 5,
+    FOLLOW_TICKS = 2,
 };
 
 /* Nothing more can be applied; and without other replicas nothing will be. */
@@ -350,6 +352,7 @@ void partition_follow(struct partition *partition, struct partition_read *read)
     partition->stats.reads++;
     partition->stats.follows++;
     list_append(&partition->follows.waiting, &read->link);
+    partition->host->quiet_until_ms[partition->group.group] = 0; /* its ticks are counted */
     partition->host->read_wanted(partition->host->ctx, partition);
 }
 
@@ -432,15 +435,30 @@ void partition_settle_follows(struct partition *partition)
     }
 }
 
-void partition_tick_follows(struct partition *partition)
+static void tick_reads(struct partition *partition, struct list *list, uint64_t ticks_max)
 {
-    LIST_FOR_SAFE(node, &partition->follows.granted)
+    LIST_FOR_SAFE(node, list)
     {
         struct partition_read *read = container_of(node, struct partition_read, link);
-        if (++read->sequence > FOLLOW_TICKS) {
+        if (++read->sequence > ticks_max) {
             finish_read(partition, read, ERR_NOT_PRIMARY);
         }
     }
+}
+
+void partition_tick_follows(struct partition *partition)
+{
+    struct follows *follows = &partition->follows;
+    tick_reads(partition, &follows->waiting, FOLLOW_ASK_TICKS);
+    tick_reads(partition, &follows->asked, FOLLOW_ASK_TICKS);
+    tick_reads(partition, &follows->granted, FOLLOW_TICKS);
+}
+
+bool partition_is_following(const struct partition *partition)
+{
+    const struct follows *follows = &partition->follows;
+    return !list_is_empty(&follows->waiting) || !list_is_empty(&follows->asked) ||
+           !list_is_empty(&follows->granted);
 }
 
 uint64_t partition_grant(struct partition *partition, uint64_t replica, uint64_t term)

@@ -203,6 +203,16 @@ size_t caller_open_requests(const struct caller *caller)
     return count;
 }
 
+bool caller_is_connected(const struct caller *caller)
+{
+    bool is_connected = false;
+    LIST_FOR(at, &caller->core->links)
+    {
+        is_connected |= container_of(at, struct link, node)->state == LINK_READY;
+    }
+    return is_connected;
+}
+
 void caller_break_links(struct caller *caller)
 {
     LIST_FOR_SAFE(at, &caller->links)

@@ -33,6 +33,8 @@ uint64_t caller_now_us(struct caller *caller);
 void caller_wake(struct caller *caller);
 /* Frames that its links have carried and that are not answered. */
 size_t caller_open_requests(const struct caller *caller);
+/* Whether a node has greeted it. */
+bool caller_is_connected(const struct caller *caller);
 /* All its connections break, with whatever is under way on them. */
 void caller_break_links(struct caller *caller);
 /* The process ends; requests under way are answered with ERR_CANCELLED in this call. Scans must be closed. */

@@ -691,6 +691,15 @@ bool workload_end(struct workload *workload)
     return true;
 }
 
+bool workload_is_connected(const struct workload *workload)
+{
+    bool is_connected = true;
+    for (uint32_t i = 0; i < workload->config.clients; i++) {
+        is_connected &= caller_is_connected(&workload->callers[i]);
+    }
+    return is_connected;
+}
+
 /* W5 */
 bool workload_is_answered(const struct workload *workload)
 {

@@ -109,6 +109,8 @@ void workload_expect_calm(struct workload *workload);
 bool workload_end(struct workload *workload);
 /* True when no request is open that any client's connection has carried; after workload_end. */
 bool workload_is_answered(const struct workload *workload);
+/* Every client has reached a node. */
+bool workload_is_connected(const struct workload *workload);
 /* Reads back everything once; workload->final_left counts down to 0. After workload_end. */
 void workload_read_all(struct workload *workload);
 /* Judges all histories; returns how many keys were undecided. */

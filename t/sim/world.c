@@ -44,7 +44,8 @@ enum {
     LOOKED_US = 1500 * 1000,     /* a node has looked at its disk */
     ROOM_MAX_US = 6 * SECOND_US, /* until writes go on after disks were full */
     CALM_MAX_US = 4 * SECOND_US,
-    SLOW_FACTOR = 50, /* of one disk, in live_on_a_slow_disk */
+    DIAL_MAX_US = 6 * SECOND_US, /* a client's attempt that began before, and its pauses */
+    SLOW_FACTOR = 50,            /* of one disk, in live_on_a_slow_disk */
     SLOW_LEAST_US = 30000,
     SLOW_PERCENT = 10, /* of the runs */
     SLOW_BATCHES = 9,  /* a node's verdict about its log rests on as many */
@@ -508,6 +509,9 @@ static void recover(struct world *world)
     if (may_hang_a_flush(world) && random_percent(&world->nemesis, HANG_PERCENT)) {
         live_on_a_hung_flush(world);
     }
+    expect(world,
+           world_run_until(world, schedule->now_us + DIAL_MAX_US, world_are_clients_connected),
+           "a client reaches no node though all are up");
     workload_expect_calm(&world->workload);
     if (world->node_count >= 3 && world->report->violations == 0 &&
         random_percent(&world->nemesis, SLOW_PERCENT)) {

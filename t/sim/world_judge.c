@@ -92,6 +92,11 @@ bool world_are_clients_idle(struct world *world)
     return workload_end(&world->workload);
 }
 
+bool world_are_clients_connected(struct world *world)
+{
+    return workload_is_connected(&world->workload);
+}
+
 bool world_is_answered(struct world *world)
 {
     return workload_is_answered(&world->workload);

@@ -224,6 +224,8 @@ bool world_is_formed(struct world *world);
 bool world_is_writable(struct world *world);
 /* They have ended, every request answered. */
 bool world_are_clients_idle(struct world *world);
+/* Every one to some node. */
+bool world_are_clients_connected(struct world *world);
 /* Nothing is open on any of their connections, though calls may have ended without it. */
 bool world_is_answered(struct world *world);
 /* Every key, at last. */
