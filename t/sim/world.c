@@ -409,7 +409,7 @@ static bool may_hang_a_flush(const struct world *world)
 {
     return world->node_count >= 3 && world->report->violations == 0 &&
            world->segment_bytes == 1 << 16 && !world->has_small_map &&
-           flush_us_max(world) < 5 * SECOND_US;
+           flush_us_max(world) < SECOND_US; /* else a node may count as slow when it is well, too */
 }
 
 /* The flushes of one node hang, while its log is as quick as ever. Once the log is full for that, the node soon leads nothing, and
