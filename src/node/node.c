@@ -184,17 +184,12 @@ static void on_raft_asked(void *ctx, uint32_t group, uint64_t replica, uint64_t 
     peer_tell(&link->peer, group, commit);
 }
 
-static void on_raft_told(void *ctx, uint32_t group, uint64_t commit)
-{
-    node_rounds_told(ctx, group, commit);
-}
-
 static const struct peer_events raft_events = { .beat = on_raft_beat,
                                                 .ahead_of_beat = on_raft_ahead_of_beat,
                                                 .message = on_raft_message,
                                                 .ahead = on_raft_ahead,
                                                 .asked = on_raft_asked,
-                                                .told = on_raft_told };
+                                                .told = node_rounds_told };
 
 void node_raft_frame(struct node *node, struct link *link, const struct frame *frame)
 {

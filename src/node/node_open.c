@@ -294,6 +294,7 @@ void node_abandon(struct node *node)
 {
     node->is_stopped = true;
     env_timer_stop(node->env, &node->tick);
+    node_rounds_stop(node);
     for (size_t i = 0; i < node->link_count; i++) {
         struct link *link = &node->links[i];
         if (link->conn) {

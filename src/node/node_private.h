@@ -224,8 +224,8 @@ uint64_t node_log_segment_bytes(const struct node *node);
 void node_rounds_want(void *ctx, struct partition *partition);
 /* At the end of the turn. */
 void node_rounds_ask(struct node *node);
-/* The peer told to where the leader there has committed, in answer to the round. */
-void node_rounds_told(struct link *link, uint32_t group, uint64_t commit);
+/* The peer told to where the leader there has committed, in answer to the round; ctx: its link. */
+void node_rounds_told(void *ctx, uint32_t group, uint64_t commit);
 /* The peer answered. */
 void node_rounds_end(struct node *node, struct link *link);
 /* No answer will come: the connection is another one, or none. */

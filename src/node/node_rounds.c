@@ -22,6 +22,13 @@ void node_rounds_want(void *ctx, struct partition *partition)
     }
 }
 
+/* Whether a round is on its way that is not overdue yet. */
+static bool round_is_in_flight(const struct link *link, uint64_t now_us)
+{
+    return link->peer.conn && !peer_round_is_free(&link->peer) &&
+           now_us - link->round_asked_us < READ_ROUND_PATIENCE_US;
+}
+
 /* --- Ends */
 
 static void settle_rides(struct node *node, struct link *link)
@@ -66,15 +73,9 @@ static void settle_answered(struct node *node)
     }
 }
 
-/* A round is on its way that others wait for. */
-static bool is_awaited(const struct link *link, uint64_t now_us)
+void node_rounds_told(void *ctx, uint32_t group, uint64_t commit)
 {
-    return link->peer.conn && !peer_round_is_free(&link->peer) && !link->is_late &&
-           now_us - link->round_asked_us < READ_ROUND_PATIENCE_US;
-}
-
-void node_rounds_told(struct link *link, uint32_t group, uint64_t commit)
-{
+    struct link *link = ctx;
     if (link->tell_count < link->node->partition_count) { /* no sound peer tells more */
         link->tells[link->tell_count++] = (struct link_tell){ group, commit };
     }
@@ -86,7 +87,7 @@ void node_rounds_end(struct node *node, struct link *link)
     link->is_answered = true;
     link->is_late = now_us - link->round_asked_us >= READ_ROUND_PATIENCE_US;
     for (size_t i = 0; i < node->link_count; i++) {
-        if (is_awaited(&node->links[i], now_us)) {
+        if (!node->links[i].is_late && round_is_in_flight(&node->links[i], now_us)) {
             if (node->rounds_hold.due_us == 0) {
                 env_timer_start(node->env, &node->rounds_hold, READ_ROUND_PATIENCE_US);
             }
@@ -172,13 +173,6 @@ static bool gather_round(struct node *node, struct link *link)
         }
     }
     return link->peer.message_count > before || link->ride_count + link->ask_count > 0;
-}
-
-/* Whether a round is on its way that is not overdue yet. */
-static bool round_is_in_flight(const struct link *link, uint64_t now_us)
-{
-    return link->peer.conn && !peer_round_is_free(&link->peer) &&
-           now_us - link->round_asked_us < READ_ROUND_PATIENCE_US;
 }
 
 /* Asks a read round for the groups whose reads wait: each group asks only as many peers as make a

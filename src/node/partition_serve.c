@@ -361,14 +361,6 @@ bool partition_wants_follow(const struct partition *partition)
     return !list_is_empty(&partition->follows.waiting);
 }
 
-static void move_all(struct list *from, struct list *to)
-{
-    struct list *node;
-    while ((node = list_take_first(from))) {
-        list_append(to, node);
-    }
-}
-
 bool partition_follow_ask(struct partition *partition, uint64_t node_id, uint64_t *replica,
                           uint64_t *term)
 {
@@ -377,7 +369,10 @@ bool partition_follow_ask(struct partition *partition, uint64_t node_id, uint64_
         !partition_may_follow(partition) || partition_leader_node(partition) != node_id) {
         return false;
     }
-    move_all(&follows->waiting, &follows->asked);
+    struct list *node;
+    while ((node = list_take_first(&follows->waiting))) {
+        list_append(&follows->asked, node);
+    }
     follows->node_id = node_id;
     follows->term = *term = partition->raft.term;
     *replica = partition->self;
@@ -411,22 +406,18 @@ void partition_follow_answered(struct partition *partition, uint64_t node_id, ui
 void partition_settle_follows(struct partition *partition)
 {
     struct follows *follows = &partition->follows;
-    bool is_readable = partition_is_readable(partition);
-    struct list left;
-    list_init(&left);
-    while (is_readable && !list_is_empty(&follows->granted)) {
+    while (partition_is_readable(partition) && !list_is_empty(&follows->granted)) {
         struct partition_read *read =
-            container_of(list_take_first(&follows->granted), struct partition_read, link);
-        if (read->index <= partition->applied) {
-            read->done(read, 0);
-        } else {
-            list_append(&left, &read->link);
+            container_of(follows->granted.next, struct partition_read, link);
+        if (read->index > partition->applied) {
+            break; /* what was granted later is no less */
         }
+        list_remove(&read->link);
+        read->done(read, 0);
     }
-    if (!is_readable) {
+    if (!partition_is_readable(partition)) {
         partition_finish_all_reads(partition, &follows->granted, ERR_NOT_PRIMARY);
     }
-    move_all(&left, &follows->granted);
     if (!partition_may_follow(partition)) {
         partition_finish_all_reads(partition, &follows->waiting, ERR_NOT_PRIMARY);
     }

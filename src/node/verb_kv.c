@@ -145,14 +145,20 @@ void kv_bar_weak_way(struct operation *operation)
     operation->is_alone = false;
 }
 
+static void start_read(struct operation *operation, struct partition *partition,
+                       void (*begin)(struct partition *partition, struct partition_read *read))
+{
+    operation->partition = partition;
+    operation->state = OPERATION_READING;
+    operation->read = (struct partition_read){ .done = on_read_done };
+    begin(partition, &operation->read);
+}
+
 /* Stays new when there is no memory. */
 static void start_here(struct operation *operation, struct partition *partition)
 {
     if (kv_is_read(operation)) {
-        operation->partition = partition;
-        operation->state = OPERATION_READING;
-        operation->read = (struct partition_read){ .done = on_read_done };
-        partition_read(partition, &operation->read);
+        start_read(operation, partition, partition_read);
     } else if (own_command(operation)) {
         operation->partition = partition;
         operation->request->may_have_written = true;
@@ -168,14 +174,6 @@ static void start_here(struct operation *operation, struct partition *partition)
 static bool may_follow(const struct operation *operation, const struct partition *partition)
 {
     return kv_is_read(operation) && !operation->is_led_only && partition_may_follow(partition);
-}
-
-static void follow_here(struct operation *operation, struct partition *partition)
-{
-    operation->partition = partition;
-    operation->state = OPERATION_READING;
-    operation->read = (struct partition_read){ .done = on_read_done };
-    partition_follow(partition, &operation->read);
 }
 
 /* Begins what the replicas here can do. */
@@ -198,7 +196,7 @@ static void dispatch_here(struct request *request)
         if (partition_is_primary(partition)) {
             start_here(operation, partition);
         } else if (may_follow(operation, partition)) {
-            follow_here(operation, partition);
+            start_read(operation, partition, partition_follow);
         }
     }
 }

@@ -246,7 +246,7 @@ sub profiles {
         { %PUT_50, name => 'put-50-10k', size => 10240, keys => fewer_keys($bench) });    # last: it leaves large values behind
     my %todo = map { my $row = $_; $row->{name} => sub { $system->{load}->($row, $seconds + 1) } } @rows;
     for my $what (qw(keys values)) {
-        $todo{"scan-$what"} = sub { run_text([($bench->{programs} // $bench->{build}) . "/bench/scan", $system->{endpoint}, $what], scratch => $bench->{scratch}, timeout => 300) };
+        $todo{"scan-$what"} = sub { run_text(["$bench->{programs}/bench/scan", $system->{endpoint}, $what], scratch => $bench->{scratch}, timeout => 300) };
     }
     $todo{rest} = sub { sleep 4 * $seconds };    # few samples a second
     my %lasts = ('scan-keys' => 1, 'scan-values' => 1, rest => 4 * $seconds);

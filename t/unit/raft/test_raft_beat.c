@@ -46,6 +46,18 @@ static struct world *resting_world(int count)
     return w;
 }
 
+/* Three that have written something and are at rest again, nothing under way. */
+static struct world *world_that_wrote(void)
+{
+    struct world *w = resting_world(3);
+    world_settle(w);
+    world_propose(w, 1, 3);
+    world_settle(w);
+    come_to_rest(w, 1);
+    world_settle(w);
+    return w;
+}
+
 static uint64_t term_of(struct world *w)
 {
     return world_raft(w, 1)->term;
@@ -120,12 +132,7 @@ static void only_who_has_acknowledged_all_hears_beats(void **state)
 
 static void who_flushed_refuses_and_is_heard(void **state)
 {
-    struct world *w = resting_world(3);
-    world_settle(w);
-    world_propose(w, 1, 3);
-    world_settle(w);
-    come_to_rest(w, 1);
-    world_settle(w);
+    struct world *w = world_that_wrote();
     for (int id = 1; id <= 3; id++) {
         world_flush_store(w, id);
     }
@@ -149,12 +156,7 @@ static void who_flushed_refuses_and_is_heard(void **state)
 /* An image took away the mark that was told, and there is no other yet. */
 static void who_got_an_image_comes_to_rest(void **state)
 {
-    struct world *w = resting_world(3);
-    world_settle(w);
-    world_propose(w, 1, 3);
-    world_settle(w);
-    come_to_rest(w, 1);
-    world_settle(w);
+    struct world *w = world_that_wrote();
     struct raft *raft = world_raft(w, 2);
     world_flush_store(w, 2);
     raft_mark(raft, raft->flushed, 4711);
