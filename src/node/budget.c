@@ -36,8 +36,10 @@ enum {
     SLOWING = 32,
     /* Below 2, so much of it that one turn can't go beyond. */
     FREELY = 2,
-    /* B1: a look grants that part of a budget where nothing can be flushed. */
+    /* B1: a look grants that part of a budget where nothing can be flushed, beyond 3 budgets a smaller one: what is needed before
+     * anything can be flushed is mostly little, and this has no end but the need. */
     STUCK = 8,
+    STUCK_BEYOND = 64,
     /* B4: of the log's last segments, in parts of one. */
     ENTRIES_LEAVE = 2,
     TRIFLES_LEAVE = 4,
@@ -70,8 +72,10 @@ static int64_t room_but(const struct budget_view *view, uint64_t part)
 void budget_look(struct budget *budget, const struct budget_view *view)
 {
     uint64_t parts = 2 * view->node_count > UNAPPLIED ? 2 * view->node_count : UNAPPLIED;
-    int64_t stuck = view->may_shrink ? INT64_MIN : (int64_t)(view->budget / STUCK);
-    int64_t entries = max_i64(left_to(LIMIT_LOG_SLOW_PERCENT, view), stuck);
+    int64_t stuck = min_i64((int64_t)(view->budget / STUCK), left_to(LIMIT_LOG_HARD_PERCENT, view));
+    stuck = max_i64(stuck, (int64_t)(view->budget / STUCK_BEYOND));
+    int64_t entries = left_to(LIMIT_LOG_SLOW_PERCENT, view);
+    entries = view->may_shrink ? entries : max_i64(entries, stuck);
     budget->entries = min_i64(entries, room_but(view, ENTRIES_LEAVE));
     budget->trifles = min_i64(left_to(LIMIT_LOG_HARD_PERCENT, view), room_but(view, TRIFLES_LEAVE));
     budget->sick = left_to(100, view);

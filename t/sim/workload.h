@@ -37,6 +37,7 @@ struct workload_config {
     uint32_t burst_us;     /* questions are asked at multiples of it only, many at a time; 0: at any time */
     uint32_t timeout_ms;
     uint32_t hurry_percent; /* of the calls: with a deadline so short that an election outlasts it */
+    uint32_t elements_max;  /* of WORKLOAD_SET: what a small map has room for */
     bool scans_large;       /* WORKLOAD_SCAN has few and large values */
     uint32_t lease_percent; /* of the gets, whatever their workload: by lease */
     uint32_t company_percent; /* of the linearizable gets: not alone under way, so that they go to one node of all (call.c) */

@@ -224,10 +224,16 @@ static void ask_scan(struct session *session, uint32_t set)
     session_scan(session, &options, scanned, scan_ended);
 }
 
+static bool is_enough(const struct part *part)
+{
+    const struct set_part *own = part->own;
+    return own->set_count * SET_ELEMENTS > part->workload->config.elements_max;
+}
+
 static void set_ask(struct session *session)
 {
     struct set_part *own = session->part->own;
-    if (!random_percent(&session->part->random, own->scan_percent)) {
+    if (!random_percent(&session->part->random, own->scan_percent) && !is_enough(session->part)) {
         ask_add(session);
         return;
     }

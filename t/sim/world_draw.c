@@ -15,6 +15,7 @@ enum {
     RATE_MOST = 5000,
     SCANS_LARGE_FACTOR = 20, /* so many fewer where scans read many MB */
     MAP_BYTES = 64 << 20,
+    ELEMENT_ROOM_BYTES = 256, /* of a map: some 100 take the users', the rest is for images */
 };
 
 /* One to four workloads. */
@@ -216,6 +217,7 @@ static void init_workload(struct world *world)
         .burst_us = random_percent(draw, 30) ? 0 : (uint32_t)random_between(draw, 2000, 30000),
         .timeout_ms = (uint32_t)random_between(draw, 1000, 6000),
         .hurry_percent = world->hurry_percent,
+        .elements_max = (uint32_t)(world->map_bytes / ELEMENT_ROOM_BYTES),
         .scans_large = world->scans_large,
         .lease_percent = world->lease_percent,
         .break_per_mille = random_percent(draw, 70) ? 0 : (uint32_t)random_below(draw, 50),

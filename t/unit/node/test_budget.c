@@ -160,14 +160,25 @@ static void entries_count_as_they_are_taken(void **state)
 /* B1 */
 static void entries_are_taken_where_no_flush_would_make_room(void **state)
 {
-    struct budget budget = { 0 };
-    struct budget_view view = view_of(500);
-    view.may_shrink = false;
-    budget_look(&budget, &view);
-    assert_int_equal(budget_room(&budget, false), RAFT_ROOM_ANY);
-    budget_took(&budget, BUDGET / 8, 1);
-    assert_int_equal(budget_room(&budget, false), RAFT_ROOM_NONE);
-    assert_int_equal(budget_admit(&budget, false), ERR_BUSY);
+    static const struct {
+        uint64_t percent, parts; /* at a load of so much, such a part of the budget a look */
+        enum raft_room then;
+    } lines[] = {
+        { 201, 8, RAFT_ROOM_SMALL }, { 287, 8, RAFT_ROOM_SMALL }, { 290, 10, RAFT_ROOM_NONE },
+        { 299, 64, RAFT_ROOM_NONE }, { 500, 64, RAFT_ROOM_NONE },
+    };
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        struct budget budget = { 0 };
+        struct budget_view view = view_of(lines[i].percent);
+        uint64_t part = BUDGET / lines[i].parts;
+        view.may_shrink = false;
+        budget_look(&budget, &view);
+        budget_took(&budget, part - 2 * BUDGET_ENTRY_BYTES, 1);
+        assert_int_equal(budget_room(&budget, false), RAFT_ROOM_ANY);
+        budget_took(&budget, 0, 1);
+        assert_int_equal(budget_room(&budget, false), lines[i].then);
+        assert_int_equal(budget_admit(&budget, false), lines[i].percent > 250 ? ERR_BUSY : 0);
+    }
 }
 
 /* B4: with a full disk the last segment is for what makes room, however little the log holds, and also where no flush would help. */
