@@ -11,6 +11,13 @@ enum {
     APPLY_READ_ENTRIES = 4096,
 };
 
+/* Goes on with the next tick, which is to come also where the group is at rest. */
+static void starve(struct partition *partition)
+{
+    partition->is_starved = true;
+    partition->host->quiet_until_ms[partition->group.group] = 0;
+}
+
 /* Applies one entry and answers who waits for it. False: not now, or the node must stop. */
 static bool apply_entry(struct partition *partition, uint64_t index, struct blob *payload)
 {
@@ -19,7 +26,7 @@ static bool apply_entry(struct partition *partition, uint64_t index, struct blob
     int status = store_apply(partition->store, index, payload, &result, &err);
     if (status != 0) {
         if (status == ERR_NO_MEMORY) { /* nothing has changed */
-            partition->is_starved = true;
+            starve(partition);
         } else if (store_replica_is_stopped(partition->store)) {
             partition_damaged(partition);
         } else {
@@ -87,7 +94,7 @@ static void apply_read_done(void *ctx, int status, uint64_t first, struct blob *
     partition->apply_is_reading = false;
     bool is_needed = first == partition->applied + 1; /* else an image made it needless */
     if (status == ERR_NO_MEMORY) {
-        partition->is_starved = true;
+        starve(partition);
         return;
     }
     if (status != 0 && is_needed && !waits_for_payload(partition)) {
@@ -123,7 +130,9 @@ void partition_apply_committed(struct partition *partition)
                                   left < APPLY_READ_ENTRIES ? (uint32_t)left : APPLY_READ_ENTRIES,
                                   APPLY_READ_BYTES, apply_read_done, partition);
             partition->apply_is_reading = status == 0;
-            partition->is_starved = partition->is_starved || status != 0;
+            if (status != 0) {
+                starve(partition);
+            }
             break;
         }
         if (!apply_entry(partition, next, payload)) {
