@@ -56,7 +56,8 @@ enum {
     HANG_US = 120 * SECOND_US,      /* longer than any look at it */
     FELT_MAX_US = 30 * SECOND_US,   /* until the log is full for that: else nothing is asked */
     COMPARE_SLACK_US = 4 * SECOND_US,
-    LOOK_EVERY = 64, /* steps: what need not be seen at once */
+    COMPARE_FLUSHES = 4, /* two for either of two marks, see expect_compared */
+    LOOK_EVERY = 64,     /* steps: what need not be seen at once */
 };
 
 #define NAME(fault, text) [fault] = text
@@ -468,7 +469,8 @@ static bool becomes_writable(struct world *world, uint64_t up_us)
 }
 
 /* The load goes on, so flushes don't meet: the replicas of every group are compared at a mark (decisions/013), which is proposed
- * within two rounds of the scrub and flushed a while later. */
+ * within two rounds of the scrub, or one after the mark before it is flushed, and flushed a while later. Flushes that take longer
+ * than a round follow one another: either mark waits for the one that had begun already, and for its own. */
 static void expect_compared(struct world *world)
 {
     uint64_t flush_ms = world->scrub_interval_ms / 16;
@@ -480,7 +482,8 @@ static void expect_compared(struct world *world)
     for (uint32_t i = 0; i < world->checker.group_count; i++) {
         world->checker.groups[i].compare_from = world->checker.groups[i].committed;
     }
-    uint64_t bound_us = 1000ull * (3 * world->scrub_interval_ms + 2 * flush_ms) + COMPARE_SLACK_US;
+    uint64_t bound_us = 1000ull * (3 * world->scrub_interval_ms + 2 * flush_ms) +
+                        COMPARE_FLUSHES * flush_us_max(world) + COMPARE_SLACK_US;
     expect(world, world_run_until(world, world->schedule.now_us + bound_us, world_are_compared),
            "replicas of a group under load are not compared");
 }
