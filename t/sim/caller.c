@@ -29,7 +29,7 @@ void caller_wake(struct caller *caller)
     env_defer(&caller->env->env, &caller->step);
 }
 
-static struct caller_link *find_link(struct caller *caller, uint64_t number)
+static struct caller_link *find_link(const struct caller *caller, uint64_t number)
 {
     LIST_FOR(at, &caller->links)
     {
@@ -198,7 +198,10 @@ size_t caller_open_requests(const struct caller *caller)
     size_t count = 0;
     LIST_FOR(at, &caller->core->links)
     {
-        count += container_of(at, struct link, node)->flights.count;
+        const struct link *link = container_of(at, struct link, node);
+        const struct caller_link *below = find_link(caller, link->number);
+        bool is_alive = below && below->conn && network_is_alive(below->conn);
+        count += is_alive ? link->flights.count : 0;
     }
     return count;
 }

@@ -31,7 +31,8 @@ void caller_init(struct caller *caller, const struct caller_config *config);
 uint64_t caller_now_us(struct caller *caller);
 /* To be called after each submission: the core's next step is run at the end of this event. */
 void caller_wake(struct caller *caller);
-/* Frames that its links have carried and that are not answered. */
+/* Frames that its links have carried and that are not answered, though they can be: the node still has the connection. One that
+ * lost its power took it along, of which an idle client hears late, and then it has nothing more to ask. */
 size_t caller_open_requests(const struct caller *caller);
 /* Whether a node has greeted it. */
 bool caller_is_connected(const struct caller *caller);

@@ -756,6 +756,12 @@ void network_close(struct env_conn *conn)
     end_close(conn, 0, 0);
 }
 
+bool network_is_alive(const struct env_conn *conn)
+{
+    const struct env_conn *ends = conn->connection->ends;
+    return ends[0].state == END_OPEN && ends[1].state == END_OPEN;
+}
+
 /* --- Faults */
 
 void network_block(struct network *network, uint32_t from, uint32_t to, bool blocked)

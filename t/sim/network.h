@@ -67,4 +67,8 @@ void network_pause(struct env_conn *conn, bool paused);
 const char *network_peer(struct env_conn *conn);
 void network_close(struct env_conn *conn);
 
+/* Whether both processes have the stream open: what one has sent the other can answer. A machine that lost its power took its end with
+ * it, and this end may not have heard of that. */
+bool network_is_alive(const struct env_conn *conn);
+
 #endif

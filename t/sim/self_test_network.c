@@ -232,12 +232,15 @@ static void test_network_ends(struct tally *tally)
     echo_run(echo, 60000000);
     self_test_ok(tally, echo->opens == 2 && echo_is_whole(echo),
                  "network: a restarted process serves again");
+    bool was_alive = network_is_alive(echo->conn);
     env_sim_kill(echo->server, ENV_SIM_POWER_LOSS);
     env_sim_reap(echo->server);
     echo_run(echo, 100000000);
     self_test_ok(tally, echo->closes == 2,
                  "network: an idle peer of a machine without power hears nothing");
     env_sim_boot(echo->server);
+    self_test_ok(tally, was_alive && !network_is_alive(echo->conn),
+                 "network: its stream is not alive, also when that machine has restarted");
     struct span part = span_of("x", 1);
     env_conn_write(&echo->client->env, echo->conn, &part, 1);
     echo_run(echo, 101000000);

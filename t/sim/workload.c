@@ -5,7 +5,8 @@
  *   W2  no answer is one that nothing here explains (damage, malformed, …)
  *   W3  when all is well again (calm), calls succeed, and soon
  *   W4  a scan's keys come in strict order, once each, within its limit
- *   W5  a node answers every request: the library would ask again, and nobody would miss the answer */
+ *   W5  a node answers every request, unless it loses the connection: the library would ask again, and
+ *       nobody would miss the answer */
 #include "sim/workload.h"
 
 #include <stdarg.h>
