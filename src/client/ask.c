@@ -7,7 +7,7 @@
  * that. */
 #include <stdio.h>
 
-#include "client/core_inner.h"
+#include "client/core_private.h"
 
 struct ask {
     struct list node; /* core->asks, core->asks_done once done */

@@ -19,7 +19,7 @@
  * than one operation. */
 #include <stdlib.h>
 
-#include "client/core_inner.h"
+#include "client/core_private.h"
 
 static void operation_timer_fired(struct core *core, struct timer *timer);
 static void operation_expire(struct core *core, struct operation *operation);

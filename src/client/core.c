@@ -1,5 +1,5 @@
 /* The heart's frame: opening and closing, the step, timers, the session, errors for people. See
- * core.h for the contract and core_inner.h for the files.
+ * core.h for the contract and core_private.h for the files.
  *
  * One step: fire timers → call back → route what is ready → drive topology and scans → send, one
  * transport call a link. Callbacks may submit; what they submit leaves at the end of the same step.
@@ -16,7 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "client/core_inner.h"
+#include "client/core_private.h"
 
 static void *core_arena_alloc(void *arena, size_t size)
 {

@@ -11,7 +11,7 @@
 #include <stdio.h>
 
 #include "base/hlc.h"
-#include "client/core_inner.h"
+#include "client/core_private.h"
 #include "wire/gets_page.h"
 
 /* The count of a MULTI bounds its message: a key, a session, attributes and the tags between. */

@@ -14,7 +14,7 @@
  *   I2  A link that is not READY has no flights and nothing in `out`. */
 #include <stdio.h>
 
-#include "client/core_inner.h"
+#include "client/core_private.h"
 #include "wire/gets_page.h"
 
 enum { LINK_BUF_KEEP_BYTES = 256 << 10 };

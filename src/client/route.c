@@ -13,7 +13,7 @@
  *   R2  The epoch of the held topology never decreases; its cluster never changes. */
 #include <stdio.h>
 
-#include "client/core_inner.h"
+#include "client/core_private.h"
 
 /* Of more replicas, one that isn't primary can't answer linearizable reads by its primary's word alone: it would pass them on. */
 enum { FOLLOWED_REPLICAS = 3 };

@@ -22,7 +22,7 @@
 
 #include "base/hlc.h"
 #include "base/merge.h"
-#include "client/core_inner.h"
+#include "client/core_private.h"
 #include "wire/scan_page.h"
 
 enum {

@@ -37,7 +37,8 @@ enum {
     SESSION_FORMAT = 1,
     SESSION_HEAD_BYTES = 24,
     SESSION_RESULT_BYTES = 32,
-    RESULTS_MIN = 4,
+    /* What a client with one write under way leaves has its place in the session itself: no other allocation, no other cache line. */
+    RESULTS_INLINE = 2,
 };
 
 struct session {
@@ -47,8 +48,9 @@ struct session {
     struct list dirty; /* linked while changed */
     uint64_t last_time;
     uint64_t lowest;
-    struct session_result *results; /* results[first … first + count) are alive */
+    struct session_result *results; /* own or allocated; results[first … first + count) are alive */
     uint32_t first, count, capacity;
+    struct session_result own[RESULTS_INLINE];
 };
 
 void session_table_init(struct session_table *table)
@@ -88,10 +90,10 @@ static struct session *find(struct session_table *table, struct session_id id)
 
 static void free_session(struct session *session)
 {
-    if (session) {
+    if (session && session->results != session->own) {
         mem_free(session->results);
-        mem_free(session);
     }
+    mem_free(session);
 }
 
 /* Room for one more result behind the last, moving the live ones to the front when half of the
@@ -107,11 +109,15 @@ static bool reserve_result(struct session *session, struct mem_gate *gate)
         session->first = 0;
         return true;
     }
-    size_t capacity = session->capacity ? session->capacity * 2 : RESULTS_MIN;
+    size_t capacity = session->capacity * 2;
+    bool is_own = session->results == session->own;
     struct session_result *results =
-        mem_try_realloc(gate, session->results, capacity * sizeof *results);
+        mem_try_realloc(gate, is_own ? NULL : session->results, capacity * sizeof *results);
     if (!results) {
         return false;
+    }
+    if (is_own) {
+        memcpy(results, session->own, sizeof session->own);
     }
     session->results = results;
     session->capacity = (uint32_t)capacity;
@@ -123,9 +129,12 @@ static bool reserve_session(struct session_table *table)
 {
     if (!table->spare) {
         table->spare = MEM_TRY_NEW(table->gate, struct session);
+        if (table->spare) {
+            table->spare->results = table->spare->own;
+            table->spare->capacity = RESULTS_INLINE;
+        }
     }
-    return table->spare && reserve_result(table->spare, table->gate) &&
-           hashtab_try_reserve(&table->by_id, table->gate);
+    return table->spare && hashtab_try_reserve(&table->by_id, table->gate);
 }
 
 /* reserve_session made it. */

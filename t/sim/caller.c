@@ -5,7 +5,7 @@
 
 #include "base/check.h"
 #include "base/mem.h"
-#include "client/core_inner.h"
+#include "client/core_private.h"
 
 enum { BROKEN_SOON_US = 100 };
 

@@ -1,4 +1,4 @@
-/* What the files of the client's heart share; nobody else includes it.
+/* What the files of the client's heart share; nobody else includes it but the simulated clients (t/sim/caller.c).
  *
  *   core.c     open, close, step, timers, the session, errors for people
  *   link.c     one link a node: connecting, hello, frames in and out, what waits for which answer
@@ -12,8 +12,8 @@
  * OPERATION_FLIGHTS flights, which the links own; both sides are unhooked together (call.c). A
  * question (topology, status, a page of a scan) is embedded in its owner and named by at most one
  * link queue or flight. */
-#ifndef CLIENT_CORE_INNER_H
-#define CLIENT_CORE_INNER_H
+#ifndef CLIENT_CORE_PRIVATE_H
+#define CLIENT_CORE_PRIVATE_H
 
 #include "base/check.h"
 #include "base/list.h"
