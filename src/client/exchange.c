@@ -389,20 +389,29 @@ static bool operation_answer(struct core *core, struct operation *operation,
 /* A write was refused as too late: the clock of the node that leads had leapt, and what we knew of
  * the cluster's time was from others. That applied nothing, so if nothing else was ever sent of it,
  * or was answered likewise, it gets a new time, by the word that came with the answer. Else the
- * time stays: a later one would say that no earlier attempt can be forgotten yet. */
-static bool operation_renew(struct operation *operation)
+ * time stays: a later one would say that no earlier attempt can be forgotten yet. But then nobody will
+ * ever know more: where this attempt stands in the log no earlier one is remembered, and what comes
+ * behind it is late as well. So unless an attempt is still to be answered, the outcome is unknown now;
+ * asking on to the deadline would only hold up the session's window. */
+static void operation_late(struct core *core, struct operation *operation)
 {
-    if (operation->may_have_happened || operation->flight_count) {
-        return false;
+    bool is_heard = operation->flight_count == 0; /* whatever was sent */
+    if (is_heard && operation->may_have_happened) {
+        operation_finish(core, operation, ERR_UNKNOWN_OUTCOME);
+        return;
     }
-    operation->client_time = 0;
-    return true;
+    operation->client_time = is_heard ? 0 : operation->client_time;
+    operation_retry(core, operation, ERR_LATE, is_heard);
 }
 
 static void operation_refused(struct core *core, struct operation *operation,
                               const struct link *link, int status)
 {
     bool at_once = false;
+    if (status == ERR_LATE) {
+        operation_late(core, operation);
+        return;
+    }
     if (status == ERR_NOT_PRIMARY) {
         size_t partition = topology_locate(core->topology, operation->key);
         const struct link *hinted = route_node_link(core, route_preferred(core, partition));
@@ -411,8 +420,6 @@ static void operation_refused(struct core *core, struct operation *operation,
         route_want_topology(core, NULL);
     } else if (status == ERR_UNKNOWN_OUTCOME) {
         operation->may_have_happened = operation->is_write;
-    } else if (status == ERR_LATE) {
-        at_once = operation_renew(operation);
     }
     if (status == ERR_SHUTDOWN || (status == ERR_NOT_PRIMARY && !at_once)) {
         operation->avoid = link->node_id;
