@@ -30,17 +30,27 @@
 
 enum { TAG_BYTES = 8, KIND_HEAD = 1, KIND_BODY = 2 };
 static const uint32_t BARE = 1u << 31;
-enum { MAGIC_BATCH = 0x31544243, MAGIC_VOTE = 0x31545643 }; /* "CBT1", "CVT1" */
+enum {
+    MAGIC_BATCH = 0x31544243,  /* "CBT1" */
+    MAGIC_VOTE = 0x32545643,   /* "CVT2" */
+    MAGIC_VOTE_1 = 0x31545643, /* "CVT1" */
+};
+enum { VOTE_HALF = LOG_RECORD_SECTOR / 2 };
 static const char MAGIC_SEGMENT[8] = { 'C', 'A', 'I', 'R', 'N', 'L', 'O', 'G' };
 
 /* --- Files' own sectors. */
 
-static uint32_t sector_crc(const uint8_t *sector, size_t crc_at)
+static uint32_t crc_around(const uint8_t *bytes, size_t size, size_t crc_at)
 {
     static const uint8_t zero[4];
-    uint32_t crc = hash_crc32c(0, sector, crc_at);
+    uint32_t crc = hash_crc32c(0, bytes, crc_at);
     crc = hash_crc32c(crc, zero, 4);
-    return hash_crc32c(crc, sector + crc_at + 4, LOG_RECORD_SECTOR - crc_at - 4);
+    return hash_crc32c(crc, bytes + crc_at + 4, size - crc_at - 4);
+}
+
+static uint32_t sector_crc(const uint8_t *sector, size_t crc_at)
+{
+    return crc_around(sector, LOG_RECORD_SECTOR, crc_at);
 }
 
 void log_record_pack_segment(const struct log_record_segment *segment,
@@ -97,7 +107,8 @@ void log_record_pack_vote(const struct log_record_vote *vote, uint8_t out[LOG_RE
     put_u64(out + 40, vote->vote);
     memcpy(out + 48, vote->owner.cluster_id, 16);
     put_u64(out + 64, vote->owner.node_id);
-    put_u32(out + 4, sector_crc(out, 4));
+    put_u32(out + 4, crc_around(out, VOTE_HALF, 4));
+    memcpy(out + VOTE_HALF, out, VOTE_HALF);
 }
 
 static bool is_zero(const uint8_t *bytes, size_t size)
@@ -105,13 +116,30 @@ static bool is_zero(const uint8_t *bytes, size_t size)
     return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
 }
 
+static bool is_vote(const uint8_t *half)
+{
+    return get_u32(half) == MAGIC_VOTE && get_u32(half + 4) == crc_around(half, VOTE_HALF, 4);
+}
+
+/* Both halves are written together, so a second half of zeroes says that no write here came to its end: there was none, or it was
+ * torn, and brought the magic at least, for no tear is smaller than 8 bytes. */
+static bool is_never_written(const uint8_t *sector)
+{
+    return is_zero(sector + VOTE_HALF, VOTE_HALF) &&
+           (get_u32(sector) == MAGIC_VOTE || is_zero(sector, VOTE_HALF));
+}
+
 int log_record_unpack_vote(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_vote *out)
 {
-    if (is_zero(in, LOG_RECORD_SECTOR)) {
-        return ERR_NOT_FOUND;
-    }
-    if (get_u32(in) != MAGIC_VOTE || get_u32(in + 4) != sector_crc(in, 4)) {
-        return ERR_CORRUPT;
+    bool is_single = get_u32(in) == MAGIC_VOTE_1 && get_u32(in + 4) == sector_crc(in, 4);
+    if (!is_single && !is_vote(in)) {
+        if (is_never_written(in)) {
+            return ERR_NOT_FOUND;
+        }
+        in += VOTE_HALF;
+        if (!is_vote(in)) {
+            return ERR_CORRUPT;
+        }
     }
     out->group = get_u32(in + 8);
     out->replica = get_u64(in + 16);

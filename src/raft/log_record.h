@@ -154,11 +154,13 @@ void log_record_pack_segment(const struct log_record_segment *segment,
 int log_record_unpack_segment(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_segment *out,
                               struct err *err);
 
-/* One copy of a group's vote, a sector of the votes file (see log_votes.h):
+/* One copy of a group's vote, a sector of the votes file (see log_votes.h). The sector holds it twice, in each half, so that a write
+ * that is torn inside of it leaves the one before (second half) or the new one (first half) whole, and is no damage: else a
+ * power loss could not be told from a vote that rotted. A half:
  *
  *   offset size field
- *        0    4 magic "CVT1"
- *        4    4 CRC32C of the sector with this field zero
+ *        0    4 magic "CVT2" ("CVT1": the sector holds it once, the checksum is the sector's)
+ *        4    4 CRC32C of the half with this field zero
  *        8    4 group
  *       12    4 zero
  *       16    8 replica
@@ -175,7 +177,7 @@ struct log_record_vote {
 };
 
 void log_record_pack_vote(const struct log_record_vote *vote, uint8_t out[LOG_RECORD_SECTOR]);
-/* 0; ERR_NOT_FOUND: all zeroes, never written; ERR_CORRUPT. */
+/* 0; ERR_NOT_FOUND: never written, or the first write was torn; ERR_CORRUPT: neither half can be read. */
 int log_record_unpack_vote(const uint8_t in[LOG_RECORD_SECTOR], struct log_record_vote *out);
 
 /* --- Writing. How many sectors a batch takes. */

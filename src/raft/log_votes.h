@@ -4,8 +4,8 @@
  * segment's header, number 1) sector 1 + 2p     pair p, copy 0 (struct log_record_vote) sector 2 +
  * 2p     pair p, copy 1
  *
- * A group owns a pair and writes its copies in turn, each a sector of its own: a torn write never
- * costs both. All calls block. */
+ * A group owns a pair and writes its copies in turn, each a sector of its own, that holds the vote twice: a torn write never
+ * costs both, and leaves nothing that looks damaged. All calls block. */
 #ifndef RAFT_LOG_VOTES_H
 #define RAFT_LOG_VOTES_H
 

@@ -293,6 +293,102 @@ static void test_payload_that_looks_like_a_batch(void **state)
     image_free(image);
 }
 
+/* Any one flipped bit leaves the vote; so does what hits one half. */
+static void check_vote_survives(const struct log_record_vote *vote)
+{
+    uint8_t sector[LOG_RECORD_SECTOR];
+    struct log_record_vote out;
+    log_record_pack_vote(vote, sector);
+    for (size_t bit = 0; bit < sizeof sector * 8; bit++) {
+        sector[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        assert_int_equal(log_record_unpack_vote(sector, &out), 0);
+        assert_int_equal(out.group, vote->group);
+        assert_int_equal(out.replica, vote->replica);
+        assert_int_equal(out.sequence, vote->sequence);
+        assert_int_equal(out.term, vote->term);
+        assert_int_equal(out.vote, vote->vote);
+        assert_memory_equal(&out.owner, &vote->owner, sizeof out.owner);
+        sector[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    }
+    for (size_t half = 0; half < sizeof sector; half += sizeof sector / 2) {
+        log_record_pack_vote(vote, sector);
+        memset(sector + half, 0x55, sizeof sector / 2);
+        assert_int_equal(log_record_unpack_vote(sector, &out), 0);
+        assert_int_equal(out.term, vote->term);
+    }
+    log_record_pack_vote(vote, sector);
+    sector[9] ^= 1;
+    sector[sizeof sector - 1] ^= 1;
+    assert_int_equal(log_record_unpack_vote(sector, &out), ERR_CORRUPT);
+    memset(sector, 0, sizeof sector / 2);
+    assert_int_equal(log_record_unpack_vote(sector, &out), ERR_CORRUPT);
+}
+
+/* A write torn anywhere in the sector leaves what stood there before or what was written, whole. */
+static void check_torn_vote(const struct log_record_vote *before,
+                            const struct log_record_vote *vote)
+{
+    uint8_t old[LOG_RECORD_SECTOR] = { 0 }, new[LOG_RECORD_SECTOR], sector[LOG_RECORD_SECTOR];
+    bool has_old = false, has_new = false;
+    if (before) {
+        log_record_pack_vote(before, old);
+    }
+    log_record_pack_vote(vote, new);
+    for (size_t torn = 8; torn < sizeof sector; torn += 8) {
+        struct log_record_vote out;
+        memcpy(sector, new, torn);
+        memcpy(sector + torn, old + torn, sizeof sector - torn);
+        int rc = log_record_unpack_vote(sector, &out);
+        bool is_new = rc == 0 && out.sequence == vote->sequence;
+        assert_int_equal(rc, before || is_new ? 0 : ERR_NOT_FOUND);
+        assert_true(rc != 0 || (is_new ? out.term == vote->term && out.vote == vote->vote
+                                       : out.sequence == before->sequence &&
+                                             out.term == before->term && out.vote == before->vote));
+        has_new |= is_new;
+        has_old |= !is_new;
+    }
+    assert_true(has_old && has_new);
+}
+
+static void test_votes(void **state)
+{
+    uint8_t sector[LOG_RECORD_SECTOR] = { 0 };
+    struct log_record_vote vote = { .owner = { "0123456789abcdef", 5 },
+                                    .group = 4,
+                                    .replica = 44,
+                                    .sequence = 3,
+                                    .term = 2,
+                                    .vote = 1 },
+                           newer = vote, out;
+    newer.sequence = 5;
+    newer.term = 7;
+    newer.vote = 2;
+    assert_int_equal(log_record_unpack_vote(sector, &out), ERR_NOT_FOUND);
+    check_vote_survives(&vote);
+    check_torn_vote(NULL, &vote);
+    check_torn_vote(&vote, &newer);
+}
+
+/* As written before each sector held it twice. */
+static void test_single_vote(void **state)
+{
+    struct log_record_vote vote = { .group = 4,
+                                    .replica = 44,
+                                    .sequence = 3,
+                                    .term = 2,
+                                    .vote = 1 },
+                           out;
+    uint8_t sector[LOG_RECORD_SECTOR];
+    log_record_pack_vote(&vote, sector);
+    memset(sector + sizeof sector / 2, 0, sizeof sector / 2);
+    memcpy(sector, "CVT1\0\0\0", 8);
+    put_u32(sector + 4, hash_crc32c(0, sector, sizeof sector));
+    assert_int_equal(log_record_unpack_vote(sector, &out), 0);
+    assert_int_equal(out.term, 2);
+    sector[300] ^= 1;
+    assert_int_equal(log_record_unpack_vote(sector, &out), ERR_CORRUPT);
+}
+
 static void test_headers_of_files(void **state)
 {
     uint8_t sector[LOG_RECORD_SECTOR];
@@ -313,23 +409,6 @@ static void test_headers_of_files(void **state)
         assert_int_equal(log_record_unpack_segment(sector, &out, &err), ERR_CORRUPT);
         sector[bit / 8] ^= (uint8_t)(1 << bit % 8);
     }
-    struct log_record_vote vote = { .owner = segment.owner,
-                                    .group = 4,
-                                    .replica = 44,
-                                    .sequence = 3,
-                                    .term = 2,
-                                    .vote = 1 },
-                           vote_out;
-    memset(sector, 0, sizeof sector);
-    assert_int_equal(log_record_unpack_vote(sector, &vote_out), ERR_NOT_FOUND);
-    log_record_pack_vote(&vote, sector);
-    assert_int_equal(log_record_unpack_vote(sector, &vote_out), 0);
-    assert_int_equal(vote_out.term, 2);
-    for (size_t bit = 0; bit < sizeof sector * 8; bit++) {
-        sector[bit / 8] ^= (uint8_t)(1 << bit % 8);
-        assert_int_equal(log_record_unpack_vote(sector, &vote_out), ERR_CORRUPT);
-        sector[bit / 8] ^= (uint8_t)(1 << bit % 8);
-    }
 }
 
 int main(void)
@@ -342,6 +421,8 @@ int main(void)
         cmocka_unit_test(test_damage_beside_a_tear),
         cmocka_unit_test(test_payload_that_looks_like_a_batch),
         cmocka_unit_test(test_headers_of_files),
+        cmocka_unit_test(test_votes),
+        cmocka_unit_test(test_single_vote),
     };
     return cmocka_run_group_tests_name("log_record", tests, NULL, NULL);
 }
