@@ -42,6 +42,10 @@ enum {
     /* Where all places are taken, one that nobody used for so long is given to another: the two
      * sides choose by themselves, and each could wait for what the other has no place for. */
     STALE_US = 1000 * 1000,
+    /* The same for one that the follower has asked for: it has a place there, and between two questions, or behind the last one, a
+     * piece is written and swapped in, behind those of other groups and a flush. Withdrawn meanwhile, it comes too late: the log is
+     * not kept behind it any more. So does the next one, as long as others want its place. */
+    BEGUN_US = 5 * 1000 * 1000,
     /* Pages of LMDB that an image pins can't be used again: the file grows with what is written
        meanwhile. */
     AGE_US_MAX = 15 * 60 * 1000 * 1000,
@@ -154,6 +158,14 @@ static struct sending *find_sending(struct images *images, uint32_t group, uint6
     return NULL;
 }
 
+/* Whether nobody seems to want the image, so that its place may go to another. */
+static bool is_unused(const struct sending *sending, uint64_t now_us)
+{
+    bool is_begun = sending->asked_us != sending->opened_us;
+    return !sending->is_reading && !sending->has_question &&
+           now_us - sending->asked_us > (is_begun ? BEGUN_US : STALE_US);
+}
+
 /* Withdraws one image that nobody asks for. */
 static void sending_make_room(struct images *images)
 {
@@ -161,8 +173,7 @@ static void sending_make_room(struct images *images)
     LIST_FOR(at, &images->sendings)
     {
         struct sending *sending = container_of(at, struct sending, link);
-        if (!sending->is_reading && !sending->has_question &&
-            now_us - sending->asked_us > STALE_US) {
+        if (is_unused(sending, now_us)) {
             partition_image_withdraw(node_find_partition(images->node, sending->group),
                                      sending->to);
             sending_free(sending);
