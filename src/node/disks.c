@@ -2,7 +2,8 @@
  *
  * The measure is the median over all nodes, the own one included: where most disks are slow, handing over would not help. Two
  * thresholds and two times keep leadership from going to and fro: a disk is slow when it was far behind for SLOW_US, and well when it was
- * not for WELL_US and is near by then. A single stall lasts less, or is not single.
+ * not for WELL_US and is near by then. A single stall lasts less, or is not single; it makes nobody slow, nor does it keep anybody from
+ * being well: where one comes every few seconds, a node that was slow once would never lead again.
  *
  * Flushes are large and few, so what is far is nearer by factor, and much farther by time. A flush that hangs gets farther by itself. */
 #include "node/disks.h"
@@ -13,6 +14,7 @@
 enum {
     SLOW_US = 1500 * 1000,
     WELL_US = 10 * 1000 * 1000,
+    STALL_US = 500 * 1000, /* what is shorter is one, where it is to be well */
 };
 
 /* Far: by the factor, and by so much more at least, because what is less nobody feels. Near: by either. */
@@ -54,8 +56,19 @@ static bool is_near(const struct lines *lines, uint64_t own_us, uint64_t middle_
     return own_us < middle_us * lines->near_factor || own_us < middle_us + lines->near_us;
 }
 
+/* Whether it looks slow for a moment only, so that it may go on to be well. */
+static bool is_stall(struct disks_verdict *verdict, uint64_t now_us, bool looks_slow)
+{
+    bool is_broken = verdict->is_slow && verdict->since_us != 0 && looks_slow;
+    verdict->stall_us = !is_broken ? 0 : verdict->stall_us ? verdict->stall_us : now_us;
+    return is_broken && now_us - verdict->stall_us < STALL_US;
+}
+
 static bool judge(struct disks_verdict *verdict, uint64_t now_us, bool looks_slow, bool may_be_well)
 {
+    if (is_stall(verdict, now_us, looks_slow)) {
+        return false;
+    }
     if (looks_slow == verdict->is_slow) {
         verdict->since_us = 0;
         return false;

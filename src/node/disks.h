@@ -14,7 +14,8 @@
 /* What was found of one measure. Zeroed: well. */
 struct disks_verdict {
     bool is_slow;
-    uint64_t since_us;  /* it looks otherwise than is_slow says, since then; 0: it doesn't */
+    uint64_t since_us;  /* it looks otherwise than is_slow says, since then, but for stalls; 0: it doesn't */
+    uint64_t stall_us;  /* a slow one that looked well looks slow again since then; 0: it doesn't */
     uint64_t middle_us; /* what the own measure was compared with last */
 };
 

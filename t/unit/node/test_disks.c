@@ -81,12 +81,28 @@ static void well_again_takes_longer(void **state)
     pass(&story, 2000, 50000, 500, 600);
     assert_true(story.disks.log.is_slow);
     pass(&story, 9000, 600, 500, 600);
-    pass(&story, 20, 50000, 500, 600);
+    pass(&story, 600, 50000, 500, 600);
     pass(&story, 9000, 600, 500, 600);
     assert_true(story.disks.log.is_slow);
     pass(&story, 1100, 600, 500, 600);
     assert_false(story.disks.log.is_slow);
     assert_int_equal(story.changes, 2);
+}
+
+static void a_stall_does_not_keep_from_being_well(void **state)
+{
+    struct story story = { 0 };
+    pass(&story, 2000, 50000, 500, 600);
+    for (int i = 0; i < 3; i++) {
+        pass(&story, 3000, 600, 500, 600);
+        assert_true(story.disks.log.is_slow);
+        pass(&story, 400, 50000, 500, 600);
+    }
+    assert_true(story.disks.log.is_slow); /* 10 s are over, but not now */
+    pass(&story, 20, 600, 500, 600);
+    assert_false(story.disks.log.is_slow);
+    pass(&story, 1400, 50000, 500, 600);
+    assert_false(story.disks.log.is_slow);
 }
 
 static void better_is_not_well(void **state)
@@ -188,7 +204,7 @@ static void flushes_are_well_after_ten_seconds(void **state)
     struct story story = { 0 };
     flush(&story, 2 * SECOND_MS, 8 * SECOND_US, true, 200000, 100000);
     flush(&story, 9 * SECOND_MS, 200000, true, 200000, 100000);
-    flush(&story, 20, 8 * SECOND_US, true, 200000, 100000);
+    flush(&story, 600, 8 * SECOND_US, true, 200000, 100000);
     flush(&story, 9 * SECOND_MS, 200000, true, 200000, 100000);
     assert_true(story.disks.flush.is_slow);
     flush(&story, 1100, 200000, true, 200000, 100000);
@@ -215,6 +231,7 @@ int main(void)
         cmocka_unit_test(where_most_are_slow_nobody_is),
         cmocka_unit_test(who_hears_nobody_compares_with_nobody),
         cmocka_unit_test(well_again_takes_longer),
+        cmocka_unit_test(a_stall_does_not_keep_from_being_well),
         cmocka_unit_test(better_is_not_well),
         cmocka_unit_test(there_is_nothing_to_wait_for_when_all_are_slow),
         cmocka_unit_test(a_flush_that_hangs_is_slow),
