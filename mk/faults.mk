@@ -16,5 +16,6 @@ faults: all $(TEST_PROGRAMS) $(LINEAR_BINARY) ## faults on real processes, FAULT
 # Preloaded into daemons by tests (t/lib/shim.c): clock jumps, a slow disk.
 SHIM := $(BUILD)/t/shim.so
 $(SHIM): $(BUILD)/obj/t/lib/shim.o
+	@mkdir -p $(@D)
 	@$(CC) $(LDFLAGS) -shared -o $@ $< -ldl
 check faults: $(SHIM)
