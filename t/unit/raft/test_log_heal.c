@@ -44,16 +44,23 @@ static bool has_newer(const struct fake_env *fake, const char *path)
     return has;
 }
 
+/* With all groups, and a log that is open. */
+static struct world *new_running(void)
+{
+    struct world *world = world_new(15);
+    world_start(world);
+    add_groups(world);
+    return world;
+}
+
 /* Not one batch can be read any more, in one segment or in several, with the segments' own headers
  * or without, or the only one looks torn: that is no empty log. Every group is suspect, durably,
  * and its vote is not forgotten. A log that nobody could heal is refused. */
 static void test_all_headers_lost(void **state)
 {
     for (int what = 0; what < 5; what++) {
-        struct world *world = world_new(15);
+        struct world *world = new_running();
         struct fake_env *fake = world->fake;
-        world_start(world);
-        add_groups(world);
         append_state(world, 1, 6, 30);
         fake_run(fake);
         for (uint64_t i = 1; what % 2 && i < 500; i += 10) {
@@ -95,10 +102,8 @@ static void test_all_headers_lost(void **state)
 static void test_torn_vote_beside_lost_headers(void **state)
 {
     for (size_t torn = 8; torn < LOG_RECORD_SECTOR; torn += 8) {
-        struct world *world = world_new(15);
+        struct world *world = new_running();
         struct fake_env *fake = world->fake;
-        world_start(world);
-        add_groups(world);
         append_state(world, 1, 5, 10);
         fake_run(fake);
         append_state(world, 1, 6, 30);
