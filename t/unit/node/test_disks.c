@@ -105,6 +105,21 @@ static void a_stall_does_not_keep_from_being_well(void **state)
     assert_false(story.disks.log.is_slow);
 }
 
+/* The longest one by a look, and one that is longer by as little: then the ten seconds begin anew. */
+static void half_a_second_is_no_stall(void **state)
+{
+    for (int is_longer = 0; is_longer < 2; is_longer++) {
+        struct story story = { 0 };
+        pass(&story, 2000, 50000, 500, 600);
+        pass(&story, 5000, 600, 500, 600);
+        pass(&story, 500 + is_longer * TICK_MS, 50000, 500, 600);
+        pass(&story, 6000, 600, 500, 600);
+        assert_int_equal(story.disks.log.is_slow, is_longer);
+        pass(&story, 4100, 600, 500, 600);
+        assert_false(story.disks.log.is_slow);
+    }
+}
+
 static void better_is_not_well(void **state)
 {
     struct story story = { 0 };
@@ -212,6 +227,19 @@ static void flushes_are_well_after_ten_seconds(void **state)
     assert_int_equal(story.changes, 2);
 }
 
+static void a_stall_does_not_keep_flushes_from_being_well(void **state)
+{
+    struct story story = { 0 };
+    flush(&story, 2 * SECOND_MS, 8 * SECOND_US, true, 200000, 100000);
+    for (int i = 0; i < 3; i++) {
+        flush(&story, 3 * SECOND_MS, 200000, true, 200000, 100000);
+        assert_true(story.disks.flush.is_slow);
+        flush(&story, 400, 8 * SECOND_US, true, 200000, 100000);
+    }
+    flush(&story, 20, 200000, true, 200000, 100000);
+    assert_false(story.disks.flush.is_slow);
+}
+
 static void either_measure_is_enough(void **state)
 {
     struct story story = { 0 };
@@ -232,6 +260,7 @@ int main(void)
         cmocka_unit_test(who_hears_nobody_compares_with_nobody),
         cmocka_unit_test(well_again_takes_longer),
         cmocka_unit_test(a_stall_does_not_keep_from_being_well),
+        cmocka_unit_test(half_a_second_is_no_stall),
         cmocka_unit_test(better_is_not_well),
         cmocka_unit_test(there_is_nothing_to_wait_for_when_all_are_slow),
         cmocka_unit_test(a_flush_that_hangs_is_slow),
@@ -240,6 +269,7 @@ int main(void)
         cmocka_unit_test(who_hears_of_no_flush_compares_with_none),
         cmocka_unit_test(slow_flushes_that_are_not_felt_are_not_well),
         cmocka_unit_test(flushes_are_well_after_ten_seconds),
+        cmocka_unit_test(a_stall_does_not_keep_flushes_from_being_well),
         cmocka_unit_test(either_measure_is_enough),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
