@@ -557,17 +557,18 @@ static bool is_well(const struct partition *partition, const struct topology_rep
 {
     const struct raft_progress *progress = partition_find_progress(&partition->raft, replica->id);
     CHECK(progress);
-    bool awaits_image = progress->is_damaged || progress->state == RAFT_IMAGING;
-    return progress->heard_ms + partition->host->election_timeout_ms >= now_ms && !awaits_image &&
-           !progress->is_full && !partition->host->is_slow(partition->host->ctx, replica->node_id);
+    return progress->heard_ms + partition->host->election_timeout_ms >= now_ms &&
+           progress->state != RAFT_IMAGING && !progress->is_full &&
+           !partition->host->is_slow(partition->host->ctx, replica->node_id);
 }
 
-/* It has all that there is to have, nearly, besides. */
+/* Its store is whole, besides, and it has all that there is to have, nearly. */
 static bool may_succeed(const struct partition *partition, const struct topology_replica *replica,
                         uint64_t now_ms)
 {
     const struct raft_progress *progress = partition_find_progress(&partition->raft, replica->id);
     return replica->id != partition->self && is_well(partition, replica, now_ms) &&
+           !progress->is_damaged &&
            progress->match + PREFER_CAUGHT_UP >= partition->raft.last_index;
 }
 
@@ -582,19 +583,24 @@ static bool is_dispensable(const struct partition *partition, uint64_t now_ms)
     return well > count / 2;
 }
 
-/* Who should lead instead; 0: nobody. A node whose disk is well gives way to the preferred one only. */
-static uint64_t find_successor(const struct partition *partition, bool is_slow, uint64_t now_ms)
+/* The first of the group's list, among its first `count`, that may; 0: none. */
+static uint64_t first_successor(const struct partition *partition, int count, uint64_t now_ms)
 {
-    int count = is_slow ? partition->group.replica_count : 1;
-    if (is_slow && !is_dispensable(partition, now_ms)) {
-        return 0;
-    }
     for (int i = 0; i < count; i++) {
         if (may_succeed(partition, &partition->group.replicas[i], now_ms)) {
             return partition->group.replicas[i].id;
         }
     }
     return 0;
+}
+
+/* Who should lead instead; 0: nobody. A node whose disk is well gives way to the preferred one only. */
+static uint64_t find_successor(const struct partition *partition, bool is_slow, uint64_t now_ms)
+{
+    if (is_slow && !is_dispensable(partition, now_ms)) {
+        return 0;
+    }
+    return first_successor(partition, is_slow ? partition->group.replica_count : 1, now_ms);
 }
 
 bool partition_prefer(struct partition *partition, uint64_t now_ms)
@@ -621,10 +627,19 @@ bool partition_prefer(struct partition *partition, uint64_t now_ms)
     return began;
 }
 
-int partition_resign(struct partition *partition)
+int partition_begin_resigning(struct partition *partition)
 {
     partition_tell_time(partition);
-    int status = raft_transfer(&partition->raft, 0);
+    uint64_t successor =
+        partition->raft.role == RAFT_LEADER
+            ? first_successor(partition, partition->group.replica_count, *partition->host->now_ms)
+            : 0;
+    return raft_transfer(&partition->raft, successor);
+}
+
+int partition_resign(struct partition *partition)
+{
+    int status = partition_begin_resigning(partition);
     partition_settle(partition);
     return status;
 }

@@ -189,7 +189,7 @@ bool partition_is_installing(const struct partition *partition);
 /* End of the turn: proposes, sends, applies, answers. */
 void partition_turn(struct partition *partition);
 /* Hands leadership over, if there is reason to and the other is caught up (returns whether it began): to the preferred replica; from a node
- * whose disk is slow, to the first in the group's list whose isn't. partition_resign: to any. */
+ * whose disk is slow, to the first in the group's list whose isn't. partition_resign: to such a one, else to any. */
 bool partition_prefer(struct partition *partition, uint64_t now_ms);
 int partition_resign(struct partition *partition);
 

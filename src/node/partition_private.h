@@ -58,6 +58,8 @@ struct partition {
 void partition_fail(struct partition *partition, const struct err *err);
 /* Those who waited for entries that are now replaced can't be told here any more (I2). */
 void partition_drop_replaced(struct partition *partition, uint64_t first);
+/* Hands leadership over, as partition_resign does; the caller settles. */
+int partition_begin_resigning(struct partition *partition);
 /* After every event but a proposal (I1). is_append: a message with entries was stepped. */
 void partition_settle_after(struct partition *partition, bool is_append);
 
