@@ -2,7 +2,9 @@
  *
  * A session is found by the hash of its id, and stands in a list ordered by its last use: expiry
  * looks at the list's head only. Its results are an array sorted by number; results arrive nearly
- * in order and leave at the front, so both ends are cheap.
+ * in order and leave at the front, so both ends are cheap. A few stand in the session, more in memory of
+ * their own until the session is packed. Sessions are a pool's, for they come one by one between writes and stay
+ * for minutes: of what a load has taken nearly all goes back to the system.
  *
  * Invariants
  *   I1  Every result's number is >= the session's lowest.
@@ -56,6 +58,7 @@ struct session {
 void session_table_init(struct session_table *table)
 {
     *table = (struct session_table){ 0 };
+    pool_init(&table->pool, sizeof(struct session));
     list_init(&table->by_use);
     list_init(&table->dirty);
 }
@@ -88,12 +91,11 @@ static struct session *find(struct session_table *table, struct session_id id)
     return session;
 }
 
-static void free_session(struct session *session)
+static void free_results(struct session *session)
 {
-    if (session && session->results != session->own) {
+    if (session->results != session->own) {
         mem_free(session->results);
     }
-    mem_free(session);
 }
 
 /* Room for one more result behind the last, moving the live ones to the front when half of the
@@ -128,10 +130,10 @@ static bool reserve_result(struct session *session, struct mem_gate *gate)
 static bool reserve_session(struct session_table *table)
 {
     if (!table->spare) {
-        table->spare = MEM_TRY_NEW(table->gate, struct session);
+        table->spare = pool_try_take(&table->pool, table->gate);
         if (table->spare) {
+            *table->spare = (struct session){ .capacity = RESULTS_INLINE };
             table->spare->results = table->spare->own;
-            table->spare->capacity = RESULTS_INLINE;
         }
     }
     return table->spare && hashtab_try_reserve(&table->by_id, table->gate);
@@ -160,9 +162,9 @@ void session_table_fini(struct session_table *table)
 {
     struct list *link;
     while ((link = list_take_first(&table->by_use)) != NULL) {
-        free_session(container_of(link, struct session, by_use));
+        free_results(container_of(link, struct session, by_use));
     }
-    free_session(table->spare);
+    pool_fini(&table->pool);
     hashtab_fini(&table->by_id);
     buf_fini(&table->removed);
 }
@@ -208,7 +210,8 @@ static bool forget(struct session_table *table, struct session *session)
     list_remove(&session->dirty);
     table->count--;
     table->recent = NULL;
-    free_session(session);
+    free_results(session);
+    pool_give(&table->pool, session);
     return true;
 }
 
@@ -378,6 +381,20 @@ static void pack_session(const struct session *session, struct buf *changes)
     put_u32(value + 4, crc);
 }
 
+/* Results that fit into the session again stand there: what a burst left behind would keep a page each from the system. */
+static void shrink_results(struct session *session)
+{
+    if (session->results == session->own || session->count > RESULTS_INLINE) {
+        return;
+    }
+    struct session_result *results = session->results;
+    memcpy(session->own, results + session->first, session->count * sizeof *results);
+    session->results = session->own;
+    session->capacity = RESULTS_INLINE;
+    session->first = 0;
+    mem_free(results);
+}
+
 uint64_t session_table_digest(const struct session_table *table)
 {
     struct buf packed = { 0 };
@@ -414,7 +431,9 @@ void session_table_pack(struct session_table *table, struct buf *changes)
     buf_clear(&table->removed);
     struct list *link;
     while ((link = list_take_first(&table->dirty)) != NULL) {
-        pack_session(container_of(link, struct session, dirty), changes);
+        struct session *session = container_of(link, struct session, dirty);
+        pack_session(session, changes);
+        shrink_results(session);
     }
 }
 

@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/hashtab.h"
 #include "base/list.h"
+#include "base/pool.h"
 #include "store/command.h"
 
 /* How much later than its client's time an entry may stand in the log; later ones are refused
@@ -30,6 +31,7 @@ struct session;
 
 /* A zeroed struct is no table: session_table_init. */
 struct session_table {
+    struct pool pool;       /* of sessions */
     struct hashtab by_id;   /* hash of the id to a chain of sessions */
     struct session *recent; /* found last, or NULL: session_record asks for the one just admitted */
     struct list by_use;   /* oldest first */
