@@ -46,7 +46,8 @@ static void items_keep_what_is_written_until_they_are_given_back(void **state)
             used++;
         }
     }
-    assert_true(pool.chunk_count <= THINGS / ITEMS_A_CHUNK + 1); /* what was given back is used again */
+    assert_true(pool.chunk_count <=
+                THINGS / ITEMS_A_CHUNK + 1); /* what was given back is used again */
     for (size_t at = 0; at < THINGS; at++) {
         if (things[at]) {
             assert_filled(things[at], at);

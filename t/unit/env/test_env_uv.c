@@ -3,6 +3,7 @@
 #include "env/env_uv.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -203,6 +204,58 @@ static void a_timer_restarting_itself_leaves_room_for_others(void **state)
     env_timer_start(fixture->env, &eager.end, 200000);
     env_uv_run(fixture->env);
     assert_true(eager.fired > 1);
+}
+
+/* Works in turns of 10 ms: nearly all the time until the system knows the loop as busy, then hardly until it doesn't. */
+struct shift {
+    struct env_timer timer;
+    struct fixture *fixture;
+    struct env_job job;
+    int policy_of_job;
+    bool was_busy;
+};
+
+static void shift_work(struct env_job *job)
+{
+    container_of(job, struct shift, job)->policy_of_job = sched_getscheduler(0);
+}
+
+static void shift_job_done(struct env_job *job)
+{
+}
+
+static void shift_fire(struct env_timer *timer)
+{
+    struct shift *shift = container_of(timer, struct shift, timer);
+    struct env *env = shift->fixture->env;
+    uint64_t begin_us = env_now_us(env), work_us = shift->was_busy ? 0 : 9000;
+    int policy = sched_getscheduler(0);
+
+    if (!shift->was_busy && policy == SCHED_BATCH) {
+        shift->was_busy = true;
+        env_job_start(env, ENV_JOB_LOG, &shift->job); /* its thread starts now */
+    } else if (shift->was_busy && policy == SCHED_OTHER) {
+        env_uv_stop(env);
+        return;
+    }
+    while (env_now_us(env) - begin_us < work_us) {
+    }
+    env_timer_start(env, timer, 10000 - work_us);
+}
+
+static void a_busy_loop_interrupts_nobody(void **state)
+{
+    struct fixture *fixture = *state;
+    struct shift shift = { .timer.fire = shift_fire,
+                           .fixture = fixture,
+                           .job = { .work = shift_work, .done = shift_job_done },
+                           .policy_of_job = -1 };
+
+    assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+    env_timer_start(fixture->env, &shift.timer, 0);
+    env_uv_run(fixture->env); /* or the guard ends it */
+    env_uv_join(fixture->env);
+    assert_int_equal(shift.policy_of_job, SCHED_OTHER);
 }
 
 /* Many timers, started, restarted and stopped at random: each fires once, in order of its due time,
@@ -999,6 +1052,7 @@ int main(void)
         TEST(tasks_run_in_order_until_none_is_left),
         TEST(timers_fire_in_order_and_never_early),
         TEST(a_timer_restarting_itself_leaves_room_for_others),
+        TEST(a_busy_loop_interrupts_nobody),
         TEST(a_crowd_of_timers_stays_in_order),
         TEST(jobs_run_in_order_on_the_thread_of_their_class),
         TEST(jobs_left_behind_are_worked_and_told_at_the_end),
