@@ -155,7 +155,7 @@ void partition_damaged(struct partition *partition)
         LOG_WARN(partition->host->logger,
                  "part=%u the store is damaged: serves nothing until an image has replaced it",
                  partition->group.group);
-        (void)partition_begin_resigning(partition); /* else raft_need_image finds whom it can */
+        (void)partition_begin_resigning(partition); /* else raft_need_image steps down */
         raft_need_image(&partition->raft);
     } else {
         LOG_ERROR(partition->host->logger,
