@@ -101,6 +101,7 @@ void disk_process_ended(struct disk *disk)
     }
     disk->faults.die_in = 0;
     disk->faults.dying = false;
+    disk->astray.inode = NULL; /* it would have to be told from a torn write */
 }
 
 void disk_power_loss(struct disk *disk, bool torn)

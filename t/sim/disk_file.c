@@ -123,10 +123,9 @@ int disk_file_write(struct env_file *file, uint64_t offset, const void *data, si
         }
         bool is_whole = offset % SECTOR_BYTES == 0 && part % SECTOR_BYTES == 0;
         if (inode->is_segment && is_whole && is_struck(&disk->faults.misdirect_in)) {
-            disk_write_misdirected(disk, inode, offset, data, part);
-        } else {
-            inode_write(inode, offset, data, part);
+            disk_note_astray(disk, inode, offset, data, part);
         }
+        inode_write(inode, offset, data, part);
         if (inode->is_segment) {
             disk_note_log_write(disk, inode, offset, part);
         }
@@ -158,6 +157,7 @@ int disk_file_sync(struct env_file *file, struct err *err)
         disk->stats.syncs_failed++;
         return err_set(err, ERR_IO, "fdatasync: input/output error");
     }
+    disk_settle_astray(disk, file->inode);
     return 0;
 }
 

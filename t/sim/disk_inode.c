@@ -55,6 +55,9 @@ void inode_unref(struct disk *disk, struct inode *inode)
     if (disk->last_inode == inode) {
         disk->last_inode = NULL;
     }
+    if (disk->astray.inode == inode) {
+        disk->astray.inode = NULL;
+    }
     for (size_t i = 0; i < DISK_RECENT_WRITES; i++) {
         if (disk->recent[i].inode == inode) {
             disk->recent[i].inode = NULL;

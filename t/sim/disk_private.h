@@ -63,8 +63,17 @@ struct recent_write {
     uint64_t first, count; /* sectors */
 };
 
+/* A sector of a write that will turn out to have gone astray. */
+struct astray {
+    struct inode *inode;   /* no reference: NULL when the inode is gone; NULL: none */
+    uint64_t number;       /* of the write */
+    uint64_t home, target; /* offsets */
+    uint8_t written[SECTOR_BYTES], before[SECTOR_BYTES], target_before[SECTOR_BYTES];
+};
+
 struct disk {
     struct random random;
+    struct astray astray;
     struct recent_write recent[DISK_RECENT_WRITES]; /* a ring */
     uint64_t log_writes;                            /* ever */
     uint64_t capacity_bytes;
@@ -111,7 +120,8 @@ void names_fini(struct disk *disk, struct names *names);
 bool names_is_reachable(const struct names *names, const char *path);
 /* Does an operation now, and durably with the next sync of its directory. */
 void disk_operate(struct disk *disk, const char *gone, const char *come, struct inode *inode);
-void disk_operation_apply(struct disk *disk, struct names *names, const struct operation *operation);
+void disk_operation_apply(struct disk *disk, struct names *names,
+                          const struct operation *operation);
 void disk_operation_fini(struct disk *disk, struct operation *operation);
 
 /* --- disk_file.c */
@@ -124,8 +134,10 @@ int disk_fail_dying(struct err *err);
 
 /* A log segment was written. */
 void disk_note_log_write(struct disk *disk, struct inode *inode, uint64_t offset, uint64_t size);
-/* Writes all but one sector where it belongs; that one lands elsewhere in the file. */
-void disk_write_misdirected(struct disk *disk, struct inode *inode, uint64_t offset,
-                              const uint8_t *data, size_t size);
+/* Before a write of which one sector lands elsewhere in the file. */
+void disk_note_astray(struct disk *disk, struct inode *inode, uint64_t offset, const uint8_t *data,
+                      size_t size);
+/* A log segment was synced. */
+void disk_settle_astray(struct disk *disk, const struct inode *synced);
 
 #endif

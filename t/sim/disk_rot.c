@@ -94,14 +94,42 @@ void disk_note_log_write(struct disk *disk, struct inode *inode, uint64_t offset
     };
 }
 
-void disk_write_misdirected(struct disk *disk, struct inode *inode, uint64_t offset,
-                            const uint8_t *data, size_t size)
+/* The write succeeds like any; that the sector isn't there shows as soon as a later write to the log is durable. Until then it would be
+ * a last batch that vanishes after its sync succeeded, which nobody can tell from a torn one: outside the model. */
+void disk_note_astray(struct disk *disk, struct inode *inode, uint64_t offset, const uint8_t *data,
+                      size_t size)
 {
-    uint64_t sector = random_below(&disk->random, size / SECTOR_BYTES) * SECTOR_BYTES;
-    uint64_t target = random_below(&disk->random, inode->size / SECTOR_BYTES) * SECTOR_BYTES;
-    inode_write(inode, offset, data, (size_t)sector);
-    inode_write(inode, target, data + sector, SECTOR_BYTES);
-    inode_write(inode, offset + sector + SECTOR_BYTES, data + sector + SECTOR_BYTES,
-                size - (size_t)sector - SECTOR_BYTES);
+    struct astray *astray = &disk->astray;
+    uint64_t within = random_below(&disk->random, size / SECTOR_BYTES) * SECTOR_BYTES;
+    *astray =
+        (struct astray){ .inode = inode, .number = disk->log_writes, .home = offset + within };
+    astray->target = random_below(&disk->random, inode->size / SECTOR_BYTES) * SECTOR_BYTES;
+    memcpy(astray->written, data + within, SECTOR_BYTES);
+    inode_read(inode, astray->home, astray->before, SECTOR_BYTES);
+    inode_read(inode, astray->target, astray->target_before, SECTOR_BYTES);
+}
+
+/* What was written there since is on the disk after it. */
+static void turn_out(struct inode *inode, uint64_t offset, const uint8_t *expected,
+                     const uint8_t *data)
+{
+    uint8_t found[SECTOR_BYTES];
+    inode_read(inode, offset, found, SECTOR_BYTES);
+    if (memcmp(found, expected, SECTOR_BYTES) == 0) {
+        inode_write(inode, offset, data, SECTOR_BYTES);
+    }
+}
+
+void disk_settle_astray(struct disk *disk, const struct inode *synced)
+{
+    struct astray *astray = &disk->astray;
+    const struct recent_write *last = &disk->recent[(disk->log_writes - 1) % DISK_RECENT_WRITES];
+    if (!astray->inode || disk->log_writes <= astray->number + 1 || last->inode != synced) {
+        return;
+    }
+    turn_out(astray->inode, astray->target, astray->target_before, astray->written);
+    turn_out(astray->inode, astray->home, astray->written, astray->before);
+    inode_sync(disk, astray->inode, false);
+    astray->inode = NULL;
     disk->stats.misdirected++;
 }

@@ -213,6 +213,49 @@ static void test_disk_half_sync(struct tally *tally)
                  "disk: what a failed sync saved lies under what comes later");
 }
 
+/* A sector that goes astray is missed as soon as a later write is durable, not before, and not if the process has ended before. */
+static void test_disk_astray(struct tally *tally)
+{
+    enum { SECTORS = 32, FIRST = 4 };
+    int kept = 0, missed = 0, elsewhere = 0, forgiven = 0;
+    for (uint64_t seed = 0; seed < 80; seed++) {
+        bool ends = seed % 2;
+        struct disk *disk = disk_new(seed, 1 << 30);
+        struct env_file *file;
+        char bytes[FIRST * 512];
+        disk_prepare(disk, "/d/log");
+        fill(disk, "/d/log/a", 'o', SECTORS * 512, true);
+        disk_dir_sync(disk, "/d/log", NULL);
+        memset(bytes, 'n', sizeof bytes);
+        disk_faults(disk)->misdirect_in = 1;
+        disk_file_open(disk, "/d/log/a", ENV_FILE_WRITE, &file, NULL);
+        disk_file_write(file, 0, bytes, sizeof bytes, NULL);
+        disk_file_sync(file, NULL);
+        kept += count_sectors(disk, "/d/log/a", 'n') == FIRST;
+        if (ends) {
+            disk_file_close(file);
+            disk_process_ended(disk);
+            disk_file_open(disk, "/d/log/a", ENV_FILE_WRITE, &file, NULL);
+        }
+        memset(bytes, 'm', sizeof bytes);
+        disk_file_write(file, sizeof bytes, bytes, sizeof bytes, NULL);
+        kept += disk_stats(disk)->misdirected == 0;
+        disk_file_sync(file, NULL);
+        disk_file_close(file);
+        disk_power_loss(disk, false);
+        int left = count_sectors(disk, "/d/log/a", 'n'), old = count_sectors(disk, "/d/log/a", 'o');
+        int later = count_sectors(disk, "/d/log/a", 'm');
+        forgiven += ends && left == FIRST && later == FIRST && disk_stats(disk)->misdirected == 0;
+        missed += !ends && later == FIRST && disk_stats(disk)->misdirected == 1 &&
+                  left + old + later == SECTORS;
+        elsewhere += !ends && left == FIRST && old == SECTORS - 2 * FIRST;
+        disk_free(disk);
+    }
+    self_test_ok(tally,
+                 kept == 160 && missed == 40 && forgiven == 40 && elsewhere > 20 && elsewhere < 40,
+                 "disk: a sector astray is missed when a later write is durable");
+}
+
 void self_test_disk(struct tally *tally)
 {
     test_disk_durability(tally);
@@ -221,4 +264,5 @@ void self_test_disk(struct tally *tally)
     test_disk_faults(tally);
     test_disk_failed_sync(tally);
     test_disk_half_sync(tally);
+    test_disk_astray(tally);
 }

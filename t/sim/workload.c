@@ -147,7 +147,7 @@ static void begin_call(struct session *session, uint64_t bound_us)
     struct workload *workload = session->part->workload;
     CHECK(!session->is_waiting);
     session->is_waiting = true;
-    session->is_calm = workload->calm_since_us != 0;
+    session->is_calm = workload->calm_since_us != 0 && !workload->is_troubled;
     session->asked_us = caller_now_us(session->caller);
     session->bound_us = bound_us + ANSWER_SLACK_US;
     workload->in_flight[session->part->kind]++;
@@ -211,7 +211,7 @@ static void end_call(struct session *session, const char *what)
         part_fail(session->part, "%s answered after %lu ms, its deadline was %lu ms", what,
                   took_us / 1000, (session->bound_us - ANSWER_SLACK_US) / 1000);
     }
-    if (session->is_calm && took_us > CALM_US) {
+    if (session->is_calm && !workload->is_troubled && took_us > CALM_US) {
         part_fail(session->part, "%s took %lu ms though all is well", what, took_us / 1000);
     }
 }
@@ -230,7 +230,8 @@ static void judge_status(struct session *session, enum cairn_verb verb, int stat
     bool is_answer = outcome == LINEAR_OK || outcome == LINEAR_ABSENT || outcome == LINEAR_REFUSED;
     if (!is_answer && info->retry == ERR_RETRY_NEVER) {
         part_fail(session->part, "answered with %s, which nothing here explains", info->name);
-    } else if (!is_answer && session->is_calm && status != ERR_CANCELLED) {
+    } else if (!is_answer && session->is_calm && !workload->is_troubled &&
+               status != ERR_CANCELLED) {
         part_fail(session->part, "client=%u: answered with %s though all is well", session->writer,
                   info->name);
     }

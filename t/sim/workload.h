@@ -71,6 +71,7 @@ struct workload {
         enum workload_kind goes_on; /* the sessions of all others rest */
     } lull;
     uint64_t calm_since_us; /* from then on every call must succeed, and soon; 0: trouble is allowed */
+    bool is_troubled;       /* ... but for those that are under way now: a fault has begun that nobody can know of yet */
     uint32_t undecided;
     struct workload_probe {
         uint32_t left; /* partitions that were not written to yet; 1 until they are known */

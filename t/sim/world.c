@@ -328,6 +328,7 @@ static void expect_hand_over(struct world *world)
     struct schedule *schedule = &world->schedule;
     expect(world, world_run_until(world, schedule->now_us + HANDED_MAX_US, has_handed_over),
            "a node with a slow disk goes on to lead");
+    world->workload.is_troubled = false;
     world_run_until(world, schedule->now_us + SECOND_US,
                     NULL); /* leadership was on its way there, too */
     expect(world, world_run_until(world, schedule->now_us + SECOND_US, has_handed_over),
@@ -364,11 +365,14 @@ static void live_on_a_slow_disk(struct world *world)
     struct env_sim *env = world->slow->env;
     schedule_remove(schedule, &world->slow->relief); /* of an earlier fault */
     LOG_INFO(&world->logger, "world: the disk of %s is slow", world->slow->name);
+    /* It may have been handed partitions a moment ago, and its vote for itself takes a second. */
+    world->workload.is_troubled = true;
     env->slow_factor = (uint32_t)(SLOW_FACTOR * others_us / env->log_delay_us) + 1;
     world->slow_batches = log_stats(server_node(world->slow->server)->log)->batches + SLOW_BATCHES;
     if (world_run_until(world, schedule->now_us + MEASURED_MAX_US, has_measured)) {
         expect_hand_over(world);
     }
+    world->workload.is_troubled = false;
     env_sim_heal_disk(env);
     expect(world, world_run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back),
            "primaries do not return to a node whose disk is well again");

@@ -209,7 +209,7 @@ static void a_timer_restarting_itself_leaves_room_for_others(void **state)
 
 /* Works in turns of 10 ms: nearly all the time until the system knows the loop as busy, then hardly until it doesn't. Where other
  * processes leave it too little of the processors to be busy at all, nothing can be shown. */
-enum { SHIFT_PATIENCE_US = 20 * 1000000, SHIFT_LOOK_US = 500 * 1000, SHIFT_BUSY_PERCENT = 40 };
+enum { SHIFT_PATIENCE_US = 20 * 1000000, SHIFT_LOOK_US = 500 * 1000, SHIFT_BUSY_PERCENT = 30 };
 
 struct shift {
     struct env_timer timer;
