@@ -23,8 +23,6 @@
  *       ones only when attached.
  *   I3  A timer is in the heap exactly when its impl[0] is not NULL: it is then 1 + its position.
  *   I4  The jobs of one class are worked, and told done, in the order in which they were started.
- *   I5  While the loop is busy it has SCHED_BATCH: woken, it does not interrupt what runs (docs/decisions/018). One that is idle mostly
- *       is in a hurry: it has the usual policy.
  *
  * Threads: everything on the loop's thread but `work` of jobs, file calls, clocks, and env_uv_post.
  * Helper threads block all signals. */
@@ -33,7 +31,6 @@
 #include <errno.h>
 #include <malloc.h>
 #include <pthread.h>
-#include <sched.h>
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/file.h>
@@ -45,13 +42,6 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "env/env_uv_private.h"
-
-enum {
-    LOAD_LOOK_MS = 100,
-    LOAD_BUSY_PERCENT =
-        20, /* of a core, from which the loop counts as busy, and until it doesn't */
-    LOAD_QUIET_PERCENT = 10,
-};
 
 struct post {
     struct list link;
@@ -246,23 +236,12 @@ static struct env_job *worker_take(struct worker *worker)
     return link ? container_of(link, struct env_job, link) : NULL;
 }
 
-/* Of the calling thread. */
-static bool set_batch(bool is_batch)
-{
-    struct sched_param none = { 0 };
-
-    return sched_setscheduler(0, is_batch ? SCHED_BATCH : SCHED_OTHER, &none) == 0;
-}
-
 static void worker_main(void *arg)
 {
     struct worker *worker = arg;
     struct env_job *job;
 
     pthread_setname_np(pthread_self(), worker->name);
-    if (worker->is_usual) {
-        (void)set_batch(false);
-    }
     while ((job = worker_take(worker))) {
         job->work(job);
         tell_loop(worker->env, &worker->env->jobs_done, &job->link);
@@ -273,7 +252,6 @@ static void worker_start(struct worker *worker)
 {
     sigset_t all, old;
 
-    worker->is_usual = worker->env->load.may_batch;
     sigfillset(&all);
     CHECK(pthread_sigmask(SIG_BLOCK, &all, &old) == 0);
     CHECK(uv_thread_create(&worker->thread, worker_main, worker) == 0);
@@ -334,37 +312,8 @@ static void hear_threads(struct env_uv *env, bool is_to_wait)
     }
 }
 
-static uint64_t thread_cpu_us(void)
-{
-    struct timespec used;
-
-    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) == 0);
-    return (uint64_t)used.tv_sec * 1000000 + (uint64_t)used.tv_nsec / 1000;
-}
-
-/* I5 */
-static void look_at_load(struct env_uv *env)
-{
-    struct load *load = &env->load;
-    uint64_t now_ms = uv_now(&env->loop), passed_ms = now_ms - load->since_ms;
-
-    if (!load->may_batch || passed_ms < LOAD_LOOK_MS) {
-        return;
-    }
-    uint64_t cpu_us = thread_cpu_us();
-    uint64_t percent = (cpu_us - load->cpu_us) / (passed_ms * 10);
-    bool is_batch = percent >= (load->is_batch ? LOAD_QUIET_PERCENT : LOAD_BUSY_PERCENT);
-    load->since_ms = now_ms;
-    load->cpu_us = cpu_us;
-    if (is_batch != load->is_batch) {
-        load->may_batch = set_batch(is_batch);
-        load->is_batch = is_batch;
-    }
-}
-
 static void prepare_turn(uv_prepare_t *handle)
 {
-    look_at_load(handle->data);
     tasks_run(handle->data);
     hear_threads(handle->data, true);
     tasks_run(handle->data);
@@ -498,14 +447,8 @@ void env_uv_run(struct env *base)
 {
     struct env_uv *env = env_uv_of(base);
 
-    env->load = (struct load){ .may_batch = sched_getscheduler(0) == SCHED_OTHER,
-                               .since_ms = uv_now(&env->loop),
-                               .cpu_us = thread_cpu_us() };
     uv_run(&env->loop, UV_RUN_DEFAULT);
     tasks_run(env); /* what the last closed handles deferred: the turn ends here */
-    if (env->load.is_batch) {
-        (void)set_batch(false);
-    }
 }
 
 void env_uv_stop(struct env *base)

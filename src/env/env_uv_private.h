@@ -26,16 +26,7 @@ struct worker {
     uv_sem_t posted;  /* one for each job, and one for the end */
     struct list jobs; /* under mutex */
     bool is_running;  /* the thread exists; loop thread only */
-    bool is_usual;    /* its policy is the usual one, whatever the loop's is when it starts */
     const char *name;
-};
-
-/* How busy the loop is, and how the system schedules it for that. */
-struct load {
-    bool may_batch;    /* its policy is the usual one, so that it may be changed */
-    bool is_batch;     /* it has SCHED_BATCH */
-    uint64_t since_ms; /* of the loop; what it took of a processor since */
-    uint64_t cpu_us;   /* ... until then */
 };
 
 struct timer_entry {
@@ -84,7 +75,6 @@ struct env_uv {
     struct signal_watch signals[ENV_SIGNALS];
     size_t signals_count;
     uint8_t *read_bytes;
-    struct load load;
 };
 
 struct env_listener {

@@ -3,13 +3,11 @@
 #include "env/env_uv.h"
 
 #include <pthread.h>
-#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -205,95 +203,6 @@ static void a_timer_restarting_itself_leaves_room_for_others(void **state)
     env_timer_start(fixture->env, &eager.end, 200000);
     env_uv_run(fixture->env);
     assert_true(eager.fired > 1);
-}
-
-/* Works in turns of 10 ms: nearly all the time until the system knows the loop as busy, then hardly until it doesn't. Where other
- * processes leave it too little of the processors to be busy at all, nothing can be shown. */
-enum { SHIFT_PATIENCE_US = 20 * 1000000, SHIFT_LOOK_US = 500 * 1000, SHIFT_BUSY_PERCENT = 30 };
-
-struct shift {
-    struct env_timer timer;
-    struct fixture *fixture;
-    struct env_job job;
-    int policy_of_job;
-    bool was_busy, is_starved;
-    uint64_t begin_us, looked_us, cpu_us;
-};
-
-static uint64_t own_cpu_us(void)
-{
-    struct timespec used;
-
-    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used), 0);
-    return (uint64_t)used.tv_sec * 1000000 + (uint64_t)used.tv_nsec / 1000;
-}
-
-/* A loop that got so much of a core for so long has been looked at. */
-static void shift_look(struct shift *shift, uint64_t now_us)
-{
-    uint64_t passed_us = now_us - shift->looked_us;
-
-    if (passed_us < SHIFT_LOOK_US) {
-        return;
-    }
-    uint64_t cpu_us = own_cpu_us();
-    assert_true((cpu_us - shift->cpu_us) * 100 / passed_us < SHIFT_BUSY_PERCENT);
-    shift->looked_us = now_us;
-    shift->cpu_us = cpu_us;
-    shift->is_starved = now_us - shift->begin_us >= SHIFT_PATIENCE_US;
-}
-
-static void shift_work(struct env_job *job)
-{
-    container_of(job, struct shift, job)->policy_of_job = sched_getscheduler(0);
-}
-
-static void shift_job_done(struct env_job *job)
-{
-}
-
-static void shift_fire(struct env_timer *timer)
-{
-    struct shift *shift = container_of(timer, struct shift, timer);
-    struct env *env = shift->fixture->env;
-    uint64_t begin_us = env_now_us(env), work_us = shift->was_busy ? 0 : 9000;
-    int policy = sched_getscheduler(0);
-
-    if (!shift->was_busy && policy == SCHED_BATCH) {
-        shift->was_busy = true;
-        env_job_start(env, ENV_JOB_LOG, &shift->job); /* its thread starts now */
-    } else if (!shift->was_busy) {
-        shift_look(shift, begin_us);
-    }
-    if (shift->is_starved || (shift->was_busy && policy == SCHED_OTHER)) {
-        env_uv_stop(env);
-        return;
-    }
-    while (env_now_us(env) - begin_us < work_us) {
-    }
-    env_timer_start(env, timer, 10000 - work_us);
-}
-
-static void a_busy_loop_interrupts_nobody(void **state)
-{
-    struct fixture *fixture = *state;
-    struct shift shift = { .timer.fire = shift_fire,
-                           .fixture = fixture,
-                           .job = { .work = shift_work, .done = shift_job_done },
-                           .policy_of_job = -1,
-                           .cpu_us = own_cpu_us() };
-
-    assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
-    shift.begin_us = shift.looked_us = env_now_us(fixture->env);
-    env_timer_start(fixture->env, &shift.timer, 0);
-    env_uv_run(fixture->env); /* or the guard ends it */
-    env_uv_join(fixture->env);
-    if (shift.is_starved) {
-        print_message("no loop can be busy on this machine now\n");
-        return;
-    }
-    assert_int_equal(shift.policy_of_job, SCHED_OTHER);
-    assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
 }
 
 /* Many timers, started, restarted and stopped at random: each fires once, in order of its due time,
@@ -1090,7 +999,6 @@ int main(void)
         TEST(tasks_run_in_order_until_none_is_left),
         TEST(timers_fire_in_order_and_never_early),
         TEST(a_timer_restarting_itself_leaves_room_for_others),
-        TEST(a_busy_loop_interrupts_nobody),
         TEST(a_crowd_of_timers_stays_in_order),
         TEST(jobs_run_in_order_on_the_thread_of_their_class),
         TEST(jobs_left_behind_are_worked_and_told_at_the_end),
