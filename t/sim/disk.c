@@ -104,6 +104,13 @@ void disk_process_ended(struct disk *disk)
     disk->astray.inode = NULL; /* it would have to be told from a torn write */
 }
 
+void disk_calm(struct disk *disk)
+{
+    struct disk_faults *faults = &disk->faults;
+    faults->misdirect_in = faults->fail_sync_in = faults->fail_write_in = 0;
+    disk->astray.inode = NULL;
+}
+
 void disk_power_loss(struct disk *disk, bool torn)
 {
     static const uint8_t keep_percents[] = { 0, 0, 10, 50, 90, 100 };

@@ -40,6 +40,8 @@ uint64_t disk_room(const struct disk *disk);
 /* The disk becomes smaller or larger; below what is used, files can be overwritten and removed only. */
 void disk_set_capacity(struct disk *disk, uint64_t bytes);
 struct disk_faults *disk_faults(struct disk *disk);
+/* Nothing that was to go wrong with coming writes and syncs does any more, nor does a write turn out to have gone astray. */
+void disk_calm(struct disk *disk);
 const struct disk_stats *disk_stats(const struct disk *disk);
 
 /* The process is gone: its locks and the faults of dying end, its handles fail from now on; the page cache stays. */

@@ -162,8 +162,7 @@ void world_calm(struct world *world)
         schedule_remove(&world->schedule, &node->rot);
         node->log_flips_due = node->flips_due = 0;
         disk_set_capacity(node->disk, DISK_BYTES);
-        disk_faults(node->disk)->misdirect_in = 0;
-        disk_faults(node->disk)->fail_sync_in = disk_faults(node->disk)->fail_write_in = 0;
+        disk_calm(node->disk);
         node->env->ambush = NULL;
     }
 }
