@@ -14,8 +14,14 @@ SANFLAGS := -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 
 OPT     ?= -O2
+# gcc clears and copies some hundred bytes by `rep stos` and `rep movs`, where a profile says so values as well: 16 ns at least, 50 to 500 where
+# the target is not aligned. Loops of vectors and libc's functions take 3 to 15 (docs/decisions/019-copies.md).
+MACHINE := -msse4.2
+ifeq ($(findstring clang,$(CC)),)
+MACHINE += -mmemcpy-strategy=libcall:-1:noalign -mmemset-strategy=vector_loop:512:noalign,libcall:-1:noalign
+endif
 CPPFLAGS = -D_GNU_SOURCE -Isrc -I$(BUILD) $(EXTRA_CPPFLAGS)
-CFLAGS   = -std=gnu11 $(OPT) -g -pthread -fPIC -fno-semantic-interposition -msse4.2 -MMD -MP -Wall -Wextra -Wshadow -Wmissing-prototypes \
+CFLAGS   = -std=gnu11 $(OPT) -g -pthread -fPIC -fno-semantic-interposition $(MACHINE) -MMD -MP -Wall -Wextra -Wshadow -Wmissing-prototypes \
            -Wvla -Wno-unused-parameter -Werror $(SANFLAGS) $(STAGE_CFLAGS)
 LDFLAGS  = -pthread $(SANFLAGS) $(STAGE_LDFLAGS)
 
@@ -56,7 +62,7 @@ $(BUILD)/proto/%.pb-c.c $(BUILD)/proto/%.pb-c.h: proto/%.proto
 
 $(BUILD)/obj/proto/%.o: $(BUILD)/proto/%.pb-c.c
 	@mkdir -p $(@D)
-	@$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g -fPIC $(SANFLAGS) $(STAGE_CFLAGS) -c -o $@ $<
+	@$(CC) $(CPPFLAGS) -std=gnu11 $(OPT) -g -fPIC $(MACHINE) $(SANFLAGS) $(STAGE_CFLAGS) -c -o $@ $<
 
 # --- Objects and archives, one archive a layer
 $(BUILD)/obj/%.o: %.c | $(PROTO_H)

@@ -5,7 +5,7 @@
 STAGE_CFLAGS_learn  := -flto -fprofile-generate -w
 STAGE_LDFLAGS_learn := -flto=2 -fprofile-generate -w
 STAGE_CFLAGS_use    := -flto -fprofile-use -fprofile-partial-training -fno-plt -w
-STAGE_LDFLAGS_use    = -flto=2 $(OPT) -fprofile-use -fprofile-partial-training -fno-plt -Wl,-z,now -w
+STAGE_LDFLAGS_use    = -flto=2 $(OPT) $(MACHINE) -fprofile-use -fprofile-partial-training -fno-plt -Wl,-z,now -w
 STAGE_CFLAGS  = $(STAGE_CFLAGS_$(STAGE))
 STAGE_LDFLAGS = $(STAGE_LDFLAGS_$(STAGE))
 

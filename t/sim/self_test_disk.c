@@ -248,7 +248,8 @@ static void test_disk_astray(struct tally *tally)
         disk_power_loss(disk, false);
         int left = count_sectors(disk, "/d/log/a", 'n'), old = count_sectors(disk, "/d/log/a", 'o');
         int later = count_sectors(disk, "/d/log/a", 'm');
-        forgiven += (ends || calms) && left == FIRST && later == FIRST && disk_stats(disk)->misdirected == 0;
+        forgiven += (ends || calms) && left == FIRST && later == FIRST &&
+                    disk_stats(disk)->misdirected == 0;
         missed += seed % 2 == 0 && later == FIRST && disk_stats(disk)->misdirected == 1 &&
                   left + old + later == SECTORS;
         elsewhere += seed % 2 == 0 && left == FIRST && old == SECTORS - 2 * FIRST;
