@@ -337,7 +337,8 @@ static void do_crash(struct model *m, int id)
         world_op_apply(node, &node->ops[i], node->ops[i].count);
     }
     if ((int)kept < node->op_count && !node->ops[kept].is_state) {
-        world_op_apply(node, &node->ops[kept], (uint32_t)draw(m, node->ops[kept].count));
+        uint32_t count = node->ops[kept].count; /* 0: no entries, but a reset, a start, a fill */
+        world_op_apply(node, &node->ops[kept], (uint32_t)draw(m, count ? count : 1));
     }
     world_crash(m->world, id);
     m->seen_term[id] = node->disk_term;
