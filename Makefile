@@ -14,7 +14,7 @@ SANFLAGS := -fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer
 endif
 
 OPT     ?= -O2
-# gcc clears and copies some hundred bytes by `rep stos` and `rep movs`, where a profile says so values as well: 16 ns at least, 50 to 500 where
+# gcc clears structures of some hundred bytes by `rep stos` and, with a profile, copies values by `rep movs`: 16 ns at least, 50 to 500 where
 # the target is not aligned. Loops of vectors and libc's functions take 3 to 15 (docs/decisions/019-copies.md).
 MACHINE := -msse4.2
 ifeq ($(findstring clang,$(CC)),)
