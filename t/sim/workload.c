@@ -142,6 +142,12 @@ enum linear_outcome session_outcome(enum cairn_verb verb, int status)
     }
 }
 
+/* The call that is under way: it began in calm, and no trouble has begun since. */
+static bool must_succeed(const struct session *session)
+{
+    return session->is_calm && !session->part->workload->is_troubled;
+}
+
 static void begin_call(struct session *session, uint64_t bound_us)
 {
     struct workload *workload = session->part->workload;
@@ -211,7 +217,7 @@ static void end_call(struct session *session, const char *what)
         part_fail(session->part, "%s answered after %lu ms, its deadline was %lu ms", what,
                   took_us / 1000, (session->bound_us - ANSWER_SLACK_US) / 1000);
     }
-    if (session->is_calm && !workload->is_troubled && took_us > CALM_US) {
+    if (must_succeed(session) && took_us > CALM_US) {
         part_fail(session->part, "%s took %lu ms though all is well", what, took_us / 1000);
     }
 }
@@ -230,8 +236,7 @@ static void judge_status(struct session *session, enum cairn_verb verb, int stat
     bool is_answer = outcome == LINEAR_OK || outcome == LINEAR_ABSENT || outcome == LINEAR_REFUSED;
     if (!is_answer && info->retry == ERR_RETRY_NEVER) {
         part_fail(session->part, "answered with %s, which nothing here explains", info->name);
-    } else if (!is_answer && session->is_calm && !workload->is_troubled &&
-               status != ERR_CANCELLED) {
+    } else if (!is_answer && must_succeed(session) && status != ERR_CANCELLED) {
         part_fail(session->part, "client=%u: answered with %s though all is well", session->writer,
                   info->name);
     }
