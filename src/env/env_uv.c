@@ -15,14 +15,16 @@
  * in an array costs no allocation and no call of libuv. The uv timer is left armed when the
  * earliest timer is stopped; firing for nothing is cheaper than arming again.
  *
- * Files: this one has the loop, timers, jobs and the env's own life; env_uv_files.c and env_uv_net.c what
- * their names say; env_uv_private.h what they share.
+ * Files: this one has the loop, timers, jobs and the env's own life; env_uv_files.c, env_uv_net.c and env_uv_load.c
+ * what their names say; env_uv_private.h what they share.
  *
  *   I1  No callback of an owner runs inside a call that the owner makes.
  *   I2  After on_close a connection gets no callback; on_close comes exactly once, for accepted
  *       ones only when attached.
  *   I3  A timer is in the heap exactly when its impl[0] is not NULL: it is then 1 + its position.
  *   I4  The jobs of one class are worked, and told done, in the order in which they were started.
+ *   I5  While the loop is busy, it and the helper threads that work for it have SCHED_BATCH: woken, they don't interrupt what runs
+ *       (docs/decisions/018). A loop that is idle mostly is in a hurry: it has the usual policy.
  *
  * Threads: everything on the loop's thread but `work` of jobs, file calls, clocks, and env_uv_post.
  * Helper threads block all signals. */
@@ -232,7 +234,9 @@ static struct env_job *worker_take(struct worker *worker)
     uv_sem_wait(&worker->posted);
     uv_mutex_lock(&worker->mutex);
     struct list *link = list_take_first(&worker->jobs);
+    bool is_batch = worker->is_to_be_batch;
     uv_mutex_unlock(&worker->mutex);
+    env_uv_load_follow(worker, is_batch);
     return link ? container_of(link, struct env_job, link) : NULL;
 }
 
@@ -270,6 +274,7 @@ static void job_start(struct env *base, enum env_job_class class, struct env_job
     }
     uv_mutex_lock(&worker->mutex);
     list_append(&worker->jobs, &job->link);
+    worker->is_to_be_batch = env->load.is_batch;
     uv_mutex_unlock(&worker->mutex);
     uv_sem_post(&worker->posted);
 }
@@ -314,6 +319,7 @@ static void hear_threads(struct env_uv *env, bool is_to_wait)
 
 static void prepare_turn(uv_prepare_t *handle)
 {
+    env_uv_load_look(handle->data);
     tasks_run(handle->data);
     hear_threads(handle->data, true);
     tasks_run(handle->data);
@@ -447,8 +453,10 @@ void env_uv_run(struct env *base)
 {
     struct env_uv *env = env_uv_of(base);
 
+    env_uv_load_begin(env);
     uv_run(&env->loop, UV_RUN_DEFAULT);
     tasks_run(env); /* what the last closed handles deferred: the turn ends here */
+    env_uv_load_end(env);
 }
 
 void env_uv_stop(struct env *base)

@@ -23,10 +23,20 @@ struct worker {
     struct env_uv *env;
     uv_thread_t thread;
     uv_mutex_t mutex;
-    uv_sem_t posted;  /* one for each job, and one for the end */
-    struct list jobs; /* under mutex */
-    bool is_running;  /* the thread exists; loop thread only */
+    uv_sem_t posted;     /* one for each job, and one for the end */
+    struct list jobs;    /* under mutex */
+    bool is_to_be_batch; /* as the loop was when the last job came; under mutex */
+    bool is_batch;       /* the thread has SCHED_BATCH; its own */
+    bool is_running;     /* the thread exists; loop thread only */
     const char *name;
+};
+
+/* How busy the loop is, and how the system schedules it for that (I5). */
+struct load {
+    bool may_batch;    /* its policy was the usual one, so that it may be changed */
+    bool is_batch;     /* it has SCHED_BATCH */
+    uint64_t since_ms; /* of the loop, when it was looked at last */
+    uint64_t cpu_us;   /* what the loop's thread had taken of a processor then */
 };
 
 struct timer_entry {
@@ -75,6 +85,7 @@ struct env_uv {
     struct signal_watch signals[ENV_SIGNALS];
     size_t signals_count;
     uint8_t *read_bytes;
+    struct load load;
 };
 
 struct env_listener {
@@ -113,6 +124,15 @@ struct env_conn {
 
 /* As env.h says. */
 void env_uv_defer(struct env *env, struct env_task *task);
+
+/* --- env_uv_load.c: how the threads are scheduled; loop thread but the last */
+
+/* Begins to look at how busy the loop is; looks, once in a while; ends it, with the usual policy. */
+void env_uv_load_begin(struct env_uv *env);
+void env_uv_load_look(struct env_uv *env);
+void env_uv_load_end(struct env_uv *env);
+/* Gives the calling worker the policy that its last job came with. */
+void env_uv_load_follow(struct worker *worker, bool is_batch);
 
 /* --- env_uv_files.c: files and folders, as env.h says */
 

@@ -3,6 +3,7 @@
 #include "env/env_uv.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -203,6 +204,90 @@ static void a_timer_restarting_itself_leaves_room_for_others(void **state)
     env_timer_start(fixture->env, &eager.end, 200000);
     env_uv_run(fixture->env);
     assert_true(eager.fired > 1);
+}
+
+/* Works in turns of 10 ms: nearly all the time until the loop counts as busy, then hardly until it doesn't. Its jobs tell which
+ * policy their thread has: one that started before, one after. */
+struct shift {
+    struct env_timer timer;
+    struct fixture *fixture;
+    struct env_job jobs[3];
+    int policies[3];
+    size_t started, told;
+    bool was_busy;
+};
+
+static uint64_t thread_cpu_us(void)
+{
+    struct timespec used;
+
+    assert_int_equal(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used), 0);
+    return (uint64_t)used.tv_sec * 1000000 + (uint64_t)used.tv_nsec / 1000;
+}
+
+static void shift_job_start(struct shift *shift)
+{
+    env_job_start(shift->fixture->env, ENV_JOB_LOG, &shift->jobs[shift->started++]);
+}
+
+static struct shift *the_shift; /* that a job belongs to */
+
+static void shift_work(struct env_job *job)
+{
+    the_shift->policies[job - the_shift->jobs] = sched_getscheduler(0);
+}
+
+static void shift_job_done(struct env_job *job)
+{
+    the_shift->told++;
+    if (the_shift->told == 3) {
+        env_uv_stop(the_shift->fixture->env);
+    }
+}
+
+static void shift_fire(struct env_timer *timer)
+{
+    struct shift *shift = container_of(timer, struct shift, timer);
+    struct env *env = shift->fixture->env;
+    int policy = sched_getscheduler(0);
+
+    if (!shift->was_busy && policy == SCHED_BATCH) {
+        shift->was_busy = true;
+        shift_job_start(shift);
+    } else if (shift->was_busy && policy == SCHED_OTHER) {
+        shift_job_start(shift);
+        return;
+    }
+    uint64_t begin_us = env_now_us(env), work_us = shift->was_busy ? 0 : 9000;
+    while (env_now_us(env) - begin_us < work_us) {
+    }
+    env_timer_start(env, timer, 10000 - work_us);
+}
+
+static void a_busy_env_interrupts_nobody(void **state)
+{
+    struct fixture *fixture = *state;
+    struct shift shift = { .timer.fire = shift_fire, .fixture = fixture };
+
+    the_shift = &shift;
+    for (size_t i = 0; i < 3; i++) {
+        shift.jobs[i] = (struct env_job){ .work = shift_work, .done = shift_job_done };
+    }
+    assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
+    shift_job_start(&shift);
+    env_timer_start(fixture->env, &shift.timer, 0);
+    uint64_t begin_us = env_now_us(fixture->env), begin_cpu_us = thread_cpu_us();
+    env_uv_run(fixture->env); /* or the guard ends it */
+    uint64_t passed_us = env_now_us(fixture->env) - begin_us;
+    if (!shift.was_busy && thread_cpu_us() - begin_cpu_us < passed_us / 4) {
+        print_message("# the system left it too little of a processor to be busy\n");
+        return;
+    }
+    assert_int_equal(shift.told, 3);
+    assert_int_equal(shift.policies[0], SCHED_OTHER);
+    assert_int_equal(shift.policies[1], SCHED_BATCH);
+    assert_int_equal(shift.policies[2], SCHED_OTHER);
+    assert_int_equal(sched_getscheduler(0), SCHED_OTHER);
 }
 
 /* Many timers, started, restarted and stopped at random: each fires once, in order of its due time,
@@ -999,6 +1084,7 @@ int main(void)
         TEST(tasks_run_in_order_until_none_is_left),
         TEST(timers_fire_in_order_and_never_early),
         TEST(a_timer_restarting_itself_leaves_room_for_others),
+        TEST(a_busy_env_interrupts_nobody),
         TEST(a_crowd_of_timers_stays_in_order),
         TEST(jobs_run_in_order_on_the_thread_of_their_class),
         TEST(jobs_left_behind_are_worked_and_told_at_the_end),
