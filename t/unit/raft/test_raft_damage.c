@@ -1,6 +1,6 @@
 /* Shows what damage to a replica's log costs and what it doesn't: payloads come back from whoever
  * has them, whatever the role; a replica that lost entries counts for nothing until a leader that
- * was elected without it has made it whole. */
+ * was elected without it has made it whole. And how replicas tell whose store holds the wrong thing. */
 #include "raft_script.h"
 
 static int leader_of(struct world *w)
@@ -322,6 +322,106 @@ static void a_stand_in_steps_down_again(void **state)
     world_free(w);
 }
 
+/* All flush the same index and tell what they hold then. */
+static struct world *world_with_digests(uint64_t one, uint64_t two, uint64_t three)
+{
+    struct world *w = world_new(3);
+    const uint64_t digests[] = { one, two, three };
+    world_elect(w, 1);
+    world_propose(w, 1, 4);
+    world_settle(w);
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    for (int id = 3; id >= 1; id--) { /* the leader last: it looks again when it has its own */
+        world_flush_store(w, id);
+        assert_int_equal(world_raft(w, id)->flushed, 5);
+        raft_digest(world_raft(w, id), digests[id - 1]);
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    world_tick(w, 1, WORLD_HEARTBEAT_MS);
+    world_settle(w);
+    return w;
+}
+
+static void a_majority_tells_who_holds_the_wrong_thing(void **state)
+{
+    struct world *w = world_with_digests(7, 7, 9);
+    assert_true(w->nodes[3].saw_refuted);
+    assert_false(w->nodes[1].saw_refuted || w->nodes[2].saw_refuted || w->nodes[1].saw_undecided);
+    assert_true(world_raft(w, 1)->progress[2].is_refuted);
+    world_damage(w, 3);
+    world_settle(w);
+    assert_false(world_raft(w, 1)->progress[2].is_refuted); /* it knows, and is not told again */
+    world_free(w);
+    w = world_with_digests(9, 7, 7);
+    assert_true(w->nodes[1].saw_refuted); /* the leader itself */
+    assert_false(w->nodes[2].saw_refuted || w->nodes[3].saw_refuted);
+    world_free(w);
+    w = world_with_digests(7, 8, 9);
+    assert_true(w->nodes[1].saw_undecided);
+    assert_false(w->nodes[1].saw_refuted || w->nodes[2].saw_refuted || w->nodes[3].saw_refuted);
+    world_free(w);
+    w = world_with_digests(7, 7, 7);
+    assert_true(world_raft(w, 1)->digests_compared >= 2);
+    assert_int_equal(world_raft(w, 1)->digests_differed, 0);
+    assert_false(w->nodes[1].saw_undecided);
+    world_free(w);
+}
+
+/* A group that never rests: each replica's flushes end somewhere else, and all have passed the mark at 3. */
+static struct world *world_with_marks(uint64_t one, uint64_t two, uint64_t three)
+{
+    struct world *w = world_new(3);
+    const uint64_t marks[] = { one, two, three };
+    world_elect(w, 1);
+    world_propose(w, 1, 2);
+    world_settle(w);
+    for (int id = 3; id >= 1; id--) {
+        world_propose(w, 1, 1);
+        world_settle(w);
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+        world_flush_store(w, id);
+        raft_mark(world_raft(w, id), 3, marks[id - 1]);
+        raft_digest(world_raft(w, id), 100 + world_raft(w, id)->flushed);
+    }
+    for (int i = 0; i < 3; i++) { /* of two answers one tells of the mark */
+        world_tick(w, 1, WORLD_HEARTBEAT_MS);
+        world_settle(w);
+    }
+    return w;
+}
+
+static void replicas_are_compared_at_marks(void **state)
+{
+    struct world *w = world_with_marks(7, 7, 7);
+    struct raft *leader = world_raft(w, 1);
+    assert_int_equal(leader->digests_compared, 2);
+    assert_int_equal(leader->digests_differed, 0);
+    assert_int_equal(leader->progress[1].compared, 3);
+    assert_int_equal(leader->progress[2].compared, 3);
+    assert_false(raft_wants_mark(leader, 3));
+    assert_true(raft_wants_mark(leader, 4));
+    assert_false(raft_wants_mark(world_raft(w, 2), 4)); /* it doesn't lead */
+    world_damage(w, 2);
+    world_damage(w, 3);
+    world_settle(w);
+    assert_false(raft_wants_mark(leader, 4)); /* they are being repaired */
+    world_free(w);
+    w = world_with_marks(7, 7, 9);
+    assert_true(w->nodes[3].saw_refuted);
+    assert_false(w->nodes[1].saw_refuted || w->nodes[2].saw_refuted || w->nodes[1].saw_undecided);
+    world_free(w);
+    w = world_with_marks(9, 7, 7);
+    assert_true(w->nodes[1].saw_refuted);
+    world_free(w);
+    w = world_with_marks(7, 8, 9);
+    assert_true(w->nodes[1].saw_undecided);
+    assert_false(w->nodes[1].saw_refuted || w->nodes[2].saw_refuted || w->nodes[3].saw_refuted);
+    world_free(w);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -337,6 +437,8 @@ int main(void)
         cmocka_unit_test(a_log_lost_below_the_store_begins_behind_it),
         cmocka_unit_test(a_damaged_replica_stands_in_for_who_lacks_entries),
         cmocka_unit_test(a_stand_in_steps_down_again),
+        cmocka_unit_test(a_majority_tells_who_holds_the_wrong_thing),
+        cmocka_unit_test(replicas_are_compared_at_marks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
