@@ -58,12 +58,17 @@ static uint64_t now_us(struct env *env)
     return now ? now : 1;
 }
 
-static uint64_t wall_us(struct env *env)
+uint64_t env_uv_clock_us(clockid_t clock)
 {
     struct timespec now;
 
-    CHECK(clock_gettime(CLOCK_REALTIME, &now) == 0);
+    CHECK(clock_gettime(clock, &now) == 0);
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+static uint64_t wall_us(struct env *env)
+{
+    return env_uv_clock_us(CLOCK_REALTIME);
 }
 
 static void random_bytes(struct env *env, void *out, size_t size)

@@ -2,9 +2,6 @@
 #include "env/env_uv_private.h"
 
 #include <sched.h>
-#include <time.h>
-
-#include "base/check.h"
 
 enum {
     LOOK_MS = 100,
@@ -22,10 +19,7 @@ static bool set_batch(bool is_batch)
 
 static uint64_t thread_cpu_us(void)
 {
-    struct timespec used;
-
-    CHECK(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used) == 0);
-    return (uint64_t)used.tv_sec * 1000000 + (uint64_t)used.tv_nsec / 1000;
+    return env_uv_clock_us(CLOCK_THREAD_CPUTIME_ID);
 }
 
 void env_uv_load_begin(struct env_uv *env)

@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <uv.h>
 
 #include "env/env_uv.h"
@@ -124,6 +125,8 @@ struct env_conn {
 
 /* As env.h says. */
 void env_uv_defer(struct env *env, struct env_task *task);
+/* What the system's clock shows. */
+uint64_t env_uv_clock_us(clockid_t clock);
 
 /* --- env_uv_load.c: how the threads are scheduled; loop thread but the last */
 
