@@ -137,6 +137,13 @@ void *hashtab_find(const struct hashtab *table, uint64_t key)
     return slot ? slot->value : NULL;
 }
 
+void hashtab_prefetch(const struct hashtab *table, uint64_t key)
+{
+    if (table->capacity) {
+        __builtin_prefetch(&table->slots[hash_u64(key) & (table->capacity - 1)]);
+    }
+}
+
 void *hashtab_take(struct hashtab *table, uint64_t key)
 {
     struct hashtab_slot *slot = hashtab_slot_find(table, key);

@@ -20,6 +20,8 @@ void *hashtab_put(struct hashtab *table, uint64_t key, void *value);
 /* The next put will find room. False: there is no memory, nothing changed. gate: may be NULL. */
 bool hashtab_try_reserve(struct hashtab *table, struct mem_gate *gate);
 void *hashtab_find(const struct hashtab *table, uint64_t key);
+/* A hint: fetches the place where hashtab_find will look first. */
+void hashtab_prefetch(const struct hashtab *table, uint64_t key);
 /* Removes and returns the value, or NULL. */
 void *hashtab_take(struct hashtab *table, uint64_t key);
 /* Iterates: *position starts at 0; returns NULL at the end. The current pair may be taken, none may be put meanwhile. */

@@ -14,6 +14,9 @@ enum {
     HOLD_RECORDS = 8,
     HOLD_US = 300,
     HOLD_LATENCY_US = 1000,
+    /* See look_ahead: what the cache has room for. */
+    AHEAD_TURNS = 6,
+    AHEAD_ENTRIES = 8,
     /* Logs are measured so often at least: while one of them counts as slow; while a verdict is being formed. */
     PROBE_US = 500 * 1000,
     PROBE_SOON_US = 150 * 1000,
@@ -210,11 +213,33 @@ void node_raft_frame(struct node *node, struct link *link, const struct frame *f
 
 /* --- The turn */
 
+/* Fetches what the next turns will touch, for several of them side by side. */
+static void look_ahead(struct partition *const *awake, size_t count)
+{
+    const struct partition *applying[AHEAD_TURNS];
+    struct store_ahead items[AHEAD_ENTRIES];
+    size_t kept = 0, found = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (partition_prefetch_turn(awake[i])) {
+            applying[kept++] = awake[i];
+        }
+    }
+    for (size_t i = 0; i < kept; i++) {
+        found += partition_look_ahead(applying[i], items + found, AHEAD_ENTRIES - found);
+    }
+    if (found > 1) { /* one alone would only wait here instead */
+        store_ahead(items, found);
+    }
+}
+
 static void run_awake(struct node *node)
 {
     /* A partition may wake again while its turn runs; it then runs in the next turn. */
     size_t count = node->awake_count;
     for (size_t i = 0; i < count; i++) {
+        if (i % AHEAD_TURNS == 0 && count > 1) {
+            look_ahead(&node->awake[i], count - i < AHEAD_TURNS ? count - i : AHEAD_TURNS);
+        }
         node_observe_turn(node, node->awake[i]);
         partition_turn(node->awake[i]);
         if (node->is_stopped) {

@@ -468,6 +468,22 @@ void partition_cut_log(struct partition *partition)
     cut_to(partition, raft_cut_at(&partition->raft, *partition->host->cut_level));
 }
 
+/* What is applied lives on in the overlay, and what all hold is sent to nobody again. */
+static void drop_payloads(struct partition *partition)
+{
+    if (partition->dropped >= partition->applied) {
+        partition->dropped = partition->applied; /* an image may have put it back */
+        return;
+    }
+    uint64_t held = raft_held_index(&partition->raft);
+    uint64_t last = held < partition->applied ? held : partition->applied;
+    if (last > partition->dropped) {
+        log_drop_payloads(partition->host->log, partition->group.group, partition->dropped + 1,
+                          last);
+        partition->dropped = last;
+    }
+}
+
 static void note_role(struct partition *partition)
 {
     struct raft *raft = &partition->raft;
@@ -536,6 +552,7 @@ void partition_turn(struct partition *partition)
     raft_effects_clear(raft);
     partition_apply_committed(partition);
     raft_applied(raft, partition->applied);
+    drop_payloads(partition);
     partition_settle_acks(partition);
     partition_settle_reads(partition);
     partition_tell_done(partition);

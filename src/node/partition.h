@@ -135,6 +135,10 @@ void partition_read_forget(struct partition *partition, struct partition_read *r
 void partition_prefetch(const struct partition *partition);
 /* The same for a beat or the answer to one, which look at little; partition_beat… follows. */
 void partition_prefetch_beat(const struct partition *partition);
+/* Its turn comes soon. Fetches where the first entry is noted that it will apply; false: there is none. Then tells what it will apply:
+ * how many entries, at most `max`, in *out. */
+bool partition_prefetch_turn(const struct partition *partition);
+size_t partition_look_ahead(const struct partition *partition, struct store_ahead *out, size_t max);
 
 /* Events. */
 /* Every 20 ms or so; to be left out as long as quiet_until_ms of its group is in the future. */

@@ -144,6 +144,29 @@ void partition_apply_committed(struct partition *partition)
     }
 }
 
+bool partition_prefetch_turn(const struct partition *partition)
+{
+    if (partition->applied >= partition->raft.commit) {
+        return false;
+    }
+    log_prefetch(partition->host->log, partition->group.group, partition->applied + 1);
+    return true;
+}
+
+size_t partition_look_ahead(const struct partition *partition, struct store_ahead *out, size_t max)
+{
+    uint64_t next = partition->applied + 1, end = find_apply_end(partition);
+    size_t count = 0;
+    for (; count < max && next + count <= end; count++) {
+        struct blob *payload = log_peek(partition->host->log, partition->group.group, next + count);
+        if (!payload) {
+            break;
+        }
+        store_ahead_begin(&out[count], partition->store, payload);
+    }
+    return count;
+}
+
 void partition_damaged(struct partition *partition)
 {
     if (partition->is_damaged) {

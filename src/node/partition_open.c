@@ -179,7 +179,7 @@ int partition_open(const struct partition_host *host, const struct topology_part
                  "majority of its replicas are such, the partition is unavailable",
                  group->group);
     }
-    partition->applied = store_replica_applied(partition->store);
+    partition->applied = partition->dropped = store_replica_applied(partition->store);
     bool is_damaged =
         store_replica_is_damaged(partition->store) && partition->group.replica_count > 1;
     raft_start.commit = is_damaged ? 0 : partition->applied;

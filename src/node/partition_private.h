@@ -17,7 +17,7 @@ struct partition_fetch {
 struct partition {
     const struct partition_host *host; /* the node's, shared by all its partitions */
     struct store_replica *store;
-    uint64_t applied;
+    uint64_t applied, dropped; /* see drop_payloads */
     uint64_t last_time; /* newest time proposed here */
     uint64_t self_node_id, self;
     uint64_t prefer_tried_ms; /* the last try to hand over, 0: none */

@@ -95,6 +95,11 @@ size_t log_in_flight(const struct log *log);
 
 /* The entry's payload if it is in memory (borrowed until the end of the turn; blob_ref to keep), else NULL. */
 struct blob *log_peek(struct log *log, uint32_t group, uint64_t index);
+/* A hint: fetches what log_peek will look at. */
+void log_prefetch(const struct log *log, uint32_t group, uint64_t index);
+/* The owner needs the payloads of these entries in memory no more: drops those that are durable. Who asks for one all the same gets it
+ * from the disk. Most payloads go this way, a few milliseconds after they came; config.cache_bytes bounds those that can't. */
+void log_drop_payloads(struct log *log, uint32_t group, uint64_t first, uint64_t last);
 /* Gives memory back: forgets the payloads that are durable (who asks for them later gets them from the disk), and keeps no more room
  * than what is left needs. For quiet moments. */
 void log_trim(struct log *log);

@@ -128,6 +128,20 @@ void log_cache_evict(struct log *log, uint64_t bytes_max)
     }
 }
 
+void log_drop_payloads(struct log *log, uint32_t group_number, uint64_t first, uint64_t last)
+{
+    struct log_group *group = log_group_find(log, group_number);
+    CHECK(group);
+    const struct log_index *index = &group->index;
+    uint64_t end = last < index->last_index ? last : index->last_index;
+    for (uint64_t i = first > index->log_start ? first : index->log_start; i <= end; i++) {
+        struct log_slot *slot = log_index_at(index, i);
+        if (slot->segment != 0) {
+            log_cache_drop_slot(log, slot);
+        }
+    }
+}
+
 void log_trim(struct log *log)
 {
     log_cache_evict(log, 0);

@@ -12,6 +12,14 @@ struct blob *log_peek(struct log *log, uint32_t group_number, uint64_t index)
     return log_index_has(&group->index, index) ? log_index_at(&group->index, index)->blob : NULL;
 }
 
+void log_prefetch(const struct log *log, uint32_t group_number, uint64_t index)
+{
+    const struct log_group *group = log_group_find(log, group_number);
+    if (group && log_index_has(&group->index, index)) {
+        __builtin_prefetch(log_index_at(&group->index, index));
+    }
+}
+
 uint32_t log_in_memory(struct log *log, uint32_t group_number, uint64_t first, uint32_t count_max,
                        uint32_t bytes_max, uint32_t *bytes)
 {

@@ -381,6 +381,9 @@ enum raft_cut {
     RAFT_CUT_OWN,      /* what the own store holds, but not behind an image on offer */
     RAFT_CUT_ALL,      /* what the own store holds */
 };
+/* Up to here nobody is to be sent anything again, as far as this replica knows: its own log has it, and where it leads, so have all
+ * others. Then the entries need not be kept in memory, once applied. */
+uint64_t raft_held_index(const struct raft *raft);
 /* Newest index that may be cut; below log_start: nothing. Only entries that the own store has flushed. */
 uint64_t raft_cut_at(const struct raft *raft, enum raft_cut level);
 

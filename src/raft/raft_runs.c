@@ -113,6 +113,17 @@ static uint64_t cut_below_peer(const struct raft *raft, const struct raft_progre
     return is_spared ? peer->match : UINT64_MAX;
 }
 
+uint64_t raft_held_index(const struct raft *raft)
+{
+    uint64_t index = raft->durable_index;
+    for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
+        if (i != raft->private->self) {
+            index = min_u64(index, raft->progress[i].match);
+        }
+    }
+    return index;
+}
+
 uint64_t raft_cut_at(const struct raft *raft, enum raft_cut level)
 {
     uint64_t cut = raft->flushed;

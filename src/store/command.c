@@ -146,6 +146,21 @@ static size_t head_size(const uint8_t *head)
     return COMMAND_HEAD_BYTES + optional_size(get_u16(head + 4));
 }
 
+bool command_peek(const struct blob *packed, struct session_id *session, struct span *key)
+{
+    const uint8_t *head = packed->data;
+    if (packed->size < COMMAND_HEAD_BYTES + COMMAND_SESSION_BYTES) {
+        return false;
+    }
+    size_t key_size = get_u16(head + 6), before = head_size(head);
+    bool has_session = get_u16(head + 4) & COMMAND_HAS_SESSION;
+    const uint8_t *at = head + COMMAND_HEAD_BYTES;
+    *session = has_session ? (struct session_id){ get_u64(at), get_u64(at + 8) }
+                           : (struct session_id){ 0 };
+    *key = span_of(head + before, key_size);
+    return key_size > 0 && before + key_size <= packed->size;
+}
+
 static uint32_t sum_whole(const uint8_t *head, uint32_t content_checksum, size_t content_size)
 {
     return hash_crc32c_join(hash_crc32c(0, head, head_size(head)), content_checksum, content_size);

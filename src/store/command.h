@@ -71,6 +71,8 @@ struct blob *command_try_pack(const struct command *command, struct mem_gate *ga
 int command_unpack(struct span bytes, struct command *command, struct err *err);
 /* The same of a blob. If its bytes are summed, key and value are not read: they are verified by that sum. */
 int command_unpack_blob(const struct blob *blob, struct command *command, struct err *err);
+/* Session (zeroes: none) and key of a packed command, of which nothing is verified: for hints. False: it has no key. */
+bool command_peek(const struct blob *packed, struct session_id *session, struct span *key);
 /* Overwrites the time of a packed command (the primary sets it when it proposes), and notes the sum of a large one. */
 void command_set_time(struct blob *packed, uint64_t time);
 

@@ -16,8 +16,8 @@
  *       leaves' first ones.
  *   I2  All keys of a run begin with its prefix: the prefix is at most what its first and last key
  *       share.
- *   I3  A node's attributes, once allocated, are its own for ever and reused by later overwrites:
- *       the arena grows with keys, not with operations. */
+ *   I3  A node's attributes and its room for a value, once allocated, are its own for ever and reused
+ *       by later overwrites: the arena grows with keys, not with operations. */
 #include "store/overlay.h"
 
 #include "base/check.h"
@@ -32,14 +32,13 @@ enum {
     /* A half of a split leaf gets a longer prefix only if it gains this many bytes: new digests
      * mean looking at every node. */
     PREFIX_GAIN_MIN = 4,
-    CACHE_LINE = 64,
 };
 
 struct overlay_node {
     struct overlay_entry entry;
     struct attributes *attributes_room; /* I3 */
     struct overlay_node *next, *previous;
-    uint16_t key_size;
+    uint16_t key_size, room; /* bytes of the room for a value, which stands behind the key */
     uint8_t key[];
 };
 
@@ -61,6 +60,7 @@ struct overlay {
     struct generation *generation;
     struct overlay *next; /* in the generation */
     struct overlay_node *first, *last;
+    size_t blobs; /* nodes that hold one */
     struct run directory;
     struct leaf **leaves;
     uint32_t leaves_capacity;
@@ -91,10 +91,12 @@ bool generation_release(struct generation *generation, size_t limit)
         struct overlay *overlay = generation->overlays;
         struct overlay_node *node =
             generation->release_at ? generation->release_at : overlay->first;
-        for (; node && limit > 0; limit--) {
+        for (; node && overlay->blobs > 0 && limit > 0; limit--) {
+            overlay->blobs -= node->entry.blob != NULL;
             blob_unref(node->entry.blob);
             node = node->next;
         }
+        node = overlay->blobs > 0 ? node : NULL;
         generation->release_at = node;
         if (node) {
             return false;
@@ -159,6 +161,19 @@ static int compare_prefix(const struct run *run, struct span key)
     return order != 0 ? order : -(key.size < run->prefix_size);
 }
 
+/* How many of the run's digests are below this one. Which way it goes nobody can foresee, so there are no branches. */
+static uint32_t digests_below(const struct run *run, uint64_t digest)
+{
+    const uint64_t *base = run->digests;
+    uint32_t left = run->count;
+    while (left > 1) {
+        uint32_t half = left / 2;
+        base += half & -(uint32_t)(base[half - 1] < digest);
+        left -= half;
+    }
+    return (uint32_t)(base - run->digests) + (left == 1 && *base < digest);
+}
+
 /* How many of the run's keys are below the key; *equal is the node with that very key, if it is
  * there. */
 static uint32_t run_search(const struct run *run, struct span key, struct overlay_node **equal)
@@ -168,11 +183,14 @@ static uint32_t run_search(const struct run *run, struct span key, struct overla
         return side < 0 ? 0 : run->count;
     }
     uint64_t digest = digest_of(key, run->prefix_size);
-    uint32_t low = 0, high = run->count;
-    while (low < high) {
+    uint32_t low = digests_below(run, digest), high = low;
+    high += low < run->count && run->digests[low] == digest;
+    if (high > low && high < run->count && run->digests[high] == digest) {
+        high = digest == UINT64_MAX ? run->count : digests_below(run, digest + 1);
+    }
+    while (low < high) { /* those with the same digest, mostly one, are compared as keys */
         uint32_t middle = low + (high - low) / 2;
-        uint64_t other = run->digests[middle];
-        int order = other < digest ? -1 : other > digest ? 1 : compare_key(run->nodes[middle], key);
+        int order = compare_key(run->nodes[middle], key);
         if (order == 0) {
             *equal = run->nodes[middle];
             return middle;
@@ -301,6 +319,13 @@ static void leaf_split(struct overlay *overlay, uint32_t at)
 
 /* --- Searching and adding */
 
+/* All of it at once: a search and the insertion behind it would wait for one cache line after the
+ * other. */
+static void prefetch_leaf(const struct leaf *leaf)
+{
+    mem_prefetch(leaf, sizeof *leaf);
+}
+
 static void seek(const struct overlay *overlay, struct span key, bool is_to_insert,
                  struct overlay_place *place)
 {
@@ -316,13 +341,36 @@ static void seek(const struct overlay *overlay, struct span key, bool is_to_inse
     place->leaf = above > 0 ? above - 1 : 0;
     const struct leaf *leaf = overlay->leaves[place->leaf];
     if (is_to_insert) {
-        /* All of it at once: the search and the insertion behind it would wait for one cache line
-         * after the other. */
-        for (size_t i = 0; i < sizeof *leaf; i += CACHE_LINE) {
-            __builtin_prefetch((const uint8_t *)leaf + i);
-        }
+        prefetch_leaf(leaf);
     }
     place->slot = run_search(&leaf->run, key, &place->node);
+}
+
+const void *overlay_prefetch_leaf(const struct overlay *overlay, struct span key)
+{
+    if (!overlay || overlay->directory.count == 0) {
+        return NULL;
+    }
+    struct overlay_node *first = NULL;
+    uint32_t above = run_search(&overlay->directory, key, &first);
+    const struct leaf *leaf = overlay->leaves[first || above == 0 ? above : above - 1];
+    prefetch_leaf(leaf);
+    return leaf;
+}
+
+void overlay_prefetch_nodes(const void *of, struct span key)
+{
+    const struct leaf *leaf = of;
+    if (!leaf || compare_prefix(&leaf->run, key) != 0) {
+        return;
+    }
+    uint32_t slot = digests_below(&leaf->run, digest_of(key, leaf->run.prefix_size));
+    if (slot > 0) {
+        __builtin_prefetch(leaf->nodes[slot - 1]);
+    }
+    if (slot < leaf->run.count) {
+        __builtin_prefetch(leaf->nodes[slot]);
+    }
 }
 
 void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place)
@@ -370,10 +418,18 @@ static void make_room(struct overlay *overlay, struct overlay_place *place,
     }
 }
 
-bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place, struct span key)
+/* What a new node gets for a value of this size. */
+static size_t room_for(size_t value_size)
+{
+    return value_size <= OVERLAY_VALUE_MAX ? value_size : 0;
+}
+
+bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place, struct span key,
+                     size_t value_size)
 {
     enum { PIECES = 6 }; /* node, attributes, leaf, the directory's three arrays */
-    size_t bytes = sizeof(struct overlay_node) + key.size + sizeof(struct attributes);
+    size_t bytes =
+        sizeof(struct overlay_node) + key.size + room_for(value_size) + sizeof(struct attributes);
     bool is_new = place->node == NULL;
     if (is_new &&
         (overlay->directory.count == 0 || overlay->leaves[place->leaf]->run.count == LEAF_NODES)) {
@@ -387,13 +443,16 @@ bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place,
 }
 
 struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *where,
-                                    struct span key)
+                                    struct span key, size_t value_size)
 {
     CHECK(where->node == NULL && key.size > 0 && key.size <= LIMIT_KEY_BYTES);
     struct overlay_place place = *where;
-    struct overlay_node *node = generation_take(overlay->generation, sizeof *node + key.size);
+    size_t room = room_for(value_size);
+    struct overlay_node *node =
+        generation_take(overlay->generation, sizeof *node + key.size + room);
     memset(node, 0, sizeof *node);
     node->key_size = (uint16_t)key.size;
+    node->room = (uint16_t)room;
     memcpy(node->key, key.data, key.size);
     link_node(overlay, node, place_previous(overlay, &place));
     if (overlay->directory.count == 0) {
@@ -422,14 +481,23 @@ uint64_t overlay_padding(size_t value_size)
 struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
                          const struct overlay_entry *entry, const struct attributes *attributes)
 {
-    CHECK(entry->blob != NULL || entry->value.size == 0);
+    CHECK(entry->blob != NULL || entry->value.size <= node->room);
     struct generation *generation = overlay->generation;
     struct blob *old = node->entry.blob;
+    overlay->blobs += entry->blob != NULL;
+    overlay->blobs -= old != NULL;
     generation->bytes += blob_bytes(entry->blob);
     generation->bytes -= blob_bytes(old);
     generation->padding += overlay_padding(entry->value.size);
     generation->padding -= overlay_padding(node->entry.value.size);
     node->entry = *entry;
+    if (!entry->blob && entry->value.size > 0) {
+        uint8_t *room = node->key + node->key_size;
+        if (entry->value.data != room) { /* else only its attributes change */
+            memcpy(room, entry->value.data, entry->value.size);
+        }
+        node->entry.value.data = room;
+    }
     node->entry.attributes = NULL;
     if (attributes->mask != 0) {
         if (!node->attributes_room) {
@@ -486,6 +554,11 @@ const struct overlay_node *overlay_next(const struct overlay_node *node)
 const struct overlay_node *overlay_previous(const struct overlay_node *node)
 {
     return node->previous;
+}
+
+size_t overlay_room(const struct overlay_node *node)
+{
+    return node->room;
 }
 
 struct span overlay_key(const struct overlay_node *node)

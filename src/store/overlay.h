@@ -12,9 +12,13 @@
 #include "base/mem.h"
 #include "store/record.h"
 
+/* Values up to this size are copied into the arena beside their keys. A log entry's blob then lives for some milliseconds instead of
+ * as long as the generation: memory that is still in the processor's cache when it is used again, and no allocation a key. */
+enum { OVERLAY_VALUE_MAX = BLOB_SUM_MIN - 1 };
+
 /* What a key became in this generation. */
 struct overlay_entry {
-    struct blob *blob; /* holds the value; NULL when the value is empty or deleted */
+    struct blob *blob; /* holds the value; NULL: the node does, or it is empty or deleted */
     struct span value;
     uint64_t version, time;
     struct attributes *attributes; /* in the arena; NULL: none */
@@ -60,16 +64,23 @@ struct overlay_place {
 };
 void overlay_seek(const struct overlay *overlay, struct span key, struct overlay_place *place);
 /* Room for what overlay_insert (where the place has no node) and overlay_set will add at the place. False: there is no memory. */
-bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place, struct span key);
+bool overlay_reserve(struct overlay *overlay, const struct overlay_place *place, struct span key,
+                     size_t value_size);
 /* Adds a key that overlay_seek did not find; its entry is zeroed, the caller fills it with
- * overlay_set. The key is copied. */
+ * overlay_set. The key is copied. The node gets room for a value of that size if it is at most OVERLAY_VALUE_MAX. */
 struct overlay_node *overlay_insert(struct overlay *overlay, const struct overlay_place *place,
-                                    struct span key);
+                                    struct span key, size_t value_size);
+/* The largest value that the node can hold itself. */
+size_t overlay_room(const struct overlay_node *node);
 /* Replaces a node's entry; takes the reference to entry->blob; attributes (mask 0: none) are
- * copied. Returns the blob that the entry held before (the caller drops it when nobody reads it any
+ * copied, as is a value without a blob, into the node, where nobody may be reading the one before. Returns the blob that the entry held before (the caller drops it when nobody reads it any
  * more), or NULL. */
 struct blob *overlay_set(struct overlay *overlay, struct overlay_node *node,
                          const struct overlay_entry *entry, const struct attributes *attributes);
+
+/* Hints: the leaf in which a key will be searched, fetched; then the key's neighbours in it. NULL: nothing is there. */
+const void *overlay_prefetch_leaf(const struct overlay *overlay, struct span key);
+void overlay_prefetch_nodes(const void *leaf, struct span key);
 
 /* Reading. Nodes stay where they are as long as the generation lives. NULL: no such node. An
  * overlay may be NULL: empty. */

@@ -73,6 +73,30 @@ static bool id_equal(struct session_id a, struct session_id b)
     return a.high == b.high && a.low == b.low;
 }
 
+void session_prefetch_place(const struct session_table *table, struct session_id id)
+{
+    hashtab_prefetch(&table->by_id, hash_id(id));
+}
+
+const struct session *session_prefetch(const struct session_table *table, struct session_id id)
+{
+    const struct session *session = hashtab_find(&table->by_id, hash_id(id));
+    if (session) {
+        mem_prefetch(session, sizeof *session);
+    }
+    return session;
+}
+
+void session_prefetch_around(const struct session *session)
+{
+    if (session) {
+        __builtin_prefetch(session->by_use.prev);
+        __builtin_prefetch(session->by_use.next);
+        mem_prefetch(session->results + session->first + session->count,
+                     sizeof session->results[0]);
+    }
+}
+
 static struct session *find(struct session_table *table, struct session_id id)
 {
     if (table->recent && id_equal(table->recent->id, id)) {
@@ -82,11 +106,7 @@ static struct session *find(struct session_table *table, struct session_id id)
     while (session && !id_equal(session->id, id)) {
         session = session->next_in_chain;
     }
-    if (session) { /* what session_record will touch */
-        __builtin_prefetch(session->by_use.prev);
-        __builtin_prefetch(session->by_use.next);
-        __builtin_prefetch(session->results + session->first + session->count);
-    }
+    session_prefetch_around(session);
     table->recent = session;
     return session;
 }

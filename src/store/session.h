@@ -67,6 +67,12 @@ int session_admit(struct session_table *table, const struct command *command,
 void session_record(struct session_table *table, const struct command *command,
                     const struct session_result *result);
 
+/* Hints, one after another: fetch what finding the session begins with; the session (NULL: there is none); what it points to and the
+ * other calls will touch. */
+void session_prefetch_place(const struct session_table *table, struct session_id id);
+const struct session *session_prefetch(const struct session_table *table, struct session_id id);
+void session_prefetch_around(const struct session *session);
+
 /* How many bytes session_table_pack appends. */
 size_t session_table_pack_bytes(const struct session_table *table);
 /* Appends all changes since the last call to *changes (read them with session_change_next) and

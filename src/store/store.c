@@ -302,16 +302,25 @@ static bool leave_mark(struct store_replica *replica, const struct overlay_node 
     return true;
 }
 
+/* May the overlay hold a value of this size itself, at this place? Not in place of one that somebody may have borrowed (I4). */
+static bool is_held_there(const struct store *store, const struct overlay_place *place, size_t size)
+{
+    if (!place->node || size == 0) {
+        return size <= OVERLAY_VALUE_MAX;
+    }
+    return size <= overlay_room(place->node) && !store->has_lent;
+}
+
 /* Room for all that set_entry adds. False: there is no memory; nothing has changed. */
 static bool reserve_entry(struct store_replica *replica, const struct overlay_place *place,
-                          struct span key)
+                          struct span key, size_t value_size)
 {
     struct store *store = replica->store;
     struct mem_gate *gate = env_gate(store->config.env, MEM_STORE);
     size_t capacity = mem_try_grow(gate, &store->retired, store->retired_capacity,
                                    store->retired_count + 1, sizeof store->retired[0]);
     store->retired_capacity = capacity ? capacity : store->retired_capacity;
-    return capacity != 0 && overlay_reserve(replica->active, place, key);
+    return capacity != 0 && overlay_reserve(replica->active, place, key, value_size);
 }
 
 static void set_entry(struct store_replica *replica, const struct overlay_place *place,
@@ -319,7 +328,8 @@ static void set_entry(struct store_replica *replica, const struct overlay_place 
                       const struct attributes *attributes)
 {
     struct overlay_node *node =
-        place->node ? place->node : overlay_insert(replica->active, place, command->key);
+        place->node ? place->node
+                    : overlay_insert(replica->active, place, command->key, entry->value.size);
     struct overlay_entry set = *entry;
     set.is_blind |= overlay_entry(node)->is_blind; /* of the first put */
     set.is_past_mark = place->node && leave_mark(replica, node);
@@ -336,7 +346,8 @@ static void apply_put(struct store_replica *replica, uint64_t index, const struc
         attributes_for_put(present->exists ? &present->attributes : NULL, &command->attributes,
                            &attributes);
     }
-    struct overlay_entry entry = { .blob = command->value.size > 0 ? blob_ref(payload) : NULL,
+    bool is_held = is_held_there(replica->store, place, command->value.size);
+    struct overlay_entry entry = { .blob = is_held ? NULL : blob_ref(payload),
                                    .value = command->value,
                                    .version = index,
                                    .time = command->time,
@@ -352,13 +363,14 @@ static bool apply_setattr(struct store_replica *replica, uint64_t index,
                           const struct command *command, const struct overlay_place *place,
                           const struct present *present)
 {
-    struct overlay_entry entry = { .version = index,
+    struct overlay_entry entry = { .value = present->value,
+                                   .version = index,
                                    .time = command->time,
                                    .checksum = present->checksum };
-    if (present->value.size > 0 && present->entry) {
+    bool stays = place->node && present->entry == overlay_entry(place->node);
+    if (present->entry && present->entry->blob) {
         entry.blob = blob_ref(present->entry->blob);
-        entry.value = present->value;
-    } else if (present->value.size > 0) {
+    } else if (!stays && !is_held_there(replica->store, place, present->value.size)) {
         entry.blob =
             blob_try_new(env_gate(replica->store->config.env, MEM_STORE), present->value.size);
         if (!entry.blob) {
@@ -423,7 +435,8 @@ static int apply_command(struct store_replica *replica, uint64_t index,
     if (rc != 0) {
         return rc;
     }
-    if (!reserve_entry(replica, &place, command->key)) {
+    size_t value_size = command->type == COMMAND_SETATTR ? present.value.size : command->value.size;
+    if (!reserve_entry(replica, &place, command->key, value_size)) {
         return refuse_starved(err);
     }
     result->existed = command->type == COMMAND_DELETE &&

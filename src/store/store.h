@@ -108,6 +108,21 @@ struct store_result {
  * then (store_replica_is_stopped), it needs an image; else the entry itself is bad, and the node must stop. */
 int store_apply(struct store_replica *replica, uint64_t index, struct blob *payload, struct store_result *result, struct err *err);
 
+struct session;
+/* Entries that are to be applied next, of whatever replicas: fetches what store_apply will touch into the processor's cache. Only hints. */
+struct store_ahead {
+    struct store_replica *replica;
+    const struct blob *payload;
+    struct session_id session;
+    struct span key; /* empty: not known */
+    const void *leaf;
+    const struct session *found;
+};
+/* Fetches the payload itself (borrowed until store_ahead), which isn't read yet. */
+void store_ahead_begin(struct store_ahead *item, struct store_replica *replica, const struct blob *payload);
+/* Fetches the rest. */
+void store_ahead(struct store_ahead *items, size_t count);
+
 /* Would `bytes` more be admitted? 0, ERR_BUSY (overlay full, flush lags; or stages are being removed to make room), ERR_STORE_FULL,
  * ERR_DISK_FULL. For proposals; apply never refuses. Deletes pass with bytes 0 while reserved room is left. */
 int store_admit(const struct store *store, size_t bytes);

@@ -1,6 +1,7 @@
 /* The inside of the store, shared by store*.c: LMDB behind the overlay.
  *
  *   store.c         apply, get, admission, turns
+ *   store_ahead.c   what applying will touch, fetched before
  *   store_open.c    LMDB's environment, the identity, opening replicas
  *   store_cursor.c  ordered walks over overlay and LMDB
  *   store_flush.c   freezing, and the job that writes what is frozen
@@ -31,7 +32,7 @@
  *       data, key count and sessions come in the same transaction. Other replicas may come in
  *       others; if they are too large for the room that is left, each replica gets its own.
  *   I4  What reads lent stays until store_turn_end: a blob that is overwritten meanwhile waits in
- *       `retired`.
+ *       `retired`, and a value that stands in its node is replaced by a blob.
  *   I5  A put without condition looks into LMDB only if the replica ever had a record with
  *       attributes, which it would inherit: the lookup would cost more than all the rest of
  *       applying. Whether the key is new is then unknown (a "blind" entry), so `keys` + the blind

@@ -389,8 +389,10 @@ bool world_are_replicas_whole(struct world *world)
                 return false;
             }
             for (int k = 0; is_leader && k < raft->config.replica_count; k++) {
-                if (raft->progress[k].state == RAFT_IMAGING) {
-                    return false;
+                const struct raft_progress *peer = &raft->progress[k];
+                bool is_known = peer->id == raft->config.self || peer->state != RAFT_PROBE;
+                if (!is_known || peer->state == RAFT_IMAGING) {
+                    return false; /* one that has just started may turn out to need an image */
                 }
             }
         }

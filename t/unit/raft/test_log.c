@@ -128,6 +128,47 @@ static void test_read_from_disk(void **state)
     world_free(world);
 }
 
+/* What the owner needs no more leaves the memory as far as it is durable; a replaced entry comes anew. */
+static void test_drop_payloads(void **state)
+{
+    struct world *world = world_new(45);
+    world_start(world);
+    add_groups(world);
+    log_drop_payloads(world->log, 1, 1, 7); /* there is nothing */
+    append(world, 1, 1, 40, 1);
+    append(world, 2, 1, 3, 1);
+    log_drop_payloads(world->log, 1, 1, 10);
+    assert_non_null(log_peek(world->log, 1, 10)); /* not durable */
+    fake_run(world->fake);
+    log_drop_payloads(world->log, 1, 1, 10);
+    assert_null(log_peek(world->log, 1, 1));
+    assert_null(log_peek(world->log, 1, 10));
+    check_payload(1, 11, 1, log_peek(world->log, 1, 11));
+    append(world, 1, 41, 2, 1);
+    log_drop_payloads(world->log, 1, 11, 50);
+    assert_null(log_peek(world->log, 1, 40));
+    check_payload(1, 41, 1, log_peek(world->log, 1, 41));
+    check_payload(2, 3, 1, log_peek(world->log, 2, 3));
+    struct read_result result = { 0 };
+    log_read(world->log, 1, 5, 30, 1 << 20, on_read, &result);
+    fake_run(world->fake);
+    assert_int_equal(result.count, 30);
+    for (uint32_t i = 0; i < result.count; i++) {
+        check_payload(1, 5 + i, 1, result.payloads[i]);
+        blob_unref(result.payloads[i]);
+    }
+    append(world, 1, 20, 3, 2); /* in place of what was dropped */
+    fake_run(world->fake);
+    check_payload(1, 20, 2, log_peek(world->log, 1, 20));
+    log_drop_payloads(world->log, 1, 20, 21);
+    assert_null(log_peek(world->log, 1, 21));
+    check_payload(1, 22, 2, log_peek(world->log, 1, 22));
+    log_cut(world->log, 1, 22, 2);
+    log_drop_payloads(world->log, 1, 1, 22);
+    assert_null(log_peek(world->log, 1, 22));
+    world_free(world);
+}
+
 /* What is durable leaves the memory, what is not stays; then everything goes on. */
 static void test_trim(void **state)
 {
@@ -431,6 +472,7 @@ int main(void)
         cmocka_unit_test(test_one_batch_in_flight_next_gathers),
         cmocka_unit_test(test_replace_in_flight),
         cmocka_unit_test(test_read_from_disk),
+        cmocka_unit_test(test_drop_payloads),
         cmocka_unit_test(test_trim),
         cmocka_unit_test(test_index_trim),
         cmocka_unit_test(test_cut_and_recycle),

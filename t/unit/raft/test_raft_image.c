@@ -374,6 +374,8 @@ static void the_log_is_cut_as_far_as_there_is_need(void **state)
     struct raft *leader = world_raft(w, 1);
     world_flush_store(w, 1);
     assert_int_equal(leader->flushed, 5);
+    assert_int_equal(raft_held_index(leader), 1); /* 3 may be sent the rest */
+    assert_int_equal(raft_held_index(world_raft(w, 2)), 5);
     assert_int_equal(raft_cut_at(leader, RAFT_CUT_SPARING), 0);
     assert_int_equal(raft_cut_at(leader, RAFT_CUT_HEARD), 1); /* 3 was heard lately */
     assert_int_equal(raft_cut_at(leader, RAFT_CUT_OWN), 5);

@@ -59,6 +59,28 @@ static void put_comes_back_whole(void **state)
     blob_unref(blob);
 }
 
+static void session_and_key_are_seen_at_a_glance(void **state)
+{
+    (void)state;
+    struct session_id session;
+    struct span key;
+    struct command in = full_put();
+    struct blob *blob = command_pack(&in);
+    assert_true(command_peek(blob, &session, &key));
+    assert_true(session.high == 1 && session.low == 2 && span_equal(key, in.key));
+    blob->size -= 7 + 1; /* the value's bytes and one of the key's are missing */
+    assert_false(command_peek(blob, &session, &key));
+    blob_unref(blob);
+    in.number = 0;
+    blob = command_pack(&in);
+    assert_true(command_peek(blob, &session, &key));
+    assert_true(session.high == 0 && session.low == 0 && span_equal(key, in.key));
+    blob_unref(blob);
+    blob = command_pack(&(struct command){ .type = COMMAND_FENCE, .time = 1 });
+    assert_false(command_peek(blob, &session, &key));
+    blob_unref(blob);
+}
+
 static void bare_commands_are_small(void **state)
 {
     (void)state;
@@ -223,6 +245,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(put_comes_back_whole),
+        cmocka_unit_test(session_and_key_are_seen_at_a_glance),
         cmocka_unit_test(bare_commands_are_small),
         cmocka_unit_test(sums_are_taken_over),
         cmocka_unit_test(attributes_outside_the_mask_are_not_packed),

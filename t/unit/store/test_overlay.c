@@ -33,8 +33,8 @@ static struct overlay_node *put(struct overlay *overlay, struct span key, uint64
 {
     struct overlay_place place;
     overlay_seek(overlay, key, &place);
-    assert_true(overlay_reserve(overlay, &place, key));
-    struct overlay_node *node = place.node ? place.node : overlay_insert(overlay, &place, key);
+    assert_true(overlay_reserve(overlay, &place, key, 0));
+    struct overlay_node *node = place.node ? place.node : overlay_insert(overlay, &place, key, 0);
     struct overlay_entry entry = { .blob = blob, .version = version };
     entry.value = blob ? blob_span(blob) : entry.value;
     struct attributes none = { 0 };
@@ -195,6 +195,74 @@ static void overwrites_give_back_the_old_blob(void **state)
     blob_unref(fresh);
 }
 
+/* Puts a value that the overlay is to hold itself, through a buffer that changes behind it. */
+static struct overlay_node *put_held(struct overlay *overlay, struct span key, struct span value)
+{
+    struct overlay_place place;
+    overlay_seek(overlay, key, &place);
+    assert_true(overlay_reserve(overlay, &place, key, value.size));
+    struct overlay_node *node =
+        place.node ? place.node : overlay_insert(overlay, &place, key, value.size);
+    uint8_t *copy = malloc(value.size + 1);
+    memcpy(copy, value.data, value.size);
+    struct overlay_entry entry = { .value = span_of(copy, value.size), .version = 1 };
+    struct attributes none = { 0 };
+    blob_unref(overlay_set(overlay, node, &entry, &none));
+    memset(copy, '-', value.size);
+    free(copy);
+    return node;
+}
+
+static void check_record(const struct overlay_node *node, struct span value)
+{
+    struct record record;
+    overlay_record(node, &record);
+    assert_true(span_equal(record.value, value));
+}
+
+static void small_values_are_held_beside_their_keys(void **state)
+{
+    (void)state;
+    struct generation *generation = generation_new(NULL);
+    struct overlay *overlay = overlay_new(generation);
+    struct span key = span_of_string("key");
+    struct overlay_node *node = put_held(overlay, key, span_of_string("some value"));
+    assert_int_equal(overlay_room(node), 10);
+    check_record(node, span_of_string("some value"));
+    uint64_t bytes = generation->bytes;
+    assert_ptr_equal(put_held(overlay, key, span_of_string("other")), node);
+    check_record(node, span_of_string("other"));
+    assert_int_equal(overlay_room(node), 10);
+    assert_int_equal(generation->bytes, bytes); /* an overwrite takes nothing */
+    assert_true(span_equal(overlay_key(node), key));
+    /* A blob in its place, and back. */
+    struct blob *blob = text_blob("longer than there is room");
+    assert_ptr_equal(put(overlay, key, 2, blob_ref(blob)), node);
+    check_record(node, span_of_string("longer than there is room"));
+    put_held(overlay, key, span_of_string(""));
+    assert_int_equal(blob->references, 1);
+    check_record(node, span_of_string(""));
+    put_held(overlay, key, span_of_string("0123456789"));
+    check_record(node, span_of_string("0123456789"));
+    /* Only its attributes change: the value is what it was. */
+    struct overlay_entry entry = *overlay_entry(node);
+    struct attributes mode = { .mask = ATTRIBUTE_MODE, .mode = 0600 };
+    assert_null(overlay_set(overlay, node, &entry, &mode));
+    check_record(node, span_of_string("0123456789"));
+    /* Large ones get no room. */
+    uint8_t large[OVERLAY_VALUE_MAX + 1] = { 1 };
+    node = put_held(overlay, span_of_string("l"), span_of(large, OVERLAY_VALUE_MAX));
+    assert_int_equal(overlay_room(node), OVERLAY_VALUE_MAX);
+    check_record(node, span_of(large, OVERLAY_VALUE_MAX));
+    struct overlay_place place;
+    overlay_seek(overlay, span_of_string("m"), &place);
+    assert_true(overlay_reserve(overlay, &place, span_of_string("m"), sizeof large));
+    node = overlay_insert(overlay, &place, span_of_string("m"), sizeof large);
+    assert_int_equal(overlay_room(node), 0);
+    assert_true(generation_release(generation, 0)); /* without blobs there is nothing to walk */
+    blob_unref(blob);
+}
+
 static void attributes_are_kept_per_key(void **state)
 {
     (void)state;
@@ -244,6 +312,7 @@ int main(void)
         cmocka_unit_test(any_keys_are_found),
         cmocka_unit_test(seeks_find_the_neighbours),
         cmocka_unit_test(overwrites_give_back_the_old_blob),
+        cmocka_unit_test(small_values_are_held_beside_their_keys),
         cmocka_unit_test(attributes_are_kept_per_key),
         cmocka_unit_test(a_generation_is_released_in_steps),
     };

@@ -171,7 +171,7 @@ static void setattr_keeps_the_value(void **state)
     fixture_put(fixture, "k", "the value");
     fixture_put(fixture, "empty", "");
     uint64_t written_us = hlc_to_us(fixture->time);
-    for (int layer = 0; layer < 3; layer++) {
+    for (int layer = 0; layer < 4; layer++) {
         struct command command = conditional(COMMAND_SETATTR, "k", CONDITION_NONE, 0);
         command.attributes.mode = (uint32_t)layer;
         struct store_result result = fixture_apply(fixture, command);
@@ -187,11 +187,54 @@ static void setattr_keeps_the_value(void **state)
             fixture_apply(fixture, conditional(COMMAND_SETATTR, "empty", CONDITION_NONE, 0)).status,
             0);
         check_value(fixture, "empty", "");
-        fixture_flush(fixture);
+        if (layer < 2) {
+            fixture_flush(fixture);
+        } else if (layer == 2) { /* the last finds it frozen */
+            store_freeze(fixture->store);
+        }
         check_value(fixture, "k", "the value");
     }
+    store_flush_start(fixture->store);
+    assert_true(fake_env_work(&fixture->env) && fake_env_finish(&fixture->env));
+    store_turn_end(fixture->store);
+    fixture_flush(fixture);
     fixture_reopen(fixture);
     check_value(fixture, "k", "the value");
+}
+
+/* Small values stand in the overlay, in the same place again and again; what one turn has lent, and what doesn't fit, stands elsewhere. */
+static void values_of_all_sizes_replace_each_other(void **state)
+{
+    enum { LARGEST = 3000 };
+    struct fixture *fixture = *state;
+    static const int sizes[] = {
+        0, 10, 5, 10, 11, 0, 1023, 3, 1024, 10, 3000, 9, 1023, 1022, 0, 8
+    };
+    char text[LARGEST + 1], before[LARGEST + 1] = "";
+    for (int lend = 0; lend < 2; lend++) {
+        for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+            struct record record;
+            bool is_lent = lend && i > 0;
+            if (is_lent) {
+                assert_int_equal(get(fixture, "k", &record), 0);
+            }
+            memset(text, 'a' + (int)i, (size_t)sizes[i]);
+            text[sizes[i]] = 0;
+            fixture_put(fixture, "k", text);
+            if (is_lent) {
+                assert_true(span_equal(record.value, span_of_string(before)));
+            }
+            check_value(fixture, "k", text);
+            struct command command = conditional(COMMAND_SETATTR, "k", CONDITION_NONE, 0);
+            assert_int_equal(fixture_apply(fixture, command).status, 0);
+            check_value(fixture, "k", text);
+            store_turn_end(fixture->store);
+            strcpy(before, text);
+        }
+        fixture_flush(fixture);
+        check_value(fixture, "k", before);
+        strcpy(before, "");
+    }
 }
 
 static void keys_of_other_partitions_are_refused(void **state)
@@ -891,6 +934,7 @@ int main(void)
         STORY(damaged_entries_are_refused),
         STORY(reopening_finds_what_was_flushed),
         STORY(closing_lets_go_of_a_flush_in_any_state),
+        STORY(values_of_all_sizes_replace_each_other),
         STORY(borrowed_spans_live_until_the_turn_ends),
         STORY(boundaries_of_keys_and_values),
         STORY(a_full_map_is_refused_and_heals),
