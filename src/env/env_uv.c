@@ -87,11 +87,6 @@ static void random_bytes(struct env *env, void *out, size_t size)
     }
 }
 
-static void memory_trim(struct env *env)
-{
-    malloc_trim(0);
-}
-
 void env_uv_defer(struct env *env, struct env_task *task)
 {
     if (!list_is_linked(&task->link)) {
@@ -284,6 +279,46 @@ static void job_start(struct env *base, enum env_job_class class, struct env_job
     uv_sem_post(&worker->posted);
 }
 
+/* malloc gives the free end of its memory back to the system by itself, to ask for it again with the next load: each page then costs a
+ * fault. So it keeps that; memory_trim gives it back. Large pieces come from there, too, not each by a mapping of its own. */
+static void memory_keep(void)
+{
+    enum { KEPT_BYTES = 256 << 20, PIECE_BYTES_MAX = 32 << 20 };
+
+    (void)mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+    (void)mallopt(M_MMAP_THRESHOLD, PIECE_BYTES_MAX);
+}
+
+/* Each thread has an arena of its own. malloc_trim leaves their ends alone: who frees something large there looks at them. */
+static void trim_work(struct env_job *job)
+{
+    enum { LARGE = 128 << 10 };
+
+    (void)mallopt(M_TRIM_THRESHOLD, LARGE);
+    uint8_t *volatile large = malloc(LARGE);
+    free(large);
+    memory_keep();
+}
+
+static void trim_done(struct env_job *job)
+{
+    container_of(job, struct worker, trim)->is_trimming = false;
+}
+
+static void memory_trim(struct env *base)
+{
+    struct env_uv *env = env_uv_of(base);
+
+    malloc_trim(0);
+    for (size_t i = 0; i < ENV_JOB_CLASSES; i++) {
+        struct worker *worker = &env->workers[i];
+        if (worker->is_running && !worker->is_trimming) {
+            worker->is_trimming = true;
+            job_start(base, (enum env_job_class)i, &worker->trim);
+        }
+    }
+}
+
 /* Moves a whole list; `from` is empty afterwards. */
 static void list_move(struct list *to, struct list *from)
 {
@@ -397,6 +432,7 @@ static void env_uv_init_workers(struct env_uv *env)
         struct worker *worker = &env->workers[i];
         worker->env = env;
         worker->name = names[i];
+        worker->trim = (struct env_job){ .work = trim_work, .done = trim_done };
         list_init(&worker->jobs);
         CHECK(uv_mutex_init(&worker->mutex) == 0);
         CHECK(uv_sem_init(&worker->posted, 0) == 0);
@@ -433,6 +469,7 @@ int env_uv_new(struct env **out, struct err *err)
         mem_free(env);
         return err_set(err, ERR_IO, "make an event loop: %s", uv_strerror(status));
     }
+    memory_keep();
     signal(SIGPIPE, SIG_IGN); /* libuv writes with writev: a peer that left would end the process */
     env->base.ops = &env_uv_ops;
     CHECK(uv_prepare_init(&env->loop, &env->prepare) == 0 &&

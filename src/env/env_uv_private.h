@@ -29,6 +29,8 @@ struct worker {
     bool is_to_be_batch; /* as the loop was when the last job came; under mutex */
     bool is_batch;       /* the thread has SCHED_BATCH; its own */
     bool is_running;     /* the thread exists; loop thread only */
+    struct env_job trim; /* see memory_trim */
+    bool is_trimming;    /* it is under way; loop thread only */
     const char *name;
 };
 

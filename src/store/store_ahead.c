@@ -5,7 +5,9 @@
 
 #include "base/check.h"
 
-enum { PAYLOAD_BYTES = 384 }; /* of small ones nearly all; larger ones are read by the processor's own foresight */
+enum {
+    PAYLOAD_BYTES = 384
+}; /* of small ones nearly all; larger ones are read by the processor's own foresight */
 
 void store_ahead_begin(struct store_ahead *item, struct store_replica *replica,
                        const struct blob *payload)

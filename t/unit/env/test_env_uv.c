@@ -3,6 +3,7 @@
 #include "env/env_uv.h"
 
 #include <pthread.h>
+#include <malloc.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -1075,6 +1076,79 @@ static void nobody_owns_an_unattached_connection(void **state)
     assert_int_equal(lonely.closed, 1);
 }
 
+/* What a helper thread has freed is kept for its next load, until it is asked to give it back. */
+struct hoard {
+    struct fixture *fixture;
+    struct env_job job;
+    struct env_timer timer;
+    long kept_kib, given_kib;
+    int looks;
+};
+
+static long anonymous_kib(void)
+{
+    char line[128];
+    long kib = 0;
+    FILE *file = fopen("/proc/self/status", "r");
+
+    while (fgets(line, sizeof line, file)) {
+        (void)sscanf(line, "RssAnon: %ld", &kib);
+    }
+    fclose(file);
+    return kib;
+}
+
+static void hoard_work(struct env_job *job)
+{
+    enum { PIECES = 10000, PIECE_BYTES = 4096 };
+    static uint8_t *pieces[PIECES];
+
+    for (size_t i = 0; i < PIECES; i++) {
+        pieces[i] = malloc(PIECE_BYTES);
+        memset(pieces[i], 1, PIECE_BYTES);
+    }
+    for (size_t i = 0; i < PIECES; i++) {
+        free(pieces[i]);
+    }
+}
+
+static void hoard_look(struct env_timer *timer)
+{
+    struct hoard *hoard = container_of(timer, struct hoard, timer);
+
+    hoard->given_kib = hoard->kept_kib - anonymous_kib();
+    if (hoard->given_kib < 20000 && ++hoard->looks < 200) {
+        env_timer_start(hoard->fixture->env, timer, 10000);
+    } else {
+        env_uv_stop(hoard->fixture->env);
+    }
+}
+
+static void hoard_done(struct env_job *job)
+{
+    struct hoard *hoard = container_of(job, struct hoard, job);
+
+    hoard->kept_kib = anonymous_kib();
+    env_memory_trim(hoard->fixture->env);
+    env_memory_trim(hoard->fixture->env); /* while the first is under way, perhaps */
+    env_timer_start(hoard->fixture->env, &hoard->timer, 1000);
+}
+
+static void memory_of_helper_threads_is_given_back(void **state)
+{
+    struct hoard hoard = { .fixture = *state,
+                           .job = { .work = hoard_work, .done = hoard_done },
+                           .timer = { .fire = hoard_look } };
+    long before_kib = anonymous_kib();
+
+    env_job_start(hoard.fixture->env, ENV_JOB_FLUSH, &hoard.job);
+    env_uv_run(hoard.fixture->env);
+    if (mallinfo2().arena > 0) { /* else it is a sanitizer's malloc, or valgrind's */
+        assert_true(hoard.kept_kib - before_kib > 30000);
+        assert_true(hoard.given_kib >= 20000);
+    }
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -1085,6 +1159,7 @@ int main(void)
         TEST(timers_fire_in_order_and_never_early),
         TEST(a_timer_restarting_itself_leaves_room_for_others),
         TEST(a_busy_env_interrupts_nobody),
+        TEST(memory_of_helper_threads_is_given_back),
         TEST(a_crowd_of_timers_stays_in_order),
         TEST(jobs_run_in_order_on_the_thread_of_their_class),
         TEST(jobs_left_behind_are_worked_and_told_at_the_end),
