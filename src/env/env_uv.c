@@ -300,9 +300,23 @@ static void trim_work(struct env_job *job)
     memory_keep();
 }
 
+/* One thread after another: the threshold is the process's. */
+static void trim_next(struct env_uv *env)
+{
+    while (env->trim_class < ENV_JOB_CLASSES && !env->workers[env->trim_class].is_running) {
+        env->trim_class++;
+    }
+    if (env->trim_class < ENV_JOB_CLASSES) {
+        job_start(&env->base, (enum env_job_class)env->trim_class, &env->trim);
+    }
+}
+
 static void trim_done(struct env_job *job)
 {
-    container_of(job, struct worker, trim)->is_trimming = false;
+    struct env_uv *env = container_of(job, struct env_uv, trim);
+
+    env->trim_class++;
+    trim_next(env);
 }
 
 static void memory_trim(struct env *base)
@@ -310,12 +324,9 @@ static void memory_trim(struct env *base)
     struct env_uv *env = env_uv_of(base);
 
     malloc_trim(0);
-    for (size_t i = 0; i < ENV_JOB_CLASSES; i++) {
-        struct worker *worker = &env->workers[i];
-        if (worker->is_running && !worker->is_trimming) {
-            worker->is_trimming = true;
-            job_start(base, (enum env_job_class)i, &worker->trim);
-        }
+    if (env->trim_class == ENV_JOB_CLASSES) { /* else it is under way */
+        env->trim_class = 0;
+        trim_next(env);
     }
 }
 
@@ -428,11 +439,12 @@ static void env_uv_init_workers(struct env_uv *env)
 {
     static const char *const names[ENV_JOB_CLASSES] = { "cairn-log", "cairn-flush", "cairn-read" };
 
+    env->trim = (struct env_job){ .work = trim_work, .done = trim_done };
+    env->trim_class = ENV_JOB_CLASSES;
     for (size_t i = 0; i < ENV_JOB_CLASSES; i++) {
         struct worker *worker = &env->workers[i];
         worker->env = env;
         worker->name = names[i];
-        worker->trim = (struct env_job){ .work = trim_work, .done = trim_done };
         list_init(&worker->jobs);
         CHECK(uv_mutex_init(&worker->mutex) == 0);
         CHECK(uv_sem_init(&worker->posted, 0) == 0);

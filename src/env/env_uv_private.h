@@ -29,8 +29,6 @@ struct worker {
     bool is_to_be_batch; /* as the loop was when the last job came; under mutex */
     bool is_batch;       /* the thread has SCHED_BATCH; its own */
     bool is_running;     /* the thread exists; loop thread only */
-    struct env_job trim; /* see memory_trim */
-    bool is_trimming;    /* it is under way; loop thread only */
     const char *name;
 };
 
@@ -76,6 +74,8 @@ struct env_uv {
     uint64_t timers_order;
 
     struct worker workers[ENV_JOB_CLASSES];
+    struct env_job trim;   /* see memory_trim */
+    size_t trim_class;     /* whose thread trims its arena; ENV_JOB_CLASSES: none does */
     uv_mutex_t mutex;      /* guards the next three */
     struct list jobs_done; /* worked, to be told */
     struct list posts;
