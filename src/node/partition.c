@@ -391,22 +391,14 @@ void partition_flushed(struct partition *partition)
     }
 }
 
-static void prefetch(const void *memory, size_t size)
-{
-    enum { LINE = 64 };
-    for (size_t i = 0; i < size; i += LINE) {
-        __builtin_prefetch((const uint8_t *)memory + i);
-    }
-}
-
 void partition_prefetch(const struct partition *partition)
 {
     const struct raft *raft = &partition->raft;
-    prefetch(partition, offsetof(struct partition, raft.lease.peers[3]));
-    prefetch(&raft->out, offsetof(struct raft_effects, messages));
+    mem_prefetch(partition, offsetof(struct partition, raft.lease.peers[3]));
+    mem_prefetch(&raft->out, offsetof(struct raft_effects, messages));
     raft_prefetch(raft);
     for (int i = 0; raft->role == RAFT_LEADER && i < raft->config.replica_count; i++) {
-        prefetch(&raft->progress[i], offsetof(struct raft_progress, flights));
+        mem_prefetch(&raft->progress[i], offsetof(struct raft_progress, flights));
     }
 }
 

@@ -153,12 +153,15 @@ bool command_peek(const struct blob *packed, struct session_id *session, struct 
         return false;
     }
     size_t key_size = get_u16(head + 6), before = head_size(head);
+    if (key_size == 0 || before + key_size > packed->size) {
+        return false;
+    }
     bool has_session = get_u16(head + 4) & COMMAND_HAS_SESSION;
     const uint8_t *at = head + COMMAND_HEAD_BYTES;
     *session = has_session ? (struct session_id){ get_u64(at), get_u64(at + 8) }
                            : (struct session_id){ 0 };
     *key = span_of(head + before, key_size);
-    return key_size > 0 && before + key_size <= packed->size;
+    return true;
 }
 
 static uint32_t sum_whole(const uint8_t *head, uint32_t content_checksum, size_t content_size)

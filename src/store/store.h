@@ -102,7 +102,7 @@ struct store_result {
     bool repeated;     /* the session had this result already: nothing was applied now */
 };
 
-/* Applies entry `index`, whose payload is `payload` (referenced if its value stays in the overlay). Indices come in order without
+/* Applies entry `index`, whose payload is `payload` (referenced if its value is too large for the overlay to copy). Indices come in order without
  * holes; time must be above the replica's. Deterministic: the same entries give the same state and results on every replica.
  * An empty payload is a no-op. ERR_CORRUPT, ERR_FORMAT, ERR_IO: nothing was applied; all else is in *result. If the replica is stopped
  * then (store_replica_is_stopped), it needs an image; else the entry itself is bad, and the node must stop. */

@@ -274,9 +274,8 @@ static void r19_a_silent_follower_costs_no_image(void **state)
     world_free(w);
 }
 
-/* A store is damaged, its log is good: the replica hands over or steps down, votes, appends and
- * acknowledges, doesn't campaign; an image below its commit index heals it and its log stays. */
-static void a_damaged_store_is_healed_beside_the_log(void **state)
+/* All hold and know seven committed entries, of which 1, the leader, has flushed five. */
+static struct world *world_past_its_flush(void)
 {
     struct world *w = world_new(3);
     world_elect(w, 1);
@@ -287,6 +286,14 @@ static void a_damaged_store_is_healed_beside_the_log(void **state)
     world_settle(w);
     world_tick(w, 1, WORLD_HEARTBEAT_MS);
     world_settle(w);
+    return w;
+}
+
+/* A store is damaged, its log is good: the replica hands over or steps down, votes, appends and
+ * acknowledges, doesn't campaign; an image below its commit index heals it and its log stays. */
+static void a_damaged_store_is_healed_beside_the_log(void **state)
+{
+    struct world *w = world_past_its_flush();
     struct raft *raft = world_raft(w, 3);
     assert_int_equal(raft->commit, 7);
     world_damage(w, 3);
@@ -324,15 +331,7 @@ static void a_damaged_store_is_healed_beside_the_log(void **state)
 /* Its log was cut above the image's index: it asks for a newer one. */
 static void a_damaged_store_refuses_an_image_below_its_log(void **state)
 {
-    struct world *w = world_new(3);
-    world_elect(w, 1);
-    world_propose(w, 1, 4);
-    world_settle(w);
-    world_flush_store(w, 1);
-    world_propose(w, 1, 2);
-    world_settle(w);
-    world_tick(w, 1, WORLD_HEARTBEAT_MS);
-    world_settle(w);
+    struct world *w = world_past_its_flush();
     world_flush_store(w, 3);
     world_cut_log_at(w, 3, 8);
     world_damage(w, 3);
