@@ -334,12 +334,32 @@ uint64_t log_live_bytes(const struct log *log)
     return sum;
 }
 
+/* What is gathered will take so many sectors: in batches, each with its head and a last sector that is not full; each record's header
+ * twice; and in each segment that it begins on the way the segment's head and a checkpoint. */
+static uint64_t sectors_gathered(const struct log *log)
+{
+    uint64_t records = log->pending.count + log->moves.count;
+    if (records == 0) {
+        return 0;
+    }
+    uint64_t content = log->pending.bytes + log->moves.bytes + records * 2 * LOG_RECORD_HEADER;
+    uint64_t batches = content / log->batch_bytes + 1;
+    uint64_t sectors = content / LOG_RECORD_CONTENT + 2 * batches;
+    uint64_t segments = sectors / log->segment_sectors;
+    return segments == 0
+               ? sectors
+               : sectors + segments * (1 + log_record_sectors(log_checkpoint_records(log), 0, 0));
+}
+
+static uint64_t bytes_on_the_way(const struct log *log)
+{
+    uint64_t in_flight = log->is_in_flight ? log->batch.head.sectors : 0;
+    return (in_flight + sectors_gathered(log)) * LOG_RECORD_SECTOR;
+}
+
 uint64_t log_load_bytes(const struct log *log)
 {
-    uint64_t in_flight =
-        log->is_in_flight ? (uint64_t)log->batch.head.sectors * LOG_RECORD_SECTOR : 0;
-    uint64_t headers = (log->pending.count + log->moves.count) * 2 * LOG_RECORD_HEADER;
-    return log_live_bytes(log) + in_flight + log->pending.bytes + log->moves.bytes + headers;
+    return log_live_bytes(log) + bytes_on_the_way(log);
 }
 
 void log_tighten(struct log *log, bool is_tight)
@@ -376,9 +396,8 @@ uint64_t log_room(const struct log *log)
     }
     uint64_t sectors = log->segment_sectors - log_current(log)->used +
                        (uint64_t)log->spare_count * log->segment_sectors;
-    uint64_t waits = log_load_bytes(log) - log_live_bytes(log);
-    uint64_t bytes = sectors * LOG_RECORD_CONTENT;
-    return bytes > waits ? bytes - waits : 0;
+    uint64_t room = sectors * LOG_RECORD_SECTOR, waits = bytes_on_the_way(log);
+    return room > waits ? room - waits : 0;
 }
 
 int log_admit(const struct log *log, size_t bytes)

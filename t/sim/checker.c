@@ -162,8 +162,9 @@ static void note_votes(struct checker_group *group, const struct raft *raft)
     for (int i = 0; i < raft->config.replica_count; i++) {
         struct checker_vote *vote = vote_of(group, raft->config.replicas[i]);
         if ((raft->votes >> i & 1) && raft->term > vote->term) {
-            *vote =
-                (struct checker_vote){ raft->config.replicas[i], raft->term, raft->config.self };
+            *vote = (struct checker_vote){ .replica = raft->config.replicas[i],
+                                           .term = raft->term,
+                                           .vote = raft->config.self };
         }
     }
 }
@@ -208,7 +209,9 @@ static void check_vote(struct checker *checker, uint32_t node, uint32_t number,
                        const struct raft *raft)
 {
     const struct checker_vote *vote = vote_of(group_of(checker, number), raft->config.self);
-    if (raft->term < vote->term || (raft->term == vote->term && raft->vote != vote->vote)) {
+    bool is_held =
+        raft->vote == vote->vote || (vote->may_be_spent && raft->vote == raft->config.self);
+    if (raft->term < vote->term || (raft->term == vote->term && !is_held)) {
         checker_fail(checker,
                      "n%u gave its vote of group %u in term %lu to %lu, and now holds one in term "
                      "%lu for %lu",
@@ -446,8 +449,8 @@ void checker_old_ended(struct checker *checker, uint32_t node)
                          "again, and in term %lu",
                          node + 1, vote->term, group->kept[node].led, i, raft->term);
         }
-        /* A vote whose receiver is forgotten is held as one that nobody got. */
-        vote->vote = raft->term == vote->term ? raft->vote : vote->vote;
+        /* A crash may bring back how it was held on disk, for the term of now may not be there. */
+        vote->may_be_spent = true;
         keep(&group->kept[node], raft);
     }
 }

@@ -62,6 +62,7 @@ struct checker_kept {
 /* A vote that was counted. */
 struct checker_vote {
     uint64_t replica, term, vote;
+    bool may_be_spent; /* its receiver may be forgotten: then it is held as one that nobody got */
 };
 
 struct checker_group {

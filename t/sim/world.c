@@ -297,14 +297,34 @@ static bool has_handed_over(struct world *world)
     return true;
 }
 
-/* A node whose disk is well leads the groups that it is preferred for. */
+/* Only an image can bring this replica up to date: while the load goes on, its leader's log may be cut beyond that again and again
+ * before the image is installed. */
+static bool awaits_image(struct world *world, uint32_t group, uint64_t replica)
+{
+    for (uint32_t i = 0; i < world->node_count; i++) {
+        struct partition *partition =
+            node_find_partition(server_node(world->nodes[i].server), group);
+        const struct raft *raft = partition ? partition_raft(partition) : NULL;
+        for (int k = 0; raft && raft->role == RAFT_LEADER && k < raft->config.replica_count; k++) {
+            const struct raft_progress *peer = &raft->progress[k];
+            if (peer->id == replica && peer->state == RAFT_IMAGING) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+/* A node whose disk is well leads the groups that it is preferred for and holds. */
 static bool has_got_back(struct world *world)
 {
     const struct node *node = server_node(world->slow->server);
     for (size_t i = 0; i < node->partition_count; i++) {
-        const struct partition *partition = node->partitions[i];
+        struct partition *partition = node->partitions[i];
         if (partition && partition_topology(partition)->replicas[0].node_id == node_id(node) &&
-            !partition_is_primary(partition)) {
+            !partition_is_primary(partition) &&
+            !awaits_image(world, partition_group(partition),
+                          partition_raft(partition)->config.self)) {
             return false;
         }
     }

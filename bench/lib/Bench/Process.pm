@@ -9,7 +9,7 @@ use JSON::PP;
 use POSIX qw(:sys_wait_h);
 use Time::HiRes qw(sleep time);
 
-our @EXPORT_OK = qw(spawn end_children stop_children free_port run_text run_json at_end cpu_of anonymous_of bytes_written settle);
+our @EXPORT_OK = qw(spawn end_children stop_children free_port run_text run_json at_end cpu_of anonymous_of bytes_written host_took settle);
 
 my %children;    # pid => 1
 my @last_wishes;
@@ -132,6 +132,16 @@ sub anonymous_of {    # bytes, of the largest
         while (defined(my $line = <$in>)) { $most = $1 * 1024 if $line =~ /^RssAnon:\s+(\d+)/ && $1 * 1024 > $most }
     }
     return $most;
+}
+
+# Time of all processors so far, in ticks: (what the host gave to others while work was waiting for it, all). Nothing the first outside virtual
+# machines.
+sub host_took {
+    open my $in, '<', '/proc/stat' or return (0, 1);
+    my @ticks = (split ' ', scalar <$in>)[1 .. 8];
+    my $all = 0;
+    $all += $_ // 0 for @ticks;
+    return ($ticks[7] // 0, $all || 1);
 }
 
 # Bytes written so far to the device that holds a folder, as the device counts; undef where none is told (tmpfs, overlays).

@@ -158,13 +158,13 @@ sub write_rows {
         for my $name (grep { $results->{rows}{ $row->{name} }{$_} } split /,/, $bench->{systems}) {
             my $get = sub { figure($row->{name}, $name, $_[0]) };
             push @lines, [$row->{what}, $name, (map { sprintf '%d', $get->($_) } qw(ops_per_s p50 p99 p999)), sprintf('%.1f', $get->('cpu_us')),
-                sprintf('%.0f %%', 100 * $get->('load_share')), $row->{reads} ? '–' : cell('%.1f', $get->('amplification')),
+                sprintf('%.0f %%', 100 * $get->('load_share')), sprintf('%.0f %%', 100 * $get->('host_share')), $row->{reads} ? '–' : cell('%.1f', $get->('amplification')),
                 cell('%.3f', $results->{syncs}{ $row->{name} }{$name})];
         }
     }
     return unless @lines;
     print $md "## Rows\n\n";
-    table($md, ['row', 'system', 'ops/s', 'p50 µs', 'p99 µs', 'p99.9 µs', 'CPU µs/op, all servers', 'load generator, of a core',
+    table($md, ['row', 'system', 'ops/s', 'p50 µs', 'p99 µs', 'p99.9 µs', 'CPU µs/op, all servers', 'load generator, of a core', 'host took',
         'written per byte and replica', 'syncs per put, all servers'], @lines);
     print $md "## Ratios\n\n";
     table($md, ['row', 'Cairn / Redis', 'Cairn / etcd (its better row)'], map {

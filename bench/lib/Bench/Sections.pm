@@ -6,7 +6,7 @@ use warnings;
 use utf8;
 use Exporter 'import';
 use Time::HiRes qw(sleep time);
-use Bench::Process qw(run_text run_json at_end cpu_of anonymous_of settle);
+use Bench::Process qw(run_text run_json at_end cpu_of anonymous_of host_took settle);
 use Bench::Systems qw(start_cairn);
 
 our @EXPORT_OK = qw(measure scans rest own_tools five_nodes partitions nodes slow_disk doors ten_times profiles);
@@ -15,14 +15,36 @@ my %PUT_50  = (name => 'put-50',  clients => 50,  pipeline => 1, size => 256);
 my %PUT_200 = (name => 'put-200', clients => 200, pipeline => 1, size => 256);
 my %GET_50  = (name => 'get-50',  clients => 50,  pipeline => 1, size => 256, reads => 1);
 
-# One row on one system; all in @$systems were quiet before and are after, within bounds. What the servers wrote and computed after the load
-# had ended (flushes) counts too, less what they take at rest.
+my $HOST_MAX = 0.05;    # of the processors' time
+my %HAS_GOAL = map { $_ => 1 } qw(put-1 put-50 put-200 put-50x16 put-50-10k get-50 get-50x16 lease-50);
+
+# One row on one system. Where the host gave more of the processors' time to others than $HOST_MAX, a row with a goal is measured again, three
+# times at most and as long as $bench->{again} seconds last for all; the measurement from which the host took least counts.
 sub measure {
+    my ($bench, $system, $systems, $row, @with) = @_;
+    my $best;
+    for my $attempt (1 .. 3) {
+        my $begin   = time;
+        my $figures = measure_once($bench, $system, $systems, $row, @with);
+        my $took    = time - $begin;
+        $best = $figures if !$best || $figures->{host_share} < $best->{host_share};
+        last if $best->{host_share} <= $HOST_MAX || !$HAS_GOAL{ $row->{name} } || $attempt == 3 || $took > $bench->{again};
+        printf "  %.0f/s, but the host took %.0f %%: again\n", $figures->{ops_per_s}, 100 * $figures->{host_share};
+        $bench->{again} -= $took;
+    }
+    return $best;
+}
+
+# All in @$systems were quiet before and are after, within bounds. What the servers wrote and computed after the load had ended (flushes) counts
+# too, less what they take at rest.
+sub measure_once {
     my ($bench, $system, $systems, $row, $seconds, $rate) = @_;
     my $cpu     = cpu_of(@{ $system->{pids} });
     my $written = Bench::Process::bytes_written($bench->{scratch});
+    my ($taken, $all) = host_took();
     my $figures = $system->{load}->($row, $seconds, $rate);
-    my $rest    = settle($systems, scratch => $bench->{scratch}, at_most => $bench->{settle}, quiet => $bench->{quiet});
+    my ($taken_then, $all_then) = host_took();
+    my $rest = settle($systems, scratch => $bench->{scratch}, at_most => $bench->{settle}, quiet => $bench->{quiet});
     my $answered = $figures->{answered} || 1;
     my $spent = cpu_of(@{ $system->{pids} }) - $cpu - $rest->{idle}{ $system->{name} } * $rest->{seconds};
     my $user  = $answered * ($row->{size} + 18) * ($system->{replicas} || 3);
@@ -32,14 +54,15 @@ sub measure {
         cpu_us => 1e6 * $spent / $answered,
         load_share => ($figures->{bench_cpu_s} || 0) / $figures->{bench_s},
         amplification => defined $written ? (Bench::Process::bytes_written($bench->{scratch}) - $written) / $user : undef,
+        host_share => ($taken_then - $taken) / ($all_then - $all || 1),
         settled_s => $rest->{seconds}, settled => $rest->{is_quiet} ? 1 : 0,
     };
 }
 
 sub told {
     my ($what, $figures) = @_;
-    printf "  %-28s %9.0f/s  p50 %7d  p99 %7d µs  cpu %6.1f µs%s\n", $what, @$figures{qw(ops_per_s p50 p99 cpu_us)},
-        $figures->{errors} ? "  errors $figures->{errors}" : '';
+    printf "  %-28s %9.0f/s  p50 %7d  p99 %7d µs  cpu %6.1f µs  host %2.0f %%%s\n", $what, @$figures{qw(ops_per_s p50 p99 cpu_us)},
+        100 * $figures->{host_share}, $figures->{errors} ? "  errors $figures->{errors}" : '';
     return $figures;
 }
 
@@ -113,7 +136,7 @@ sub five_nodes {
     my ($bench, $seconds) = @_;
     my $system = fresh($bench, 'five', 1000, nodes => 5);
     my $figures = told('five nodes, put 10 KB', measure($bench, $system, [$system],
-            { clients => 50, pipeline => 1, size => 10240, keys => fewer_keys($bench) }, $seconds));
+            { name => 'put-50-10k', clients => 50, pipeline => 1, size => 10240, keys => fewer_keys($bench) }, $seconds));
     $system->{stop}->();
     return $figures;
 }

@@ -463,10 +463,38 @@ static void test_reset(void **state)
     world_free(world);
 }
 
+/* What the load counts of what is gathered is what it takes then, and hardly more. */
+static void test_load_foretells(void **state)
+{
+    for (uint64_t seed = 70; seed < 90; seed++) {
+        struct world *world = world_new(seed);
+        world_start(world);
+        add_groups(world);
+        fake_run(world->fake);
+        uint64_t before = log_live_bytes(world->log);
+        assert_int_equal(log_load_bytes(world->log), before);
+        for (uint64_t i = 1; i < 1000; i += 10) {
+            append(world, 1 + (uint32_t)(i / 10 % GROUPS),
+                   world->groups[1 + i / 10 % GROUPS].last + 1, (uint32_t)(seed % 10 + 1), 1);
+        }
+        uint64_t foretold = log_load_bytes(world->log) - before;
+        fake_run(world->fake);
+        assert_false(log_is_busy(world->log));
+        uint64_t taken = log_live_bytes(world->log) - before;
+        assert_int_equal(log_load_bytes(world->log) - before, taken);
+        assert_true(taken > SEGMENT / 2);
+        if (taken > foretold || foretold > taken + taken / 10) {
+            fail_msg("seed %lu: foretold %lu, taken %lu", seed, foretold, taken);
+        }
+        world_free(world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_append_and_restart),
+        cmocka_unit_test(test_load_foretells),
         cmocka_unit_test(test_one_batch_in_flight_next_gathers),
         cmocka_unit_test(test_replace_in_flight),
         cmocka_unit_test(test_read_from_disk),
