@@ -130,10 +130,10 @@ sub table {
 
 sub write_head {
     my ($md) = @_;
-    my $commit = `git rev-parse --short HEAD 2>/dev/null` || '?';
+    my $commit = $results->{commit};
     my ($cpu)  = `grep -m1 'model name' /proc/cpuinfo` =~ /: (.*)/;
     my $cores  = `nproc`;
-    chomp($commit, $cores);
+    chomp $cores;
     my $of = $bench->{programs} =~ m{/release/?$} ? 'the release build (decisions/014)' : "the programs of $bench->{programs}";
     print $md "# Results\n\nMade by `make bench`; don't edit. Commit $commit, $of, ", strftime('%Y-%m-%d', gmtime), ", $cores cores (", $cpu // '?', "), ",
         "$bench->{keys} keys, $bench->{rounds} rounds, $bench->{seconds} s a row that must run with flushes in balance, medians. All servers and the load\n",
@@ -301,10 +301,23 @@ sub write_bars {
     close $svg or die "$file: $!\n";
 }
 
+# What makes runs of one kind.
+sub options_of { my ($bench) = @_; return { map { $_ => "$bench->{$_}" } qw(keys rounds seconds systems programs) } }
+
+# The figures of the last run; undef: there are none, or it was of another kind.
+sub read_raw {
+    my ($bench) = @_;
+    open my $raw, '<', "$bench->{build}/bench/results.json" or return undef;
+    local $/;
+    my $found = eval { JSON::PP->new->utf8->decode(scalar <$raw>) } or return undef;
+    my ($then, $now) = map { JSON::PP->new->canonical->encode($_) } delete $found->{options}, options_of($bench);
+    return $then eq $now ? $found : undef;
+}
+
 sub write_all {
     ($bench, $rows, $results) = @_;
     open my $raw, '>', "$bench->{build}/bench/results.json" or die "results.json: $!\n";
-    print $raw JSON::PP->new->canonical->pretty->utf8->encode({ %$results, options => { map { $_ => $bench->{$_} } qw(keys rounds seconds systems programs) } });
+    print $raw JSON::PP->new->canonical->pretty->utf8->encode({ %$results, options => options_of($bench) });
     close $raw or die "results.json: $!\n";
     my @measured = grep { !$_->{rate_of} && $results->{rows}{ $_->{name} } } @$rows;
     my %plots    = (puts => [grep { !$_->{reads} } @measured], gets => [grep { $_->{reads} } @measured]);
