@@ -449,8 +449,14 @@ void checker_old_ended(struct checker *checker, uint32_t node)
                          "again, and in term %lu",
                          node + 1, vote->term, group->kept[node].led, i, raft->term);
         }
-        /* A crash may bring back how it was held on disk, for the term of now may not be there. */
+        /* A vote whose receiver is forgotten is held as one that nobody got. In a later term that isn't seen: a crash may bring it
+         * back, for the later one may not be on disk. */
         vote->may_be_spent = true;
+        check_vote(checker, node, i, raft);
+        if (raft->term == vote->term) {
+            vote->vote = raft->vote;
+            vote->may_be_spent = false;
+        }
         keep(&group->kept[node], raft);
     }
 }

@@ -315,20 +315,30 @@ static bool awaits_image(struct world *world, uint32_t group, uint64_t replica)
     return false;
 }
 
-/* A node whose disk is well leads the groups that it is preferred for and holds. */
-static bool has_got_back(struct world *world)
+/* A node whose disk is well leads the groups that it is preferred for; may_lack: but those for which it awaits an image. */
+static bool leads_its_own(struct world *world, bool may_lack)
 {
     const struct node *node = server_node(world->slow->server);
     for (size_t i = 0; i < node->partition_count; i++) {
         struct partition *partition = node->partitions[i];
         if (partition && partition_topology(partition)->replicas[0].node_id == node_id(node) &&
             !partition_is_primary(partition) &&
-            !awaits_image(world, partition_group(partition),
-                          partition_raft(partition)->config.self)) {
+            !(may_lack && awaits_image(world, partition_group(partition),
+                                       partition_raft(partition)->config.self))) {
             return false;
         }
     }
     return true;
+}
+
+static bool has_got_back(struct world *world)
+{
+    return leads_its_own(world, false);
+}
+
+static bool has_got_back_what_it_holds(struct world *world)
+{
+    return leads_its_own(world, true);
 }
 
 /* Nobody is slow. */
@@ -394,7 +404,8 @@ static void live_on_a_slow_disk(struct world *world)
     }
     world->workload.is_troubled = false;
     env_sim_heal_disk(env);
-    expect(world, world_run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back),
+    expect(world,
+           world_run_until(world, schedule->now_us + RETURN_MAX_US, has_got_back_what_it_holds),
            "primaries do not return to a node whose disk is well again");
 }
 
